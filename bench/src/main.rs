@@ -1,0 +1,2 @@
+//! Load generator for Kafka-compatible brokers.
+fn main() {}

@@ -1,0 +1,4 @@
+//! The chronik broker. (Reading order and invariants are written when the crate is whole.)
+// --- config, metadata, admin handlers (owner: meta)
+// --- group coordinator (owner: group)
+// --- shards, partitions, produce and fetch (owner: lead)

@@ -1,0 +1,3 @@
+//! chronik's wire. (Reading order and invariants are written when the crate is whole.)
+// --- codecs (owner: codec)
+// --- runtime, acceptor, connection (owner: rt)

@@ -1,0 +1,1 @@
+//! chronik's end-to-end tests: helpers shared by the suites under `tests/`.
