@@ -1,3 +1,4 @@
 //! chronik's wire. (Reading order and invariants are written when the crate is whole.)
 // --- codecs (owner: codec)
+pub mod codec;
 // --- runtime, acceptor, connection (owner: rt)
