@@ -1,3 +1,4 @@
 //! chronik's wire. (Reading order and invariants are written when the crate is whole.)
 // --- codecs (owner: codec)
 // --- runtime, acceptor, connection (owner: rt)
+pub mod rt;
