@@ -2,3 +2,7 @@
 // --- codecs (owner: codec)
 pub mod codec;
 // --- runtime, acceptor, connection (owner: rt)
+pub mod acceptor;
+pub mod connection;
+pub mod frame_reader;
+pub mod rt;

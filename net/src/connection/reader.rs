@@ -1,0 +1,272 @@
+//! The reading side of a connection: receives, cuts frames, starts requests.
+//!
+//! All connections of a shard receive into one buffer (the system call is synchronous, so none holds it while it waits);
+//! an idle connection therefore owns no buffer. The rest of a large frame is received straight into that frame.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use futures_lite::future::{or, poll_fn};
+use futures_lite::io::AsyncRead;
+use rustix::net::{RecvFlags, recv};
+
+use super::set::Counters;
+use super::shared::{Ending, Shared, Slot};
+use super::{Call, CloseReason, Service};
+use crate::frame_reader::FrameReader;
+use crate::rt::clock;
+use crate::rt::executor::breathe;
+
+/// Size of the buffer that the connections of a shard receive into.
+const SCRATCH_BYTES: usize = 64 << 10;
+/// Reads in a row after which a connection lets the others of its shard go first.
+const READS_PER_TURN: usize = 16;
+
+/// The receive buffer of a shard. Taken for the length of one poll.
+#[derive(Default)]
+pub(super) struct Scratch(Cell<Vec<u8>>);
+
+impl Scratch {
+    fn with<R>(&self, act: impl FnOnce(&mut [u8]) -> R) -> R {
+        let mut buffer = self.0.take();
+        // Empty only the first time, or if a service were to poll a connection from within a call.
+        buffer.resize(SCRATCH_BYTES, 0);
+        let result = act(&mut buffer);
+        self.0.set(buffer);
+        result
+    }
+}
+
+/// Reads one connection until its end.
+pub(super) struct Reader<'a, S: Service> {
+    pub(super) shared: &'a Rc<Shared>,
+    pub(super) service: &'a S,
+    pub(super) connection: &'a mut S::Connection,
+    pub(super) scratch: &'a Scratch,
+    pub(super) counters: &'a Counters,
+    frames: FrameReader,
+    /// A frame that may not start yet, whether it is pipelined, and what was received after it.
+    held: Option<(BytesMut, bool)>,
+    rest: BytesMut,
+    /// What the budget knows of all these.
+    charged_bytes: usize,
+    /// Receives since the connection last waited.
+    reads: usize,
+}
+
+impl<'a, S: Service> Reader<'a, S> {
+    pub(super) fn new(
+        shared: &'a Rc<Shared>,
+        service: &'a S,
+        connection: &'a mut S::Connection,
+        scratch: &'a Scratch,
+        counters: &'a Counters,
+    ) -> Self {
+        let frames = FrameReader::new(shared.config.frame_bytes_max);
+        Self {
+            shared,
+            service,
+            connection,
+            scratch,
+            counters,
+            frames,
+            held: None,
+            rest: BytesMut::new(),
+            charged_bytes: 0,
+            reads: 0,
+        }
+    }
+
+    /// Reads until the connection is to end; the end has then been asked for.
+    pub(super) async fn run(&mut self) {
+        if let Err(reason) = self.read_on().await {
+            self.shared.end(Ending::Flush, reason);
+        }
+    }
+
+    async fn read_on(&mut self) -> Result<(), CloseReason> {
+        while self.shared.ending().is_none() {
+            if let Some((frame, pipelined)) = self.held.take() {
+                self.wait_to_start(frame.len(), pipelined).await;
+                if self.shared.ending().is_some() {
+                    return Ok(());
+                }
+                self.start(frame, pipelined);
+                let mut rest = std::mem::take(&mut self.rest);
+                let consumed = self.absorb(&rest)?;
+                rest.advance(consumed);
+                self.rest = rest;
+                self.settle();
+                continue;
+            }
+            self.wait_for_memory().await;
+            poll_fn(|context| self.poll_receive(context)).await?;
+            self.reads += 1;
+            if self.reads == READS_PER_TURN {
+                self.reads = 0;
+                breathe().await;
+            }
+        }
+        Ok(())
+    }
+
+    /// One successful receive, or the end.
+    fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
+        if self.shared.ending().is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        if self.receive_direct()? {
+            return Poll::Ready(Ok(()));
+        }
+        let ending = pin!(self.shared.ending_asked.wait());
+        if ending.poll(context).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        let scratch = self.scratch;
+        scratch.with(|buffer| {
+            let received = {
+                let mut stream = self.shared.stream.borrow_mut();
+                Pin::new(&mut *stream).poll_read(context, buffer)
+            };
+            match received {
+                Poll::Pending => {
+                    self.reads = 0;
+                    Poll::Pending
+                }
+                Poll::Ready(Ok(0)) => Poll::Ready(Err(CloseReason::Client)),
+                Poll::Ready(Ok(count)) => {
+                    self.note_received(count);
+                    let consumed = self.absorb(&buffer[..count])?;
+                    self.rest.extend_from_slice(&buffer[consumed..count]);
+                    self.settle();
+                    Poll::Ready(Ok(()))
+                }
+                Poll::Ready(Err(error)) => Poll::Ready(self.failed(&error)),
+            }
+        })
+    }
+
+    /// Receives into the frame that is being received, when it is large; true when anything came.
+    fn receive_direct(&mut self) -> Result<bool, CloseReason> {
+        let Some(space) = self.frames.direct_space() else {
+            return Ok(false);
+        };
+        let received = self.shared.with_socket(|socket| recv(socket, space, RecvFlags::DONTWAIT));
+        let count = match received {
+            Ok((_, 0)) => return Err(CloseReason::Client),
+            Ok((_, count)) => count,
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(false),
+            Err(error) => {
+                self.failed(&error.into())?;
+                return Ok(false);
+            }
+        };
+        self.note_received(count);
+        // SAFETY: the kernel has written `count` bytes into that space.
+        let frame = unsafe { self.frames.direct_received(count) };
+        if let Some(frame) = frame {
+            self.take_frame(frame);
+        }
+        self.settle();
+        Ok(true)
+    }
+
+    /// Cuts frames from `input` and starts them while they may start; bytes consumed.
+    fn absorb(&mut self, input: &[u8]) -> Result<usize, CloseReason> {
+        let mut left = input;
+        while self.held.is_none() && !left.is_empty() && self.shared.ending().is_none() {
+            if let Some(frame) = self.frames.feed(&mut left)? {
+                self.take_frame(frame);
+            }
+        }
+        self.shared.within_frame.set(self.frames.is_within_frame());
+        Ok(input.len() - left.len())
+    }
+
+    /// Starts a frame, or holds it until it may start.
+    fn take_frame(&mut self, frame: BytesMut) {
+        self.shared.within_frame.set(false);
+        let pipelined = self.service.pipelines(&frame);
+        if self.shared.may_start(frame.len(), pipelined) {
+            self.start(frame, pipelined);
+        } else {
+            self.held = Some((frame, pipelined));
+        }
+    }
+
+    fn start(&mut self, frame: BytesMut, pipelined: bool) {
+        self.counters.count_request();
+        let number = self.shared.open(frame.len(), pipelined);
+        let slot = Slot { shared: self.shared.clone(), number };
+        match self.service.call(self.connection, frame, &slot) {
+            Call::Done(outcome) => slot.responder().complete(outcome),
+            Call::Deferred => {}
+            Call::Later(future) => {
+                let responder = slot.responder();
+                glommio::spawn_local(async move { responder.complete(future.await) }).detach();
+            }
+        }
+    }
+
+    async fn wait_to_start(&self, request_bytes: usize, pipelined: bool) {
+        while !self.shared.may_start(request_bytes, pipelined) && self.shared.ending().is_none() {
+            if self.shared.is_muted() {
+                let left_ms = self.shared.muted_until_ms.get().saturating_sub(clock::monotonic_ms());
+                let pause = async {
+                    glommio::timer::Timer::new(Duration::from_millis(left_ms.max(1))).await;
+                };
+                or(self.shared.progress.wait(), pause).await;
+            } else {
+                self.shared.progress.wait().await;
+            }
+        }
+    }
+
+    async fn wait_for_memory(&self) {
+        while !self.shared.budget.may_read(self.shared.info.id) && self.shared.ending().is_none() {
+            self.shared.budget.wait(&self.shared.progress);
+            self.shared.progress.wait().await;
+        }
+    }
+
+    /// Tells the budget what this side holds now.
+    fn settle(&mut self) {
+        let held_frame = self.held.as_ref().map_or(0, |(frame, _)| frame.len());
+        self.charge(self.frames.held_bytes() + held_frame + self.rest.len());
+    }
+
+    fn charge(&mut self, bytes: usize) {
+        if bytes != self.charged_bytes {
+            self.shared.budget.resize(self.charged_bytes, bytes);
+            self.charged_bytes = bytes;
+        }
+    }
+
+    fn note_received(&self, count: usize) {
+        self.counters.count_received(count);
+        self.shared.last_activity_ms.set(clock::monotonic_ms());
+    }
+
+    /// A socket that failed has nothing more to send or to get.
+    fn failed(&self, error: &io::Error) -> Result<(), CloseReason> {
+        if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) {
+            return Ok(());
+        }
+        self.shared.end(Ending::Now, CloseReason::Socket(error.kind()));
+        Ok(())
+    }
+}
+
+impl<S: Service> Drop for Reader<'_, S> {
+    /// However the connection ends, what it held is given back.
+    fn drop(&mut self) {
+        self.charge(0);
+        self.shared.budget.end_overdraft(self.shared.info.id);
+    }
+}

@@ -1,0 +1,290 @@
+//! Starts the shards: one thread and one glommio executor each, named `shard-N`.
+//!
+//! Called once by the process's main thread. A shard is pinned to a core of its own when there are cores enough, and
+//! free to move otherwise. A panic on a shard ends the process, in every build profile: a broken invariant
+//! must stop the node, never leave a shard half alive.
+
+use std::future::Future;
+use std::io;
+use std::thread;
+use std::time::Duration;
+
+use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
+
+use super::safety;
+
+/// Completions that one ring takes at once. The completion queue holds twice as many: enough for thousands of sockets.
+pub const RING_DEPTH: usize = 1_024;
+/// Memory of glommio's registered buffers, a ring: its own floor, because we bring our own buffers.
+pub const IO_MEMORY_BYTES: usize = 64 << 10;
+/// More shards than this have no use, and their number is written in the data directory.
+pub const SHARDS_MAX: usize = 256;
+
+/// How the shards are run.
+#[derive(Clone, Debug)]
+pub struct ShardsConfig {
+    /// Number of shards, at least one and at most [`SHARDS_MAX`].
+    pub count: usize,
+    /// Cores to use; empty means those the process may run on. Shards are pinned when there are as many of them.
+    pub cpus: Vec<usize>,
+    /// Depth of each ring.
+    pub ring_depth: usize,
+    /// Size of glommio's registered buffers; more is of use only to O_DIRECT files through glommio's own buffers.
+    pub io_memory_bytes: usize,
+    /// Spin this long before sleeping: a faster wake-up for a core that nobody else needs.
+    pub spin_before_park: Option<Duration>,
+}
+
+impl ShardsConfig {
+    /// `count` shards with every other setting at its default.
+    #[must_use]
+    pub fn new(count: usize) -> Self {
+        Self {
+            count,
+            cpus: Vec::new(),
+            ring_depth: RING_DEPTH,
+            io_memory_bytes: IO_MEMORY_BYTES,
+            spin_before_park: None,
+        }
+    }
+}
+
+/// What a shard knows of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShardContext {
+    /// This shard, counted from zero.
+    pub shard: usize,
+    /// Number of shards.
+    pub shard_count: usize,
+    /// The core it is pinned to, if it is.
+    pub cpu: Option<usize>,
+}
+
+/// Why the shards cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ShardsError {
+    /// The configuration asks for something that cannot be.
+    #[error("{count} shards asked for: give between 1 and {SHARDS_MAX}")]
+    Count {
+        /// What was asked for.
+        count: usize,
+    },
+    /// The number of seeds is not the number of shards.
+    #[error("{seeds} shard states given for {count} shards")]
+    Seeds {
+        /// Seeds given.
+        seeds: usize,
+        /// Shards to start.
+        count: usize,
+    },
+    /// The thread of a shard cannot be started.
+    #[error("cannot start the thread of shard {shard}: {source}")]
+    Thread {
+        /// The shard.
+        shard: usize,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The rings of a shard cannot be made.
+    #[error(
+        "cannot set up io_uring for shard {shard}: {reason} \
+         (raise the memlock limit with `ulimit -l unlimited`, or run fewer shards)"
+    )]
+    Ring {
+        /// The shard.
+        shard: usize,
+        /// What glommio said.
+        reason: String,
+    },
+}
+
+/// The running shards.
+#[derive(Debug)]
+pub struct Shards {
+    threads: Vec<(usize, thread::JoinHandle<Result<(), ShardsError>>)>,
+}
+
+impl Shards {
+    /// Waits until each shard's future has completed; the first error, if any.
+    ///
+    /// # Errors
+    /// When a shard's rings could not be made.
+    pub fn join(self) -> Result<(), ShardsError> {
+        let mut first_error = Ok(());
+        for (_, thread) in self.threads {
+            match thread.join() {
+                Ok(result) => first_error = first_error.and(result),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        first_error
+    }
+}
+
+/// The cores that this process may run on, in ascending order.
+#[must_use]
+pub fn available_cpus() -> Vec<usize> {
+    match rustix::thread::sched_getaffinity(None) {
+        Ok(set) => (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect(),
+        Err(_) => Vec::new(),
+    }
+}
+
+/// Starts the shards. Each gets its own of `seeds` (its mailboxes and whatever else is made before the start) and runs
+/// `body` to completion.
+///
+/// # Errors
+/// When the numbers do not fit, or a thread cannot be started.
+pub fn run_shards<S, F, Fut>(config: &ShardsConfig, seeds: Vec<S>, body: F) -> Result<Shards, ShardsError>
+where
+    S: Send + 'static,
+    F: Fn(ShardContext, S) -> Fut + Clone + Send + 'static,
+    Fut: Future<Output = ()> + 'static,
+{
+    if config.count == 0 || config.count > SHARDS_MAX {
+        return Err(ShardsError::Count { count: config.count });
+    }
+    if seeds.len() != config.count {
+        return Err(ShardsError::Seeds { seeds: seeds.len(), count: config.count });
+    }
+    let cpus = if config.cpus.is_empty() { available_cpus() } else { config.cpus.clone() };
+    let pinned = config.count <= cpus.len();
+    let mut threads = Vec::with_capacity(config.count);
+    for (shard, seed) in seeds.into_iter().enumerate() {
+        let cpu = pinned.then(|| cpus[shard]);
+        let context = ShardContext { shard, shard_count: config.count, cpu };
+        let config = config.clone();
+        let body = body.clone();
+        let thread = thread::Builder::new()
+            .name(format!("shard-{shard}"))
+            .spawn(move || run_shard(&config, context, move || body(context, seed)))
+            .map_err(|source| ShardsError::Thread { shard, source })?;
+        threads.push((shard, thread));
+    }
+    Ok(Shards { threads })
+}
+
+fn run_shard<Fut>(
+    config: &ShardsConfig,
+    context: ShardContext,
+    body: impl FnOnce() -> Fut,
+) -> Result<(), ShardsError>
+where
+    Fut: Future<Output = ()> + 'static,
+{
+    let _guard = AbortOnPanic;
+    let placement = context.cpu.map_or(Placement::Unbound, Placement::Fixed);
+    let mut builder = LocalExecutorBuilder::new(placement)
+        .name(&format!("shard-{}", context.shard))
+        .ring_depth(config.ring_depth)
+        .io_memory(config.io_memory_bytes)
+        // glommio's default places its blocking thread on the very core of the shard.
+        .blocking_thread_pool_placement(PoolPlacement::Unbound(1));
+    if let Some(spin) = config.spin_before_park {
+        builder = builder.spin_before_park(spin);
+    }
+    let executor = builder
+        .make()
+        .map_err(|error| ShardsError::Ring { shard: context.shard, reason: error.to_string() })?;
+    executor.run(async move {
+        safety::start();
+        body().await;
+    });
+    Ok(())
+}
+
+/// Lets the executor take what has completed (sockets, timers, mailboxes) before the calling task goes on.
+///
+/// `yield_if_needed` alone does not: it looks at the latency ring only, while sockets and mailboxes are on the main ring.
+pub async fn breathe() {
+    glommio::timer::Timer::new(Duration::ZERO).await;
+}
+
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rt::mailbox::mailbox;
+    use std::sync::{Arc, Mutex};
+
+    #[test]
+    fn shards_run_under_their_names_and_are_joined() {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let config = ShardsConfig::new(3);
+        let seeds = vec![seen.clone(), seen.clone(), seen.clone()];
+        let shards = run_shards(&config, seeds, |context, seen| async move {
+            let name = thread::current().name().map(str::to_owned);
+            breathe().await;
+            seen.lock().unwrap().push((context.shard, context.shard_count, name));
+        })
+        .unwrap();
+        shards.join().unwrap();
+        let mut seen = seen.lock().unwrap().clone();
+        seen.sort();
+        let expected: Vec<_> = (0..3).map(|shard| (shard, 3, Some(format!("shard-{shard}")))).collect();
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn shards_are_pinned_only_when_there_are_cores_enough() {
+        let cores = available_cpus().len();
+        for (count, pinned) in [(1, cores >= 1), (cores + 1, false)] {
+            let shards =
+                run_shards(&ShardsConfig::new(count), vec![(); count], move |context, ()| async move {
+                    assert_eq!(context.cpu.is_some(), pinned);
+                    if pinned {
+                        assert_eq!(available_cpus().len(), 1);
+                    }
+                })
+                .unwrap();
+            shards.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn wrong_counts_are_refused() {
+        let none = run_shards(&ShardsConfig::new(0), Vec::<()>::new(), |_, ()| async {});
+        assert!(matches!(none, Err(ShardsError::Count { count: 0 })));
+        let short = run_shards(&ShardsConfig::new(2), vec![()], |_, ()| async {});
+        assert!(matches!(short, Err(ShardsError::Seeds { seeds: 1, count: 2 })));
+    }
+
+    #[test]
+    fn a_plain_thread_wakes_a_shard() {
+        let (sender, unbound) = mailbox::<u64>(8).unwrap();
+        let total = Arc::new(Mutex::new(0));
+        let seed = Mutex::new(Some(unbound));
+        let result = total.clone();
+        let shards = run_shards(&ShardsConfig::new(1), vec![seed], move |_, seed| {
+            let result = result.clone();
+            async move {
+                let mut receiver = seed.into_inner().unwrap().take().unwrap().bind().unwrap();
+                for _ in 0..100 {
+                    *result.lock().unwrap() += receiver.recv().await;
+                }
+            }
+        })
+        .unwrap();
+        for number in 0..100u64 {
+            let mut message = number;
+            while let Err(full) = sender.try_send(message) {
+                message = full.0;
+                thread::yield_now();
+            }
+            if number % 10 == 0 {
+                thread::sleep(Duration::from_millis(2));
+            }
+        }
+        shards.join().unwrap();
+        assert_eq!(*total.lock().unwrap(), 4_950);
+    }
+}
