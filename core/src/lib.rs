@@ -1,4 +1,7 @@
 //! The chronik broker. (Reading order and invariants are written when the crate is whole.)
 // --- config, metadata, admin handlers (owner: meta)
+pub mod config;
+pub mod handlers;
+pub mod metadata;
 // --- group coordinator (owner: group)
 // --- shards, partitions, produce and fetch (owner: lead)

@@ -1,0 +1,368 @@
+//! What every shard reads: an immutable picture of the cluster, and the builder on shard 0 that makes the next one.
+//!
+//! The builder collects committed changes and leadership events; `publish` gives a new snapshot at most once a turn, which
+//! costs a few pointers (the maps share structure). Metadata, FindCoordinator and the like are answered from it alone.
+//!
+//! Invariants: the epoch of a partition's leader never goes down for a topic id; a report of "no leader" changes nothing;
+//! no answer waits for the metadata group.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use chronik_wal::types::{GroupId, LeaderEpoch, NodeId, ShardId, Term};
+use uuid::Uuid;
+
+use super::chunk_map::ChunkMap;
+use super::command::{ConfigScope, Endpoint, Replica};
+use super::names::is_internal;
+use super::state::{Broker, Change, MetadataState, Partition, Topic};
+use crate::config::broker::BrokerConfig;
+use crate::config::layers::{BrokerLayers, ConfigMap};
+use crate::config::topic::TopicConfig;
+
+/// The shard of a group on a node with this many shards. Group 0 is on shard 0.
+///
+/// The count is durable in `meta.properties`; a start with another one redistributes (SAFETY.md, rule 20).
+///
+/// # Panics
+/// When the count is zero.
+#[must_use]
+pub fn shard_of(group: GroupId, shard_count: u16) -> ShardId {
+    ShardId(u16::try_from(group.0 % u64::from(shard_count)).expect("less than a u16"))
+}
+
+/// Who leads a partition, as far as this node knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leader {
+    /// The leader.
+    pub node: NodeId,
+    /// The term in which it leads.
+    pub epoch: LeaderEpoch,
+}
+
+/// A partition as clients see it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PartitionView {
+    /// Its Raft group.
+    pub group: GroupId,
+    /// Its replicas, the preferred leader first.
+    pub replicas: Arc<[Replica]>,
+    /// The newest leader known; none only before the first election.
+    pub leader: Option<Leader>,
+    /// The replicas in sync.
+    pub in_sync: Arc<[NodeId]>,
+}
+
+/// A topic as clients see it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TopicView {
+    /// Its id.
+    pub id: Uuid,
+    /// Its name.
+    pub name: Arc<str>,
+    /// What is set on the topic itself.
+    pub overrides: Arc<ConfigMap>,
+    /// What its partitions act on.
+    pub config: Arc<TopicConfig>,
+    /// Its partitions, by number.
+    pub partitions: Vec<PartitionView>,
+}
+
+impl TopicView {
+    /// Whether the broker itself keeps state in it.
+    #[must_use]
+    pub fn is_internal(&self) -> bool {
+        is_internal(&self.name)
+    }
+
+    /// A partition by number.
+    #[must_use]
+    pub fn partition(&self, number: i32) -> Option<&PartitionView> {
+        self.partitions.get(usize::try_from(number).ok()?)
+    }
+}
+
+/// A picture of the cluster.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// This node.
+    pub node: NodeId,
+    /// How many shards this node has.
+    pub shard_count: u16,
+    /// The cluster's id, once it has been minted.
+    pub cluster_id: Option<Arc<str>>,
+    /// The leader of the metadata group, as far as known.
+    pub controller: Option<NodeId>,
+    /// The registered brokers.
+    pub brokers: Arc<BTreeMap<NodeId, Broker>>,
+    /// Brokers that are registered but cannot be reached: not listed, given no partitions.
+    pub fenced: Arc<BTreeSet<NodeId>>,
+    /// The topics by name.
+    pub topics: ChunkMap<Arc<str>, Arc<TopicView>>,
+    /// The names by id.
+    pub names: ChunkMap<Uuid, Arc<str>>,
+    /// Where this node's configs come from.
+    pub layers: Arc<BrokerLayers>,
+    /// What this node acts on.
+    pub config: Arc<BrokerConfig>,
+}
+
+impl Snapshot {
+    /// A topic by name.
+    #[must_use]
+    pub fn topic(&self, name: &str) -> Option<&Arc<TopicView>> {
+        self.topics.get(name)
+    }
+
+    /// A topic by id.
+    #[must_use]
+    pub fn topic_by_id(&self, id: &Uuid) -> Option<&Arc<TopicView>> {
+        self.topics.get(self.names.get(id)?)
+    }
+
+    /// The shard of a group on this node.
+    #[must_use]
+    pub fn shard_of(&self, group: GroupId) -> ShardId {
+        shard_of(group, self.shard_count)
+    }
+
+    /// Where clients of a listener reach a broker; none when it is not there or has no such listener.
+    #[must_use]
+    pub fn endpoint(&self, node: NodeId, listener: &str) -> Option<&Endpoint> {
+        if self.fenced.contains(&node) {
+            return None;
+        }
+        self.brokers.get(&node)?.listeners.get(listener)
+    }
+
+    /// The brokers that clients of a listener can reach.
+    pub fn reachable<'a>(
+        &'a self,
+        listener: &'a str,
+    ) -> impl Iterator<Item = (NodeId, &'a Endpoint, Option<&'a str>)> {
+        let live = self.brokers.iter().filter(|(node, _)| !self.fenced.contains(node));
+        live.filter_map(move |(node, broker)| {
+            broker.listeners.get(listener).map(|endpoint| (*node, endpoint, broker.rack.as_deref()))
+        })
+    }
+
+    /// Whom admin requests are to be sent to: the metadata leader if clients can reach it, else any broker that they can
+    /// (it forwards); −1 when there is none.
+    #[must_use]
+    pub fn controller_for(&self, listener: &str) -> NodeId {
+        let leader = self.controller.filter(|node| self.endpoint(*node, listener).is_some());
+        let this = Some(self.node).filter(|node| self.endpoint(*node, listener).is_some());
+        let any = || self.reachable(listener).map(|(node, _, _)| node).next();
+        leader.or(this).or_else(any).unwrap_or(NodeId(-1))
+    }
+}
+
+/// Makes the snapshots. One on each node, on shard 0.
+#[derive(Debug)]
+pub struct SnapshotBuilder {
+    working: Snapshot,
+    dirty: bool,
+    /// The config of topics that set nothing of their own; shared by all of them.
+    plain_config: Arc<TopicConfig>,
+}
+
+impl SnapshotBuilder {
+    /// A builder for a node, before any metadata is known. `fixed` is what the node was started with, by Kafka's names.
+    #[must_use]
+    pub fn new(node: NodeId, shard_count: u16, fixed: ConfigMap) -> Self {
+        let layers = BrokerLayers { fixed: Arc::new(fixed), ..BrokerLayers::default() };
+        let working = Snapshot {
+            node,
+            shard_count,
+            cluster_id: None,
+            controller: None,
+            brokers: Arc::default(),
+            fenced: Arc::default(),
+            topics: ChunkMap::default(),
+            names: ChunkMap::default(),
+            config: Arc::new(BrokerConfig::resolve(&layers)),
+            layers: Arc::new(layers),
+        };
+        let plain_config = Arc::new(TopicConfig::resolve(&ConfigMap::new(), &working.layers));
+        Self { working, dirty: true, plain_config }
+    }
+
+    /// The picture as it is now, published or not.
+    #[must_use]
+    pub fn current(&self) -> &Snapshot {
+        &self.working
+    }
+
+    /// The next snapshot, if anything has changed since the last one.
+    pub fn publish(&mut self) -> Option<Arc<Snapshot>> {
+        std::mem::take(&mut self.dirty).then(|| Arc::new(self.working.clone()))
+    }
+
+    /// Takes over a whole state: after a start, or after a snapshot of the metadata group was installed.
+    /// Leaders known for the same topic id in a newer term are kept.
+    pub fn reset(&mut self, state: &MetadataState) {
+        self.dirty = true;
+        self.working.cluster_id = state.cluster_id().cloned();
+        self.working.brokers = Arc::clone(state.brokers());
+        self.read_layers(state);
+        let before = std::mem::take(&mut self.working.topics);
+        self.working.names = ChunkMap::default();
+        for topic in state.topics().values() {
+            let known = before.get(&*topic.name).filter(|view| view.id == topic.id).cloned();
+            self.put_topic(topic, known.as_deref());
+        }
+    }
+
+    /// Takes over one committed change; `state` is the state after it.
+    pub fn apply(&mut self, change: &Change, state: &MetadataState) {
+        self.dirty = true;
+        match change {
+            Change::ClusterId(id) => self.working.cluster_id = Some(Arc::clone(id)),
+            Change::BrokerRegistered(_) => self.working.brokers = Arc::clone(state.brokers()),
+            Change::BrokerUnregistered(node) => {
+                self.working.brokers = Arc::clone(state.brokers());
+                Arc::make_mut(&mut self.working.fenced).remove(node);
+            }
+            Change::TopicDeleted(topic) => {
+                self.working.names.remove(&topic.id);
+                self.working.topics.remove(&*topic.name);
+            }
+            Change::TopicCreated(topic) => self.put_topic(topic, None),
+            Change::PartitionsAdded(topic, _)
+            | Change::ReplicasPlaced(topic, _)
+            | Change::LeaderRecorded(topic, _) => self.refresh_topic(topic),
+            Change::ConfigsChanged(ConfigScope::Topic(id)) => {
+                if let Some(topic) = state.topic_by_id(id) {
+                    self.refresh_topic(topic);
+                }
+            }
+            Change::ConfigsChanged(ConfigScope::Broker(node)) if *node != self.working.node => {}
+            Change::ConfigsChanged(_) => {
+                self.read_layers(state);
+                self.resolve_all_topics();
+            }
+            Change::ProducerIdsAllocated { .. }
+            | Change::FeatureChanged(_)
+            | Change::RequestCompleted(_) => {}
+        }
+    }
+
+    /// A partition has a leader in this term. Gives false, and changes nothing, when that is not news: unknown topic or
+    /// partition, an older term, or the same leader.
+    pub fn leader_changed(&mut self, topic: &Uuid, number: i32, term: Term, node: NodeId) -> bool {
+        let leader = Leader { node, epoch: term.leader_epoch() };
+        let news = self.view(topic, number).is_some_and(|view| match view.leader {
+            Some(known) => leader.epoch > known.epoch,
+            None => true,
+        });
+        if news && let Some(view) = self.view_mut(topic, number) {
+            view.leader = Some(leader);
+            self.dirty = true;
+        }
+        news
+    }
+
+    /// The leader of this term says which replicas are in sync. Gives false when it is not the newest leader known.
+    pub fn in_sync_changed(&mut self, topic: &Uuid, number: i32, term: Term, in_sync: &[NodeId]) -> bool {
+        let epoch = term.leader_epoch();
+        let current = self.view(topic, number).and_then(|view| view.leader).is_some_and(|l| l.epoch == epoch);
+        if current && let Some(view) = self.view_mut(topic, number) {
+            view.in_sync = in_sync.into();
+            self.dirty = true;
+        }
+        current
+    }
+
+    /// The metadata group has this leader.
+    pub fn controller_changed(&mut self, node: NodeId) {
+        self.dirty |= self.working.controller != Some(node);
+        self.working.controller = Some(node);
+    }
+
+    /// A broker can be reached, or not.
+    pub fn broker_reachable(&mut self, node: NodeId, reachable: bool) {
+        if reachable == self.working.fenced.contains(&node) {
+            let fenced = Arc::make_mut(&mut self.working.fenced);
+            if reachable { fenced.remove(&node) } else { fenced.insert(node) };
+            self.dirty = true;
+        }
+    }
+
+    fn view(&self, topic: &Uuid, number: i32) -> Option<&PartitionView> {
+        self.working.topic_by_id(topic)?.partition(number)
+    }
+
+    fn view_mut(&mut self, topic: &Uuid, number: i32) -> Option<&mut PartitionView> {
+        let name = self.working.names.get(topic)?;
+        let view = Arc::make_mut(self.working.topics.get_mut(name)?);
+        view.partitions.get_mut(usize::try_from(number).ok()?)
+    }
+
+    fn read_layers(&mut self, state: &MetadataState) {
+        let layers = BrokerLayers {
+            fixed: Arc::clone(&self.working.layers.fixed),
+            cluster: Arc::clone(state.cluster_configs()),
+            broker: state.broker_configs(self.working.node),
+        };
+        self.working.config = Arc::new(BrokerConfig::resolve(&layers));
+        self.plain_config = Arc::new(TopicConfig::resolve(&ConfigMap::new(), &layers));
+        self.working.layers = Arc::new(layers);
+    }
+
+    fn resolve_all_topics(&mut self) {
+        let names: Vec<Arc<str>> = self.working.topics.iter().map(|(name, _)| Arc::clone(name)).collect();
+        for name in names {
+            let Some(view) = self.working.topics.get(&*name) else { continue };
+            let config = self.resolve(&view.overrides);
+            if let Some(view) = self.working.topics.get_mut(&*name) {
+                Arc::make_mut(view).config = config;
+            }
+        }
+    }
+
+    fn resolve(&self, overrides: &ConfigMap) -> Arc<TopicConfig> {
+        match overrides.is_empty() {
+            true => Arc::clone(&self.plain_config),
+            false => Arc::new(TopicConfig::resolve(overrides, &self.working.layers)),
+        }
+    }
+
+    fn refresh_topic(&mut self, topic: &Topic) {
+        let known = self.working.topics.get(&*topic.name).cloned();
+        self.put_topic(topic, known.as_deref());
+    }
+
+    fn put_topic(&mut self, topic: &Topic, known: Option<&TopicView>) {
+        let view = |(number, partition): (usize, &Partition)| {
+            partition_view(partition, known.and_then(|view| view.partitions.get(number)))
+        };
+        let view = TopicView {
+            id: topic.id,
+            name: Arc::clone(&topic.name),
+            overrides: Arc::clone(&topic.configs),
+            config: self.resolve(&topic.configs),
+            partitions: topic.partitions.iter().enumerate().map(view).collect(),
+        };
+        self.working.names.insert(topic.id, Arc::clone(&topic.name));
+        self.working.topics.insert(Arc::clone(&topic.name), Arc::new(view));
+    }
+}
+
+/// A partition of the log's, with the leader that events told of when that one is newer.
+fn partition_view(partition: &Partition, known: Option<&PartitionView>) -> PartitionView {
+    let recorded = partition.leader.map(|(term, node)| Leader { node, epoch: term.leader_epoch() });
+    let by_event = known.filter(|view| {
+        let epoch = |leader: Option<Leader>| leader.map(|leader| leader.epoch);
+        epoch(view.leader) >= epoch(recorded) && view.leader.is_some()
+    });
+    PartitionView {
+        group: partition.group,
+        replicas: Arc::clone(&partition.replicas),
+        leader: by_event.map_or(recorded, |view| view.leader),
+        in_sync: by_event.map_or_else(|| Arc::clone(&partition.in_sync), |view| Arc::clone(&view.in_sync)),
+    }
+}
+
+#[cfg(test)]
+#[path = "snapshot_tests.rs"]
+mod tests;

@@ -1,0 +1,170 @@
+//! Tests of the metadata state: what is refused, what is never used twice, and that the image holds all of it.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::metadata::{command, image};
+
+fn placement(group: u64, replicas: &[(i32, u64)]) -> PartitionPlacement {
+    let replica = |(node, peer): &(i32, u64)| Replica { node: NodeId(*node), peer: PeerId(*peer) };
+    let replicas = replicas.iter().map(replica).collect();
+    PartitionPlacement { group: GroupId(group), replicas, first_leader: None }
+}
+
+fn create(id: u128, name: &str, group: u64, peer: u64) -> Command {
+    Command::CreateTopic {
+        id: Uuid::from_u128(id),
+        name: name.to_owned(),
+        configs: ConfigMap::new(),
+        partitions: vec![placement(group, &[(1, peer)])],
+    }
+}
+
+#[test]
+fn ids_are_never_used_twice_even_after_a_delete() {
+    let mut state = MetadataState::default();
+    state.apply(&create(1, "a", 1, 1)).unwrap();
+    state.apply(&Command::DeleteTopic { id: Uuid::from_u128(1) }).unwrap();
+    assert!(state.apply(&create(2, "a", 1, 2)).is_err(), "group used before");
+    assert!(state.apply(&create(2, "a", 2, 1)).is_err(), "peer used before");
+    state.apply(&create(2, "a", 2, 2)).unwrap();
+    assert_eq!(state.next_ids(), (GroupId(3), PeerId(3)));
+    assert_eq!(state.topic("a").unwrap().id, Uuid::from_u128(2));
+    assert!(state.topic_by_id(&Uuid::from_u128(1)).is_none());
+}
+
+#[test]
+fn a_conflict_changes_nothing() {
+    let mut state = MetadataState::default();
+    state.apply(&create(1, "a.b", 1, 1)).unwrap();
+    state.apply(&Command::MintClusterId { cluster_id: "x".to_owned() }).unwrap();
+    let id = Uuid::from_u128(1);
+    let missing = Uuid::from_u128(9);
+    let recorded = Command::RecordLeader { id, partition: 0, term: Term(5), leader: NodeId(1), in_sync: vec![] };
+    state.apply(&recorded).unwrap();
+    let older = Command::RecordLeader { id, partition: 0, term: Term(4), leader: NodeId(2), in_sync: vec![] };
+    let before = state.clone();
+    let refused = [
+        create(2, "a.b", 2, 2),
+        create(1, "c", 2, 2),
+        Command::CreateTopic { id: missing, name: "d".into(), configs: ConfigMap::new(), partitions: vec![] },
+        Command::CreateTopic {
+            id: missing,
+            name: "d".into(),
+            configs: ConfigMap::new(),
+            partitions: vec![placement(2, &[(1, 2), (1, 3)])],
+        },
+        Command::DeleteTopic { id: missing },
+        Command::AddPartitions { id, first: 2, partitions: vec![placement(2, &[(1, 2)])] },
+        Command::AddPartitions { id: missing, first: 0, partitions: vec![placement(2, &[(1, 2)])] },
+        Command::ChangeConfigs { scope: ConfigScope::Topic(missing), changes: BTreeMap::new() },
+        Command::MintClusterId { cluster_id: "y".to_owned() },
+        Command::UnregisterBroker { node: NodeId(7) },
+        Command::AllocateProducerIds { node: NodeId(1), first: -1, count: 1000 },
+        Command::AllocateProducerIds { node: NodeId(1), first: i64::MAX, count: 1000 },
+        Command::PlaceReplicas { id, partition: 1, replicas: vec![] },
+        Command::PlaceReplicas { id, partition: 0, replicas: vec![Replica { node: NodeId(2), peer: PeerId(1) }] },
+        older,
+    ];
+    for command in refused {
+        assert!(state.apply(&command).is_err(), "{command:?}");
+        assert_eq!(state, before, "{command:?}");
+    }
+}
+
+#[test]
+fn replicas_move_with_fresh_peers_only() {
+    let mut state = MetadataState::default();
+    state.apply(&create(1, "a", 1, 1)).unwrap();
+    let kept = Replica { node: NodeId(1), peer: PeerId(1) };
+    let fresh = Replica { node: NodeId(2), peer: PeerId(2) };
+    let id = Uuid::from_u128(1);
+    state.apply(&Command::PlaceReplicas { id, partition: 0, replicas: vec![kept, fresh] }).unwrap();
+    assert_eq!(&*state.topic("a").unwrap().partitions[0].replicas, &[kept, fresh]);
+    assert_eq!(state.next_ids().1, PeerId(3));
+}
+
+#[test]
+fn answered_requests_are_remembered_up_to_a_bound() {
+    let mut state = MetadataState::default();
+    let request = |sequence| RequestId { node: NodeId(1), incarnation: 1, sequence };
+    for sequence in 0..=REQUESTS_KEPT_MAX as u64 {
+        state.apply(&Command::CompleteRequest { request: request(sequence) }).unwrap();
+    }
+    assert!(!state.is_answered(&request(0)), "the oldest has gone");
+    assert!(state.is_answered(&request(1)));
+    assert!(state.apply(&Command::CompleteRequest { request: request(1) }).is_err());
+}
+
+#[test]
+fn images_of_other_versions_and_garbage_are_refused() {
+    let mut bytes = image::encode(&MetadataState::default());
+    assert!(image::decode(&bytes).is_ok());
+    bytes[8] = 2;
+    assert!(matches!(image::decode(&bytes), Err(image::ImageError::Newer(2))));
+    assert!(matches!(image::decode(b"CHRNKMDI\x01"), Err(image::ImageError::NoImage)));
+    assert!(matches!(image::decode(b""), Err(image::ImageError::NoImage)));
+    assert!(matches!(image::decode(b"CHRNKMDI\x01\0\0\0{}"), Err(image::ImageError::Malformed(_))));
+}
+
+/// Commands that mostly fit: names and ids from a small range, so that creates, deletes and changes meet.
+fn any_command() -> impl Strategy<Value = Command> {
+    let id = (0u128..12).prop_map(Uuid::from_u128);
+    let node = (0i32..3).prop_map(NodeId);
+    let text = "[a-c._]{1,3}";
+    prop_oneof![
+        4 => (id.clone(), text, 1u64..400, 1u64..400).prop_map(|(id, name, group, peer)| Command::CreateTopic {
+            id, name, configs: ConfigMap::new(), partitions: vec![placement(group, &[(1, peer), (2, peer + 1)])],
+        }),
+        2 => id.clone().prop_map(|id| Command::DeleteTopic { id }),
+        2 => (id.clone(), 0i32..3, 1u64..400).prop_map(|(id, first, ids)| Command::AddPartitions {
+            id, first, partitions: vec![placement(ids, &[(1, ids)])],
+        }),
+        2 => (id.clone(), text, proptest::option::of(text)).prop_map(|(id, key, value)| Command::ChangeConfigs {
+            scope: ConfigScope::Topic(id), changes: BTreeMap::from([(key, value)]),
+        }),
+        1 => (node.clone(), text).prop_map(|(node, key)| Command::ChangeConfigs {
+            scope: ConfigScope::Broker(node), changes: BTreeMap::from([(key, Some("1".to_owned()))]),
+        }),
+        1 => (node.clone(), 0i64..5000).prop_map(|(node, first)| Command::AllocateProducerIds { node, first, count: 10 }),
+        1 => (id, 0i32..2, 0u64..9, node.clone()).prop_map(|(id, partition, term, leader)| Command::RecordLeader {
+            id, partition, term: Term(term), leader, in_sync: vec![leader],
+        }),
+        1 => (node.clone(), any::<u128>()).prop_map(|(node, id)| Command::RegisterBroker {
+            node, directory: Uuid::from_u128(id), incarnation: Uuid::from_u128(id), rack: None, raft: None,
+            listeners: BTreeMap::from([("PLAINTEXT".to_owned(), Endpoint { host: "h".into(), port: 1 })]),
+        }),
+        1 => (node, 0u64..9).prop_map(|(node, sequence)| Command::CompleteRequest {
+            request: RequestId { node, incarnation: 1, sequence },
+        }),
+        1 => (text, 0i16..3).prop_map(|(name, level)| Command::SetFeature { name, level }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn records_and_images_hold_everything(commands in prop::collection::vec(any_command(), 0..150)) {
+        let mut state = MetadataState::default();
+        let mut from_records = MetadataState::default();
+        let mut groups = BTreeSet::new();
+        for command in &commands {
+            let bytes = command::encode(std::slice::from_ref(command)).remove(0);
+            let read = command::decode(&bytes).unwrap();
+            prop_assert_eq!(&read, command);
+            let change = state.apply(command);
+            prop_assert_eq!(&from_records.apply(&read), &change);
+            if let Ok(Change::TopicCreated(topic)) = change {
+                prop_assert!(topic.partitions.iter().all(|partition| groups.insert(partition.group)));
+            }
+        }
+        prop_assert_eq!(state.topics().len(), state.names.len());
+        let restored = image::decode(&image::encode(&state)).unwrap();
+        prop_assert_eq!(&restored, &state);
+        // What comes after the image is applied alike.
+        let next = create(99, "zz", state.last_group + 1, state.last_peer + 1);
+        let (mut left, mut right) = (state, restored);
+        prop_assert_eq!(left.apply(&next), right.apply(&next));
+    }
+}
