@@ -1,4 +1,5 @@
 //! The chronik broker. (Reading order and invariants are written when the crate is whole.)
 // --- config, metadata, admin handlers (owner: meta)
 // --- group coordinator (owner: group)
+pub mod coordinator;
 // --- shards, partitions, produce and fetch (owner: lead)
