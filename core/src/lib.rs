@@ -4,4 +4,5 @@ pub mod config;
 pub mod handlers;
 pub mod metadata;
 // --- group coordinator (owner: group)
+pub mod coordinator;
 // --- shards, partitions, produce and fetch (owner: lead)

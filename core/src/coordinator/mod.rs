@@ -1,0 +1,54 @@
+//! The group coordinator: classic consumer groups and committed offsets, as Kafka 4.3.1 keeps them.
+//!
+//! One [`GroupCoordinator`] exists for each partition of `__consumer_offsets` that this node leads. It lives on the shard
+//! that owns the partition and is a pure state machine: requests, results of appends and the clock go in, replies and
+//! records to append come out. It has no clock, no randomness and no input or output of its own.
+//!
+//! Files in reading order: [`api`] (requests, responses, actions), [`records`] (the bytes in the partition), `store`
+//! (records as state, committed and pending), `member` and `group` (the state of one group), `timers`, `service` (the
+//! coordinator itself), then what it does: `join`, `rebalance`, `session` (sync, heartbeat, leave), `offsets`, `admin`.
+//!
+//! # Life of a coordinator
+//! `new` → [`load`](GroupCoordinator::load) every committed record of the partition in order →
+//! [`activate`](GroupCoordinator::activate) → [`handle`](GroupCoordinator::handle),
+//! [`appended`](GroupCoordinator::appended), [`tick`](GroupCoordinator::tick) →
+//! [`deactivate`](GroupCoordinator::deactivate) when leadership is lost. `deactivate` forgets everything; a later term
+//! loads again from the log start.
+//!
+//! # Invariants
+//! - A commit, a deletion and a new assignment are answered with success only when their records are committed.
+//! - OffsetFetch shows committed offsets only.
+//! - What replaying the committed records gives is exactly the committed state ([`GroupCoordinator::live_records`]).
+//! - Each call is answered once: at the latest when its append is answered or times out, when the rebalance it waits for
+//!   ends, or when the coordinator is deactivated.
+
+pub mod api;
+pub mod records;
+
+mod admin;
+mod group;
+mod join;
+mod member;
+mod offsets;
+mod rebalance;
+mod service;
+mod session;
+mod store;
+mod timers;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+pub use api::{
+    Action, AppendError, AppendToken, CallId, GroupConfig, GroupRequest, GroupResponse, RequestKind,
+    partition_for_group,
+};
+pub use service::GroupCoordinator;
+
+/// A name kept in coordinator state (group, member, topic …).
+///
+/// A copy of its own, never a slice of the request's frame: a name of 20 bytes must not pin a frame of a megabyte.
+pub type Name = Arc<str>;
