@@ -4,5 +4,6 @@ pub mod entry;
 pub mod types;
 // --- record batches (owner: batch)
 // --- shard WAL, disk, recovery (owner: walog)
+pub mod disk;
 // --- partition files (owner: files)
 // --- tail cache (owner: raft)
