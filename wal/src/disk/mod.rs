@@ -17,8 +17,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub mod os;
+pub mod sim;
+mod sim_file;
 
 pub use os::OsDisk;
+pub use sim::SimDisk;
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,3 +180,6 @@ pub fn read_file(disk: &dyn Disk, path: &Path, limit: usize) -> io::Result<Vec<u
     file.read_exact_at(&mut contents, 0)?;
     Ok(contents)
 }
+
+#[cfg(test)]
+mod tests;
