@@ -5,5 +5,8 @@ pub mod types;
 // --- record batches (owner: batch)
 // --- shard WAL, disk, recovery (owner: walog)
 pub mod disk;
+pub mod frame;
+#[cfg(test)]
+pub(crate) mod test_batch;
 // --- partition files (owner: files)
 // --- tail cache (owner: raft)
