@@ -3,6 +3,11 @@
 pub mod entry;
 pub mod types;
 // --- record batches (owner: batch)
+pub mod batch;
+pub mod compress;
+pub mod epochs;
+pub mod producer_state;
+pub mod records;
 // --- shard WAL, disk, recovery (owner: walog)
 pub mod disk;
 pub mod frame;
