@@ -14,4 +14,5 @@ pub mod frame;
 #[cfg(test)]
 pub(crate) mod test_batch;
 // --- partition files (owner: files)
+pub mod partition;
 // --- tail cache (owner: raft)
