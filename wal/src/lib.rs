@@ -9,5 +9,10 @@ pub mod epochs;
 pub mod producer_state;
 pub mod records;
 // --- shard WAL, disk, recovery (owner: walog)
+pub mod disk;
+pub mod frame;
+#[cfg(test)]
+pub(crate) mod test_batch;
 // --- partition files (owner: files)
+pub mod partition;
 // --- tail cache (owner: raft)

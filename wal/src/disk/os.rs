@@ -1,0 +1,191 @@
+//! [`Disk`] over the operating system's file system. Stateless; any thread may use it.
+
+use std::fs::{self, File};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use memmap2::{MmapOptions, MmapRaw};
+use rustix::fs::FallocateFlags;
+
+use super::{DirEntry, Disk, DiskFile, Mapping, OpenMode};
+
+/// The most slices that one `pwritev` takes (`IOV_MAX` on Linux).
+const SLICES_PER_WRITE_MAX: usize = 1024;
+/// How much one `madvise` populates, so that an error or a shutdown is noticed soon.
+const POPULATE_STEP: usize = 1 << 20;
+
+/// The real disk.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OsDisk;
+
+impl Disk for OsDisk {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        let mut options = fs::OpenOptions::new();
+        options.read(true);
+        match mode {
+            OpenMode::Read => {}
+            OpenMode::ReadWrite => {
+                options.write(true).create(true).truncate(false);
+            }
+            OpenMode::CreateNew => {
+                options.write(true).create_new(true);
+            }
+        }
+        Ok(Arc::new(OsFile(options.open(path)?)))
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir_all(path)
+    }
+
+    fn list_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            entries.push(DirEntry {
+                name: entry.file_name().to_string_lossy().into_owned(),
+                is_dir: entry.file_type()?.is_dir(),
+            });
+        }
+        entries.sort();
+        Ok(entries)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir_all(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        path.try_exists()
+    }
+
+    fn file_len(&self, path: &Path) -> io::Result<u64> {
+        Ok(fs::metadata(path)?.len())
+    }
+
+    fn free_space(&self, path: &Path) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(path)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+/// An open file of the operating system.
+#[derive(Debug)]
+pub struct OsFile(File);
+
+impl DiskFile for OsFile {
+    fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
+        loop {
+            match self.0.read_at(buf, position) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn write_all_at(&self, buf: &[u8], position: u64) -> io::Result<()> {
+        self.0.write_all_at(buf, position)
+    }
+
+    fn write_vectored_at(&self, slices: &[&[u8]], mut position: u64) -> io::Result<()> {
+        for chunk in slices.chunks(SLICES_PER_WRITE_MAX) {
+            let mut owned: Vec<io::IoSlice<'_>> = chunk.iter().map(|slice| io::IoSlice::new(slice)).collect();
+            let mut rest = &mut owned[..];
+            io::IoSlice::advance_slices(&mut rest, 0);
+            while !rest.is_empty() {
+                let written = match rustix::io::pwritev(&self.0, rest, position) {
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Ok(written) => written,
+                    Err(rustix::io::Errno::INTR) => continue,
+                    Err(error) => return Err(error.into()),
+                };
+                position += written as u64;
+                io::IoSlice::advance_slices(&mut rest, written);
+            }
+        }
+        Ok(())
+    }
+
+    fn allocate(&self, position: u64, len: u64) -> io::Result<()> {
+        rustix::fs::fallocate(&self.0, FallocateFlags::empty(), position, len)?;
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn fdatasync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn map(&self, len: usize) -> io::Result<Arc<dyn Mapping>> {
+        Ok(Arc::new(OsMapping { map: MmapOptions::new().len(len).map_raw_read_only(&self.0)? }))
+    }
+}
+
+/// A shared read-only mapping.
+struct OsMapping {
+    map: MmapRaw,
+}
+
+impl OsMapping {
+    fn check(&self, range: &Range<usize>) {
+        assert!(range.start <= range.end && range.end <= self.map.len(), "range within the mapping");
+    }
+}
+
+impl Mapping for OsMapping {
+    fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    fn bytes(&self, range: Range<usize>) -> &[u8] {
+        self.check(&range);
+        // SAFETY: the range lies within the mapping, which lives as long as `self`; the caller vouches that these
+        // bytes of the file are written and that nothing changes or truncates them (see the trait).
+        unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(range.start), range.len()) }
+    }
+
+    fn populate(&self, range: Range<usize>) -> io::Result<()> {
+        self.check(&range);
+        let page = rustix::param::page_size();
+        let mut at = range.start / page * page;
+        while at < range.end {
+            let end = range.end.min(at + POPULATE_STEP);
+            // SAFETY: the range lies within the mapping, and MADV_POPULATE_READ changes no byte of it.
+            let result = unsafe {
+                rustix::mm::madvise(
+                    self.map.as_mut_ptr().add(at).cast(),
+                    end - at,
+                    rustix::mm::Advice::LinuxPopulateRead,
+                )
+            };
+            match result {
+                Ok(()) => at = end,
+                Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}

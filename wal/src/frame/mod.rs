@@ -1,0 +1,424 @@
+//! The bytes of the shard WAL: segment header, turn header, frame. Pure layouts and checksums; little-endian.
+//!
+//! ```text
+//! segment   | header block, 4 KiB | turn | turn | … | turn with an end frame | unused |
+//! turn      | turn header | frame | frame | … | zeros up to a multiple of 4 KiB |
+//! frame     | frame header | payload |
+//! ```
+//!
+//! Every checksum of a segment starts from a seed made of the directory id, the shard and the segment's sequence
+//! number, so that what an earlier use of the slot left behind never verifies (SAFETY.md, rules 1 to 3).
+//!
+//! A frame's checksum covers its header and its payload; of a record batch only the first 61 bytes, among them the
+//! batch's own CRC-32C, which covers the rest. That is enough: a torn write can join a new frame header to an old,
+//! self-consistent batch, and the 61 bytes tell them apart (rule 2).
+
+use zerocopy::little_endian::{I32, I64, U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::entry::EntryKind;
+use crate::types::{GroupId, KafkaOffset, NodeId, RaftIndex, ShardId, Term, TurnNumber, WalSeq};
+
+mod payload;
+
+pub use payload::{
+    OpenedSegment, PayloadError, decode_checkpoint, decode_opened, decode_state, encode_checkpoint,
+    encode_opened, encode_state,
+};
+
+/// The unit in which turns are written: what O_DIRECT needs of position and length, and what rule 1 pads to.
+pub const BLOCK: usize = 4096;
+/// Where the first turn of a segment starts.
+pub const FIRST_TURN: u64 = BLOCK as u64;
+/// Bytes of a record batch that the frame checksum covers: the whole v2 batch header.
+pub const BATCH_HEADER: usize = 61;
+/// The format of this file. A newer one is refused (rule 25).
+pub const FORMAT_VERSION: u32 = 1;
+
+const SEGMENT_MAGIC: [u8; 8] = *b"chronWAL";
+const TURN_MAGIC: u32 = u32::from_le_bytes(*b"turn");
+
+/// Whose WAL this is. All of it is in every segment header; a segment of another owner is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalIdentity {
+    /// The node's Kafka broker id.
+    pub node: NodeId,
+    /// Identity of the data directory, random, made once (see `identity`).
+    pub directory: [u8; 16],
+    /// The shard.
+    pub shard: ShardId,
+}
+
+impl WalIdentity {
+    /// What the checksums of a segment start from.
+    ///
+    /// A CRC tells any two inputs apart that differ within 32 bits only, so two segments of a shard differ in it for
+    /// the first four thousand million sequence numbers.
+    #[must_use]
+    pub fn seed(&self, sequence: WalSeq) -> u32 {
+        let crc = crc32c::crc32c(&self.directory);
+        let crc = crc32c::crc32c_append(crc, &self.shard.0.to_le_bytes());
+        crc32c::crc32c_append(crc, &sequence.0.to_le_bytes())
+    }
+}
+
+/// The first bytes of a segment. All within one sector, so that a write of it is never torn.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct SegmentHeader {
+    magic: [u8; 8],
+    /// CRC-32C of what follows.
+    crc: U32,
+    version: U32,
+    sequence: U64,
+    oldest_live: U64,
+    segment_len: U64,
+    directory: [u8; 16],
+    node: I32,
+    shard: U16,
+    reserved: [u8; 2],
+}
+
+const _: () = assert!(size_of::<SegmentHeader>() == 64);
+
+/// Why a header block is not a segment's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeaderFault {
+    /// All zeros: the segment was never finished.
+    Blank,
+    /// Neither blank nor a header that verifies.
+    Damaged,
+    /// A newer format than this program knows.
+    Version(u32),
+    /// Sound, but of another directory, node or shard.
+    Foreign,
+}
+
+/// What a segment header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentInfo {
+    /// Which use of the slot this is.
+    pub sequence: WalSeq,
+    /// The oldest segment that still mattered when the header was written. Older ones may have been overwritten.
+    pub oldest_live: WalSeq,
+    /// Length of the segment in bytes, header block included.
+    pub len: u64,
+}
+
+impl SegmentHeader {
+    /// The header block of a segment.
+    #[must_use]
+    pub fn block(identity: &WalIdentity, info: SegmentInfo) -> Vec<u8> {
+        let mut header = SegmentHeader {
+            magic: SEGMENT_MAGIC,
+            crc: U32::new(0),
+            version: U32::new(FORMAT_VERSION),
+            sequence: U64::new(info.sequence.0),
+            oldest_live: U64::new(info.oldest_live.0),
+            segment_len: U64::new(info.len),
+            directory: identity.directory,
+            node: I32::new(identity.node.0),
+            shard: U16::new(identity.shard.0),
+            reserved: [0; 2],
+        };
+        header.crc = U32::new(crc32c::crc32c(&header.as_bytes()[12..]));
+        let mut block = vec![0; BLOCK];
+        block[..size_of::<SegmentHeader>()].copy_from_slice(header.as_bytes());
+        block
+    }
+
+    /// Reads a header block.
+    ///
+    /// # Errors
+    /// When it is no sound header of this owner and a known format.
+    pub fn read(block: &[u8], identity: &WalIdentity) -> Result<SegmentInfo, HeaderFault> {
+        if block.iter().all(|&byte| byte == 0) {
+            return Err(HeaderFault::Blank);
+        }
+        let (header, _) = SegmentHeader::read_from_prefix(block).map_err(|_| HeaderFault::Damaged)?;
+        if header.magic != SEGMENT_MAGIC || header.crc.get() != crc32c::crc32c(&header.as_bytes()[12..]) {
+            return Err(HeaderFault::Damaged);
+        }
+        if header.version.get() > FORMAT_VERSION {
+            return Err(HeaderFault::Version(header.version.get()));
+        }
+        let foreign = header.directory != identity.directory
+            || header.node.get() != identity.node.0
+            || header.shard.get() != identity.shard.0;
+        if foreign {
+            return Err(HeaderFault::Foreign);
+        }
+        Ok(SegmentInfo {
+            sequence: WalSeq(header.sequence.get()),
+            oldest_live: WalSeq(header.oldest_live.get()),
+            len: header.segment_len.get(),
+        })
+    }
+}
+
+/// The first bytes of a turn.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct TurnHeader {
+    magic: U32,
+    /// Seeded CRC-32C of what follows.
+    crc: U32,
+    turn: U64,
+    durable: U64,
+    sequence: U64,
+    body_len: U32,
+    frames: U32,
+    /// Seeded CRC-32C over all frame headers, one after the other.
+    frames_crc: U32,
+    reserved: U32,
+}
+
+/// Bytes of a turn header.
+pub const TURN_HEADER: usize = size_of::<TurnHeader>();
+const _: () = assert!(TURN_HEADER == 48);
+
+/// What a turn header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TurnInfo {
+    /// Its number.
+    pub turn: TurnNumber,
+    /// The newest turn known to be durable when this one was made. Always the one before, or nearer still.
+    pub durable: TurnNumber,
+    /// Bytes of all frames.
+    pub body_len: u32,
+    /// How many frames.
+    pub frames: u32,
+    /// Checksum over their headers.
+    pub frames_crc: u32,
+}
+
+impl TurnInfo {
+    /// Bytes that the turn takes in the segment.
+    #[must_use]
+    pub fn padded_len(&self) -> u64 {
+        padded_turn_len(self.body_len as usize) as u64
+    }
+}
+
+/// Bytes that a turn with so many bytes of frames takes: a multiple of [`BLOCK`].
+#[must_use]
+pub fn padded_turn_len(body_len: usize) -> usize {
+    (TURN_HEADER + body_len).next_multiple_of(BLOCK)
+}
+
+impl TurnHeader {
+    /// A turn's header, checksum included.
+    #[must_use]
+    pub fn new(seed: u32, sequence: WalSeq, info: &TurnInfo) -> Self {
+        let mut header = Self {
+            magic: U32::new(TURN_MAGIC),
+            crc: U32::new(0),
+            turn: U64::new(info.turn.0),
+            durable: U64::new(info.durable.0),
+            sequence: U64::new(sequence.0),
+            body_len: U32::new(info.body_len),
+            frames: U32::new(info.frames),
+            frames_crc: U32::new(info.frames_crc),
+            reserved: U32::new(0),
+        };
+        header.crc = U32::new(crc32c::crc32c_append(seed, &header.as_bytes()[8..]));
+        header
+    }
+
+    /// Reads and verifies a turn header; none when there is no sound one of this segment.
+    #[must_use]
+    pub fn read(block: &[u8], seed: u32, sequence: WalSeq) -> Option<TurnInfo> {
+        let (header, _) = TurnHeader::read_from_prefix(block).ok()?;
+        let sound = header.magic.get() == TURN_MAGIC
+            && header.sequence.get() == sequence.0
+            && header.crc.get() == crc32c::crc32c_append(seed, &header.as_bytes()[8..]);
+        sound.then(|| TurnInfo {
+            turn: TurnNumber(header.turn.get()),
+            durable: TurnNumber(header.durable.get()),
+            body_len: header.body_len.get(),
+            frames: header.frames.get(),
+            frames_crc: header.frames_crc.get(),
+        })
+    }
+
+    /// The sequence that a block claims as the turn header it may be, unverified.
+    #[must_use]
+    pub fn claimed_sequence(block: &[u8]) -> Option<WalSeq> {
+        let (header, _) = TurnHeader::read_from_prefix(block).ok()?;
+        (header.magic.get() == TURN_MAGIC).then(|| WalSeq(header.sequence.get()))
+    }
+}
+
+/// What a frame is. The numbers are on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum FrameKind {
+    /// An entry; truncates the group's log from its index on.
+    Entry = 1,
+    /// The copy of an entry that lies in a segment to be recycled; truncates nothing.
+    Rewritten = 2,
+    /// A group's state, whole.
+    State = 3,
+    /// The group is gone, and all of it before this frame.
+    Removed = 4,
+    /// The flush points of all groups.
+    Checkpoint = 5,
+    /// Nothing follows in this segment.
+    End = 6,
+    /// Nothing was waiting when this was written: the mark of an idle or stopped shard.
+    Close = 7,
+    /// The first frame of a segment that recovery opened: which segments before it count, and up to where.
+    Opened = 8,
+}
+
+impl FrameKind {
+    fn from_u8(number: u8) -> Option<Self> {
+        Some(match number {
+            1 => Self::Entry,
+            2 => Self::Rewritten,
+            3 => Self::State,
+            4 => Self::Removed,
+            5 => Self::Checkpoint,
+            6 => Self::End,
+            7 => Self::Close,
+            8 => Self::Opened,
+            _ => return None,
+        })
+    }
+}
+
+/// What a frame says beside its payload. Fields that a kind has no use for are zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameInfo {
+    /// What it is.
+    pub kind: FrameKind,
+    /// What the entry is; [`EntryKind::Empty`] for other kinds.
+    pub entry_kind: EntryKind,
+    /// Whose it is.
+    pub group: GroupId,
+    /// Term of the entry.
+    pub term: Term,
+    /// Index of the entry.
+    pub index: RaftIndex,
+    /// As [`crate::entry::LogEntry::base_offset`].
+    pub base_offset: KafkaOffset,
+    /// The group's commit index as known when the frame was made.
+    pub commit: RaftIndex,
+    /// Bytes of the payload.
+    pub len: u32,
+}
+
+impl FrameInfo {
+    /// A frame without group or entry.
+    #[must_use]
+    pub fn bare(kind: FrameKind, len: u32) -> Self {
+        Self {
+            kind,
+            entry_kind: EntryKind::Empty,
+            group: GroupId(0),
+            term: Term(0),
+            index: RaftIndex(0),
+            base_offset: KafkaOffset(0),
+            commit: RaftIndex(0),
+            len,
+        }
+    }
+
+    /// How many bytes of the payload the frame's own checksum covers.
+    fn covered(&self, payload: usize) -> usize {
+        if self.holds_batch() { payload.min(BATCH_HEADER) } else { payload }
+    }
+
+    /// Whether the payload is a record batch.
+    #[must_use]
+    pub fn holds_batch(&self) -> bool {
+        matches!(self.kind, FrameKind::Entry | FrameKind::Rewritten) && self.entry_kind == EntryKind::Batch
+    }
+}
+
+/// The first bytes of a frame.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct FrameHeader {
+    /// Seeded CRC-32C of what follows, and of the payload (its first 61 bytes, if it is a batch).
+    crc: U32,
+    len: U32,
+    group: U64,
+    term: U64,
+    index: U64,
+    base_offset: I64,
+    commit: U64,
+    kind: u8,
+    entry_kind: u8,
+    reserved: [u8; 6],
+}
+
+/// Bytes of a frame header.
+pub const FRAME_HEADER: usize = size_of::<FrameHeader>();
+const _: () = assert!(FRAME_HEADER == 56);
+
+impl FrameHeader {
+    /// A frame's header, checksum included.
+    #[must_use]
+    pub fn new(seed: u32, info: &FrameInfo, payload: &[u8]) -> Self {
+        assert_eq!(info.len as usize, payload.len(), "the header states the payload's length");
+        let mut header = Self {
+            crc: U32::new(0),
+            len: U32::new(info.len),
+            group: U64::new(info.group.0),
+            term: U64::new(info.term.0),
+            index: U64::new(info.index.0),
+            base_offset: I64::new(info.base_offset.0),
+            commit: U64::new(info.commit.0),
+            kind: info.kind as u8,
+            entry_kind: info.entry_kind as u8,
+            reserved: [0; 6],
+        };
+        header.crc = U32::new(header.checksum(seed, &payload[..info.covered(payload.len())]));
+        header
+    }
+
+    fn checksum(&self, seed: u32, covered: &[u8]) -> u32 {
+        crc32c::crc32c_append(crc32c::crc32c_append(seed, &self.as_bytes()[4..]), covered)
+    }
+
+    /// Reads a frame header, unverified; none when a number in it has no meaning or `bytes` is too short.
+    #[must_use]
+    pub fn read(bytes: &[u8]) -> Option<(Self, FrameInfo)> {
+        let (header, _) = Self::read_from_prefix(bytes).ok()?;
+        let info = FrameInfo {
+            kind: FrameKind::from_u8(header.kind)?,
+            entry_kind: EntryKind::from_u8(header.entry_kind)?,
+            group: GroupId(header.group.get()),
+            term: Term(header.term.get()),
+            index: RaftIndex(header.index.get()),
+            base_offset: KafkaOffset(header.base_offset.get()),
+            commit: RaftIndex(header.commit.get()),
+            len: header.len.get(),
+        };
+        Some((header, info))
+    }
+
+    /// Whether header and payload belong together and are sound, a batch's own CRC included.
+    #[must_use]
+    pub fn verifies(&self, seed: u32, info: &FrameInfo, payload: &[u8]) -> bool {
+        payload.len() == info.len as usize
+            && self.crc.get() == self.checksum(seed, &payload[..info.covered(payload.len())])
+            && (!info.holds_batch() || batch_is_sound(payload))
+    }
+}
+
+/// Whether a record batch's length field fits and its CRC-32C holds.
+fn batch_is_sound(batch: &[u8]) -> bool {
+    let (Some(length), Some(crc)) = (batch.get(8..12), batch.get(17..21)) else { return false };
+    if batch.len() < BATCH_HEADER {
+        return false;
+    }
+    let length = i32::from_be_bytes(length.try_into().unwrap_or_default());
+    let crc = u32::from_be_bytes(crc.try_into().unwrap_or_default());
+    usize::try_from(length).is_ok_and(|length| length + 12 == batch.len())
+        && crc == crc32c::crc32c(&batch[21..])
+}
+
+#[cfg(test)]
+mod tests;
