@@ -6,6 +6,8 @@ pub mod types;
 // --- shard WAL, disk, recovery (owner: walog)
 pub mod disk;
 pub mod frame;
+pub mod recovery;
+pub mod shard_wal;
 #[cfg(test)]
 pub(crate) mod test_batch;
 // --- partition files (owner: files)
