@@ -218,12 +218,10 @@ fn elements_and_tags_are_limited_over_the_whole_frame() {
     // Heartbeat 4: more unknown tagged fields than a frame may hold, each empty.
     let tags = UNKNOWN_TAGS_MAX + 1;
     let mut writer = Writer::new(true, 0);
-    for _ in 0..1 {
-        writer.string("g");
-        writer.i32(1);
-        writer.string("m");
-        writer.nullable_string(None);
-    }
+    writer.string("g");
+    writer.i32(1);
+    writer.string("m");
+    writer.nullable_string(None);
     writer.unsigned_varint(tags as u32);
     for _ in 0..tags {
         writer.unsigned_varint(9);
@@ -253,5 +251,5 @@ fn the_worst_honest_shape_stays_within_its_bound() {
     let body = payload(&writer.finish().unwrap());
     let frame = frame_of(&header(ApiKey::CreateTopics, 7), &body);
     let peak = peak_bytes(|| decode_request_slice(&frame).unwrap());
-    assert!(peak < 80 << 20, "{peak} bytes");
+    assert!(peak < 48 << 20, "{peak} bytes");
 }

@@ -9,6 +9,7 @@ mod oracle_fetch;
 mod oracle_metadata;
 mod oracle_produce;
 mod speed;
+mod wire;
 
 use super::{ApiKey, FrameReader, RequestHeader, ResponseFrame, StrBytes, Uuid};
 use bytes::{Buf, BytesMut};
