@@ -7,7 +7,7 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{Bytes, BytesMut};
 
 /// `socket.request.max.bytes` by default.
 pub const FRAME_BYTES_MAX: usize = 104_857_600;
@@ -30,7 +30,8 @@ pub struct FrameError {
 
 #[derive(Debug)]
 struct Partial {
-    buffer: BytesMut,
+    /// A vector, because unlike `BytesMut` it grows by exactly what is asked for.
+    buffer: Vec<u8>,
     length: usize,
 }
 
@@ -80,7 +81,7 @@ impl FrameReader {
         let length = i32::from_be_bytes(self.prefix);
         match usize::try_from(length) {
             Ok(bytes) if bytes > 0 && bytes <= self.max_bytes => {
-                let buffer = BytesMut::with_capacity(bytes.min(FIRST_STEP_BYTES));
+                let buffer = Vec::with_capacity(bytes.min(FIRST_STEP_BYTES));
                 self.partial = Some(Partial { buffer, length: bytes });
                 Ok(true)
             }
@@ -96,8 +97,7 @@ impl FrameReader {
             return None;
         }
         partial.make_room(1);
-        // SAFETY: the slice is only written to, by the kernel, before `direct_received` counts it.
-        let space = unsafe { partial.buffer.chunk_mut().as_uninit_slice_mut() };
+        let space = partial.buffer.spare_capacity_mut();
         let length = space.len().min(missing);
         Some(&mut space[..length])
     }
@@ -108,9 +108,13 @@ impl FrameReader {
     /// The first `count` bytes of that space must have been written.
     pub unsafe fn direct_received(&mut self, count: usize) -> Option<BytesMut> {
         let partial = self.partial.as_mut()?;
-        assert!(partial.buffer.len() + count <= partial.length, "received beyond the end of a frame");
-        // SAFETY: the caller has written them, and they are within the capacity that `direct_space` showed.
-        unsafe { partial.buffer.advance_mut(count) };
+        let length = partial.buffer.len() + count;
+        assert!(
+            length <= partial.length.min(partial.buffer.capacity()),
+            "received beyond the end of a frame"
+        );
+        // SAFETY: the caller has written these bytes, and they are within the capacity.
+        unsafe { partial.buffer.set_len(length) };
         self.take_complete()
     }
 
@@ -127,7 +131,9 @@ impl FrameReader {
     }
 
     fn take_complete(&mut self) -> Option<BytesMut> {
-        self.partial.take_if(|partial| partial.buffer.len() == partial.length).map(|partial| partial.buffer)
+        let partial = self.partial.take_if(|partial| partial.buffer.len() == partial.length)?;
+        // Neither conversion copies: the vector is full and nobody shares it.
+        Some(BytesMut::from(Bytes::from(partial.buffer)))
     }
 }
 
@@ -139,7 +145,7 @@ impl Partial {
             return;
         }
         let wanted = (self.buffer.capacity() * 2).max(held + more).min(self.length);
-        self.buffer.reserve(wanted - held);
+        self.buffer.reserve_exact(wanted - held);
     }
 }
 
@@ -214,19 +220,25 @@ mod tests {
         let mut reader = FrameReader::new(FRAME_BYTES_MAX);
         reader.feed(&mut &i32::try_from(length).unwrap().to_be_bytes()[..]).unwrap();
         let mut received = 0;
-        let frame = loop {
-            let Some(space) = reader.direct_space() else {
-                let rest = vec![9; length - received];
-                break reader.feed(&mut &rest[..]).unwrap();
-            };
+        let mut frame = None;
+        let mut end = std::ptr::null();
+        while let Some(space) = reader.direct_space() {
             let count = space.len().min(100_000);
+            end = space[count..].as_ptr().cast::<u8>();
             space[..count].fill(MaybeUninit::new(9));
             received += count;
             // SAFETY: filled just above.
-            assert!(unsafe { reader.direct_received(count) }.is_none() || received == length);
-        };
+            frame = unsafe { reader.direct_received(count) };
+            assert!(frame.is_none() || received == length);
+        }
+        let rest = vec![9; length - received];
+        if frame.is_none() {
+            frame = reader.feed(&mut &rest[..]).unwrap();
+            end = end.wrapping_add(rest.len());
+        }
         let frame = frame.unwrap();
         assert_eq!((frame.len(), frame.capacity()), (length, length));
+        assert_eq!(frame.as_ptr_range().end, end, "the frame was copied when it was complete");
         assert!(frame.iter().all(|byte| *byte == 9));
     }
 

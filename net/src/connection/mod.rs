@@ -52,6 +52,15 @@ pub enum ResponseFrame {
 }
 
 impl ResponseFrame {
+    /// Length of the whole response.
+    #[must_use]
+    pub fn len_bytes(&self) -> usize {
+        match self {
+            Self::One(slice) => slice.len(),
+            Self::Many(slices) => slices.iter().map(Bytes::len).sum(),
+        }
+    }
+
     /// Hands out the slices in order.
     pub fn for_each(self, mut take: impl FnMut(Bytes)) {
         match self {

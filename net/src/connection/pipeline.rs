@@ -32,6 +32,17 @@ pub(super) struct Pipeline {
     /// The request under way that tolerates no other.
     exclusive: Option<u64>,
     request_bytes: usize,
+    /// Bytes of answers that have not been taken.
+    answer_bytes: usize,
+}
+
+impl Answer {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Frame(frame) => frame.len_bytes(),
+            Self::Close(_) => 0,
+        }
+    }
 }
 
 impl Pipeline {
@@ -48,6 +59,11 @@ impl Pipeline {
     /// Bytes of the requests without an answer.
     pub(super) fn request_bytes(&self) -> usize {
         self.request_bytes
+    }
+
+    /// Bytes of the answers that wait here, behind one that is missing or to be taken.
+    pub(super) fn answer_bytes(&self) -> usize {
+        self.answer_bytes
     }
 
     /// Whether every request has been answered and every answer taken.
@@ -80,6 +96,7 @@ impl Pipeline {
         let Place::Waiting { request_bytes } = *place else {
             return None;
         };
+        self.answer_bytes += answer.bytes();
         *place = Place::Filled(answer);
         self.waiting -= 1;
         self.request_bytes -= request_bytes;
@@ -95,6 +112,7 @@ impl Pipeline {
         self.first += self.places.len() as u64;
         self.places.clear();
         self.waiting = 0;
+        self.answer_bytes = 0;
         self.exclusive = None;
         std::mem::take(&mut self.request_bytes)
     }
@@ -106,7 +124,10 @@ impl Pipeline {
         }
         self.first += 1;
         match self.places.pop_front() {
-            Some(Place::Filled(answer)) => Some(answer),
+            Some(Place::Filled(answer)) => {
+                self.answer_bytes -= answer.bytes();
+                Some(answer)
+            }
             _ => None,
         }
     }

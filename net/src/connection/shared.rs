@@ -146,7 +146,7 @@ impl Shared {
         pipeline.may_start(pipelined)
             && fits
             && pipeline.len() < self.config.requests_max
-            && self.out.borrow().len_bytes() < self.config.unsent_bytes_max
+            && pipeline.answer_bytes() + self.out.borrow().len_bytes() < self.config.unsent_bytes_max
             && self.ending.get().is_none()
             && !self.is_muted()
     }
@@ -183,7 +183,6 @@ impl Slot {
     }
 
     /// A handle that ends this request later, from any task of this shard. To be used with [`super::Call::Deferred`].
-    #[must_use]
     pub fn responder(&self) -> Responder {
         Responder { shared: self.shared.clone(), number: self.number }
     }

@@ -203,7 +203,9 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.acceptor.stop();
-        let _ = self.start_drain(Duration::from_millis(100)).recv_timeout(Duration::from_secs(20));
+        if !self.commands.is_closed() {
+            let _ = self.start_drain(Duration::from_millis(100)).recv_timeout(Duration::from_secs(20));
+        }
         if let Some(shards) = self.shards.take() {
             shards.join().unwrap();
         }

@@ -81,8 +81,8 @@ async fn send(shared: &Shared, counters: &Counters) -> std::io::Result<()> {
     }
     // glommio knows no other way to wait for room than to write itself.
     let sent = poll_fn(|context| {
-        // Polled for its waker; what it tells is read from `ending`.
-        let _ = pin!(shared.ending_asked_of_writer.wait()).poll(context);
+        // Polled until it waits, for its waker; what it tells is read from `ending`.
+        while pin!(shared.ending_asked_of_writer.wait()).poll(context).is_ready() {}
         if shared.ending() == Some(Ending::Now) {
             return Poll::Ready(Ok(0));
         }
