@@ -6,3 +6,4 @@ pub mod types;
 // --- shard WAL, disk, recovery (owner: walog)
 // --- partition files (owner: files)
 // --- tail cache (owner: raft)
+pub mod tail;
