@@ -1,1 +1,43 @@
-//! chronik's multi-raft. (Reading order and invariants are written when the crate is whole.)
+//! chronik's multi-raft: all the Raft groups of a shard on raft-rs, one group for each replica of a partition.
+//!
+//! Knows entries, terms and peers; knows neither Kafka requests nor files, clocks or sockets. A group's log *is* the partition's
+//! log: an entry is a record batch, and what raft stores is what consumers read.
+//!
+//! Reading order:
+//! 1. [`leadership`]: the one answer to "who leads".
+//! 2. [`driver`]: what a shard calls, and the turn in which it does; `driver/ready.rs` is the heart, `driver/durable.rs` its other half.
+//! 3. `group.rs`: one group; `storage.rs`: what raft-rs reads of it; `term_runs.rs`: the terms of the whole log.
+//! 4. `convert.rs`: entries to raft-rs and back; `snapshot.rs`: a snapshot's data.
+//! 5. `guard.rs`: which messages raft-rs never gets to see.
+//!
+//! Invariants (numbers of SAFETY.md in brackets):
+//! - nothing is proposed but by a leader that has applied an entry of its own term [11]; a proposal keeps its index and term [12];
+//! - offsets are dense: a batch is appended at the end of the log, uncommitted tail included, or not at all;
+//! - a promise (vote, acknowledgement) leaves after the turn that holds it is durable; commit needs this node's disk too [10];
+//! - configuration changes count as applied once they are durable [10];
+//! - all committed entries are applied before the first tick after a start [10];
+//! - the same calls with the same seed give the same outputs [15]: no clock, no thread's generator, no order of a hash map;
+//! - no message of a peer stops the process.
+
+pub mod driver;
+pub mod error;
+pub mod leadership;
+
+mod convert;
+mod group;
+mod guard;
+mod log;
+mod snapshot;
+mod storage;
+mod term_runs;
+
+#[cfg(test)]
+mod cluster_tests;
+#[cfg(test)]
+mod test_support;
+
+pub use driver::{Driver, DriverConfig, DriverOutput, GroupInit, NewGroup, Proposal};
+pub use error::{LoadError, ProposeError, StepError};
+pub use leadership::Leadership;
+/// The crate whose messages go between peers, so that users need no dependency of their own on its version.
+pub use raft::eraftpb;

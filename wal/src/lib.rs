@@ -18,3 +18,4 @@ pub(crate) mod test_batch;
 // --- partition files (owner: files)
 pub mod partition;
 // --- tail cache (owner: raft)
+pub mod tail;
