@@ -151,9 +151,15 @@ pub fn check_topic_config(name: &str, value: &str) -> Result<String, ConfigError
 /// # Errors
 /// The first that is refused.
 pub fn check_topic_configs(configs: &ConfigMap) -> Result<(), ConfigError> {
-    for (name, value) in configs {
-        check_topic_config(name, value)?;
-    }
+    configs.iter().try_for_each(|(name, value)| check_topic_config(name, value).map(drop))?;
+    check_together(configs)
+}
+
+/// Checks that a topic's configs, each of them good, fit together.
+///
+/// # Errors
+/// The first contradiction.
+pub fn check_together(configs: &ConfigMap) -> Result<(), ConfigError> {
     let lag = |name: &str, default: i64| {
         configs.get(name).and_then(|value| value.parse::<i64>().ok()).unwrap_or(default)
     };

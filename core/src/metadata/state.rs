@@ -188,6 +188,13 @@ impl MetadataState {
         self.broker_configs.get(&node).cloned().unwrap_or_default()
     }
 
+    /// As [`Self::broker_configs`], borrowed.
+    #[must_use]
+    pub fn set_for_broker(&self, node: NodeId) -> &ConfigMap {
+        static NONE: ConfigMap = ConfigMap::new();
+        self.broker_configs.get(&node).map_or(&NONE, |configs| configs)
+    }
+
     /// The level of a feature; 0 when it is not set.
     #[must_use]
     pub fn feature_level(&self, name: &str) -> i16 {
@@ -281,6 +288,9 @@ impl MetadataState {
     ) -> Result<Change, Conflict> {
         if self.topics.contains_key(name) || self.names.contains_key(&id) {
             return conflict(format!("topic {name} ({id}) exists"));
+        }
+        if let Some(other) = self.colliding_topic(name) {
+            return conflict(format!("topic {name} collides with {other}"));
         }
         if placements.is_empty() || i32::try_from(placements.len()).is_err() {
             return conflict(format!("topic {name} with {} partitions", placements.len()));

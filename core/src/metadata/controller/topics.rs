@@ -1,0 +1,425 @@
+//! CreateTopics, DeleteTopics, and the topics that the broker makes by itself.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use chronik_wal::types::NodeId;
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreateTopicsRequest};
+use kafka_protocol::messages::create_topics_response::{CreatableTopicConfigs, CreatableTopicResult};
+use kafka_protocol::messages::delete_topics_request::{DeleteTopicState, DeleteTopicsRequest};
+use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
+use kafka_protocol::messages::{CreateTopicsResponse, DeleteTopicsResponse, TopicName};
+use kafka_protocol::protocol::StrBytes;
+use uuid::Uuid;
+
+use super::{Controller, Placer, Plan, PlanContext, REQUEST_CONFIG_BYTES_MAX, REQUEST_PARTITIONS_MAX, RowError};
+use crate::config::broker::BrokerConfig;
+use crate::config::layers::{BrokerLayers, ConfigMap, Source, topic_chain, topic_value};
+use crate::config::tables::topic_configs;
+use crate::config::topic::{check_topic_config, check_topic_configs};
+use crate::metadata::command::{Command, PartitionPlacement};
+use crate::metadata::names::{CLUSTER_METADATA, CONSUMER_OFFSETS, check_topic_name, is_internal};
+use crate::metadata::state::{MetadataState, Topic};
+
+/// A topic that passed every check.
+struct NewTopic {
+    configs: ConfigMap,
+    partitions: Vec<PartitionPlacement>,
+}
+
+impl Controller {
+    /// CreateTopics 0 to 7. One row for each name; those that pass are made together.
+    pub fn plan_create_topics(
+        &mut self,
+        request: &CreateTopicsRequest,
+        context: &mut PlanContext<'_>,
+    ) -> Plan<CreateTopicsResponse> {
+        let retry = self.is_retry(context);
+        let layers = Arc::clone(&context.snapshot.layers);
+        let (duplicates, singles) = split_duplicates(&request.topics);
+        let mut rows: Vec<CreatableTopicResult> = duplicates.into_iter().map(duplicate_row).collect();
+        let too_many = total_partitions(&singles, &context.snapshot.config) > REQUEST_PARTITIONS_MAX;
+        let mut state = self.speculative.clone();
+        let (mut commands, mut awaited) = (Vec::new(), Vec::new());
+        let mut config_bytes_left = REQUEST_CONFIG_BYTES_MAX;
+        for topic in singles {
+            if let Some(existing) = state.topic(&topic.name).filter(|_| retry) {
+                awaited.push(existing.id);
+                rows.push(made_row(existing, &layers));
+                continue;
+            }
+            let planned = match too_many {
+                true => Err(RowError::new(
+                    ResponseError::PolicyViolation,
+                    "Excessively large number of partitions per request.",
+                )),
+                false => plan_topic(topic, &state, context, &mut config_bytes_left),
+            };
+            match planned {
+                Ok(new) => {
+                    let command = create_command((context.random)(), &topic.name, new);
+                    let made = apply_create(&mut state, &command);
+                    awaited.push(made.id);
+                    rows.push(made_row(&made, &layers));
+                    commands.push(command);
+                }
+                Err(error) => rows.push(failed_row(&topic.name, &error)),
+            }
+        }
+        if request.validate_only {
+            // Nothing is made, so there is no id to name.
+            rows.iter_mut().for_each(|row| row.topic_id = Uuid::nil());
+            (commands, awaited) = (Vec::new(), Vec::new());
+        }
+        let response = CreateTopicsResponse::default().with_topics(rows);
+        self.finish_request(commands, response, awaited, context.request)
+    }
+
+    /// Makes the topics that a Metadata request named and that do not exist (field report 000: from any node).
+    /// The response has the error of each name that cannot be made; a name that exists by now is no error.
+    pub fn plan_auto_creation(
+        &mut self,
+        names: &[&str],
+        context: &mut PlanContext<'_>,
+    ) -> Plan<Vec<(String, ResponseError)>> {
+        let mut state = self.speculative.clone();
+        let (mut commands, mut awaited, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+        let mut partitions = 0;
+        for name in names {
+            if let Some(existing) = state.topic(name) {
+                awaited.push(existing.id);
+                continue;
+            }
+            let mut config_bytes_left = REQUEST_CONFIG_BYTES_MAX;
+            let topic = automatic_topic(name, &context.snapshot.config);
+            partitions += usize::try_from(topic.num_partitions).unwrap_or(1);
+            if partitions > REQUEST_PARTITIONS_MAX {
+                // The client asks again for those that are still missing.
+                failed.push(((*name).to_owned(), ResponseError::UnknownTopicOrPartition));
+                continue;
+            }
+            let planned = match is_internal(name) {
+                true => plan_internal(&topic, &state, context),
+                false => plan_topic(&topic, &state, context, &mut config_bytes_left),
+            };
+            match planned {
+                Ok(new) => {
+                    let command = create_command((context.random)(), name, new);
+                    awaited.push(apply_create(&mut state, &command).id);
+                    commands.push(command);
+                }
+                Err(error) => failed.push(((*name).to_owned(), error.code)),
+            }
+        }
+        self.finish_request(commands, failed, awaited, context.request)
+    }
+
+    /// Makes `__consumer_offsets` if it is not there: on the first FindCoordinator.
+    pub fn plan_offsets_topic(&mut self, context: &mut PlanContext<'_>) -> Plan<Vec<(String, ResponseError)>> {
+        self.plan_auto_creation(&[CONSUMER_OFFSETS], context)
+    }
+
+    /// DeleteTopics 1 to 6, by name or by id.
+    pub fn plan_delete_topics(
+        &mut self,
+        request: &DeleteTopicsRequest,
+        version: i16,
+        context: &PlanContext<'_>,
+    ) -> Plan<DeleteTopicsResponse> {
+        let retry = self.is_retry(context);
+        let targets = delete_targets(request, version);
+        let enabled = context.snapshot.config.delete_topic_enable;
+        let counts = occurrences(&targets);
+        let (mut commands, mut rows, mut done) = (Vec::new(), Vec::new(), BTreeSet::new());
+        for target in &targets {
+            let row = DeletableTopicResult::default().with_name(target.name.clone()).with_topic_id(target.topic_id);
+            let key = (target.name.as_ref().map(|name| name.to_string()), target.topic_id);
+            if counts.get(&key).is_some_and(|count| *count > 1) && !done.insert(key) {
+                continue;
+            }
+            let found = match enabled {
+                true => self.find_to_delete(target, &counts),
+                false if version < 3 => Err(RowError::new(ResponseError::InvalidRequest, "Topic deletion is disabled.")),
+                false => Err(RowError::new(ResponseError::TopicDeletionDisabled, "Topic deletion is disabled.")),
+            };
+            rows.push(match found {
+                Ok(topic) => {
+                    let repeated = commands.iter().any(|c| matches!(c, Command::DeleteTopic { id } if *id == topic.id));
+                    if !repeated {
+                        commands.push(Command::DeleteTopic { id: topic.id });
+                    }
+                    row.with_name(Some(TopicName(text(&topic.name)))).with_topic_id(topic.id)
+                }
+                Err(error) if retry && is_unknown(error.code) => row,
+                Err(error) => row.with_error_code(error.code.code()).with_error_message(message(&error)),
+            });
+        }
+        let response = DeleteTopicsResponse::default().with_responses(rows);
+        self.finish_request(commands, response, Vec::new(), context.request)
+    }
+
+    fn find_to_delete(&self, target: &DeleteTopicState, counts: &Occurrences) -> Result<Arc<Topic>, RowError> {
+        let invalid = |message: &str| Err(RowError::new(ResponseError::InvalidRequest, message));
+        let key = (target.name.as_ref().map(|name| name.to_string()), target.topic_id);
+        let repeated = counts.get(&key).is_some_and(|count| *count > 1);
+        match (&target.name, target.topic_id.is_nil()) {
+            (Some(_), false) => invalid("You may not specify both topic name and topic id."),
+            (None, true) => invalid("Neither topic name nor id were specified."),
+            (Some(_), true) if repeated => invalid("Duplicate topic name."),
+            (None, false) if repeated => invalid("Duplicate topic id."),
+            (Some(name), true) => match self.speculative.topic(name) {
+                Some(topic) if counts.contains_key(&(None, topic.id)) => {
+                    invalid("The provided topic name maps to an ID that was already supplied.")
+                }
+                Some(topic) => Ok(Arc::clone(topic)),
+                None => Err(RowError::new(
+                    ResponseError::UnknownTopicOrPartition,
+                    "This server does not host this topic-partition.",
+                )),
+            },
+            (None, false) => self.speculative.topic_by_id(&target.topic_id).cloned().ok_or_else(|| {
+                RowError::new(ResponseError::UnknownTopicId, "This server does not host this topic ID.")
+            }),
+        }
+    }
+}
+
+type Occurrences = std::collections::BTreeMap<(Option<String>, Uuid), usize>;
+
+fn occurrences(targets: &[DeleteTopicState]) -> Occurrences {
+    let mut counts = Occurrences::new();
+    for target in targets {
+        let key = (target.name.as_ref().map(|name| name.to_string()), target.topic_id);
+        *counts.entry(key).or_default() += 1;
+    }
+    counts
+}
+
+fn is_unknown(code: ResponseError) -> bool {
+    matches!(code, ResponseError::UnknownTopicOrPartition | ResponseError::UnknownTopicId)
+}
+
+/// Versions below 6 name topics in a list of their own.
+fn delete_targets(request: &DeleteTopicsRequest, version: i16) -> Vec<DeleteTopicState> {
+    if version >= 6 {
+        return request.topics.clone();
+    }
+    let by_name = |name: &TopicName| DeleteTopicState::default().with_name(Some(name.clone()));
+    request.topic_names.iter().map(by_name).collect()
+}
+
+fn text(value: &str) -> StrBytes {
+    StrBytes::from_string(value.to_owned())
+}
+
+fn message(error: &RowError) -> Option<StrBytes> {
+    Some(text(&error.message))
+}
+
+/// Names that occur more than once, each once; and the topics whose names occur once.
+fn split_duplicates(topics: &[CreatableTopic]) -> (Vec<&TopicName>, Vec<&CreatableTopic>) {
+    let mut counts = std::collections::BTreeMap::new();
+    topics.iter().for_each(|topic| *counts.entry(&topic.name).or_insert(0) += 1);
+    let duplicates = counts.iter().filter(|(_, count)| **count > 1).map(|(name, _)| *name).collect();
+    (duplicates, topics.iter().filter(|topic| counts[&topic.name] == 1).collect())
+}
+
+fn total_partitions(topics: &[&CreatableTopic], config: &BrokerConfig) -> usize {
+    let partitions = |topic: &&CreatableTopic| match (topic.assignments.len(), topic.num_partitions) {
+        (0, -1) => usize::try_from(config.num_partitions).unwrap_or(0),
+        (0, count) => usize::try_from(count).unwrap_or(0),
+        (assigned, _) => assigned,
+    };
+    topics.iter().map(partitions).fold(0, usize::saturating_add)
+}
+
+fn plan_topic(
+    topic: &CreatableTopic,
+    state: &MetadataState,
+    context: &PlanContext<'_>,
+    config_bytes_left: &mut usize,
+) -> Result<NewTopic, RowError> {
+    let name: &str = &topic.name;
+    check_topic_name(name).map_err(|e| RowError::new(ResponseError::InvalidTopicException, e.to_string()))?;
+    if name == CLUSTER_METADATA {
+        return Err(RowError::new(ResponseError::TopicAuthorizationFailed, "Authorization failed."));
+    }
+    if state.topic(name).is_some() {
+        return Err(RowError::new(
+            ResponseError::TopicAlreadyExists,
+            format!("Topic '{name}' already exists."),
+        ));
+    }
+    if let Some(other) = state.colliding_topic(name) {
+        return Err(RowError::new(
+            ResponseError::InvalidTopicException,
+            format!("Topic '{name}' collides with existing topic: {other}"),
+        ));
+    }
+    // The broker keeps state in its own topics; whoever makes one by hand gets what the broker would have made.
+    if is_internal(name) {
+        return plan_internal(topic, state, context);
+    }
+    let configs = requested_configs(topic, config_bytes_left)?;
+    let partitions = requested_partitions(topic, state, context)?;
+    Ok(NewTopic { configs, partitions })
+}
+
+/// An internal topic: configs are the broker's, since its own coordinators rely on them.
+fn plan_internal(
+    topic: &CreatableTopic,
+    state: &MetadataState,
+    context: &PlanContext<'_>,
+) -> Result<NewTopic, RowError> {
+    if &**topic.name != CONSUMER_OFFSETS {
+        let message = "The transaction coordinator is not available on this broker.";
+        return Err(RowError::new(ResponseError::InvalidTopicException, message));
+    }
+    let segment_bytes = context.snapshot.config.offsets_topic_segment_bytes.to_string();
+    let configs = [("cleanup.policy", "compact"), ("compression.type", "producer"), ("segment.bytes", &segment_bytes)]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let partitions = requested_partitions(topic, state, context)?;
+    Ok(NewTopic { configs: configs.into(), partitions })
+}
+
+fn requested_configs(topic: &CreatableTopic, bytes_left: &mut usize) -> Result<ConfigMap, RowError> {
+    let refuse = |message: String| RowError::new(ResponseError::InvalidConfig, message);
+    let mut configs = ConfigMap::new();
+    for config in &topic.configs {
+        let Some(value) = &config.value else {
+            return Err(refuse(format!("Null value not supported for topic configs: {}", &*config.name)));
+        };
+        *bytes_left = bytes_left.checked_sub(value.len()).ok_or_else(|| {
+            let message = "The config values of this request are too large together.";
+            RowError::new(ResponseError::PolicyViolation, message)
+        })?;
+        let value = check_topic_config(&config.name, value).map_err(|error| refuse(error.to_string()))?;
+        configs.insert(config.name.to_string(), value);
+    }
+    check_topic_configs(&configs).map_err(|error| refuse(error.to_string()))?;
+    Ok(configs)
+}
+
+fn requested_partitions(
+    topic: &CreatableTopic,
+    state: &MetadataState,
+    context: &PlanContext<'_>,
+) -> Result<Vec<PartitionPlacement>, RowError> {
+    let mut placer = Placer::new(state, context.snapshot);
+    let invalid = |message: &str| Err(RowError::new(ResponseError::InvalidRequest, message));
+    if !topic.assignments.is_empty() {
+        if topic.replication_factor != -1 {
+            return invalid(
+                "A manual partition assignment was specified, but replication factor was not set to -1.",
+            );
+        }
+        if topic.num_partitions != -1 {
+            return invalid("A manual partition assignment was specified, but numPartitions was not set to -1.");
+        }
+        return assigned_partitions(topic, &mut placer);
+    }
+    let config = &context.snapshot.config;
+    let replication_factor = match topic.replication_factor {
+        -1 => config.default_replication_factor,
+        factor => factor,
+    };
+    let Some(replication_factor) = usize::try_from(replication_factor).ok().filter(|factor| *factor > 0) else {
+        let message = "Replication factor must be larger than 0, or -1 to use the default value.";
+        return Err(RowError::new(ResponseError::InvalidReplicationFactor, message));
+    };
+    let count = if topic.num_partitions == -1 { config.num_partitions } else { topic.num_partitions };
+    let Some(count) = usize::try_from(count).ok().filter(|count| *count > 0) else {
+        let message = "Number of partitions was set to an invalid non-positive value.";
+        return Err(RowError::new(ResponseError::InvalidPartitions, message));
+    };
+    placer.automatic(count, replication_factor)
+}
+
+fn assigned_partitions(
+    topic: &CreatableTopic,
+    placer: &mut Placer<'_>,
+) -> Result<Vec<PartitionPlacement>, RowError> {
+    let mut sorted: Vec<_> = topic.assignments.iter().collect();
+    sorted.sort_by_key(|assignment| assignment.partition_index);
+    if let Some(pair) = sorted.windows(2).find(|pair| pair[0].partition_index == pair[1].partition_index) {
+        let message =
+            format!("Found multiple manual partition assignments for partition {}", pair[0].partition_index);
+        return Err(RowError::new(ResponseError::InvalidReplicaAssignment, message));
+    }
+    let mut partitions: Vec<PartitionPlacement> = Vec::with_capacity(sorted.len());
+    for (number, assignment) in (0i32..).zip(sorted) {
+        let nodes: Vec<NodeId> = assignment.broker_ids.iter().map(|id| NodeId(id.0)).collect();
+        let expected = partitions.first().map(|first| first.replicas.len());
+        let placed = placer.manual(assignment.partition_index, &nodes, expected)?;
+        if assignment.partition_index != number {
+            let message = "partitions should be a consecutive 0-based integer sequence";
+            return Err(RowError::new(ResponseError::InvalidReplicaAssignment, message));
+        }
+        partitions.push(placed);
+    }
+    Ok(partitions)
+}
+
+/// What the broker asks of itself when a topic is made without anybody's CreateTopics.
+fn automatic_topic(name: &str, config: &BrokerConfig) -> CreatableTopic {
+    let (partitions, replication_factor) = match name {
+        CONSUMER_OFFSETS => (config.offsets_topic_num_partitions, config.offsets_topic_replication_factor),
+        _ => (config.num_partitions, config.default_replication_factor),
+    };
+    CreatableTopic::default()
+        .with_name(TopicName(text(name)))
+        .with_num_partitions(partitions)
+        .with_replication_factor(replication_factor)
+}
+
+fn create_command(id: Uuid, name: &str, new: NewTopic) -> Command {
+    Command::CreateTopic { id, name: name.to_owned(), configs: new.configs, partitions: new.partitions }
+}
+
+/// Applies a planned creation to the state that the next topic of the same request is planned on.
+fn apply_create(state: &mut MetadataState, command: &Command) -> Arc<Topic> {
+    let Command::CreateTopic { name, .. } = command else { unreachable!("only creations come here") };
+    let applied = state.apply(command);
+    assert!(applied.is_ok(), "planned a topic that does not fit: {applied:?}");
+    Arc::clone(state.topic(name).expect("just made"))
+}
+
+fn duplicate_row(name: &TopicName) -> CreatableTopicResult {
+    failed_row(name, &RowError::new(ResponseError::InvalidRequest, "Duplicate topic name."))
+}
+
+fn failed_row(name: &TopicName, error: &RowError) -> CreatableTopicResult {
+    CreatableTopicResult::default()
+        .with_name(name.clone())
+        .with_error_code(error.code.code())
+        .with_error_message(message(error))
+        .with_num_partitions(-1)
+        .with_replication_factor(-1)
+        .with_configs(Some(Vec::new()))
+}
+
+fn made_row(topic: &Topic, layers: &BrokerLayers) -> CreatableTopicResult {
+    let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
+    let replicas = topic.partitions.first().map_or(0, |partition| partition.replicas.len());
+    CreatableTopicResult::default()
+        .with_name(TopicName(text(&topic.name)))
+        .with_topic_id(topic.id)
+        .with_error_message(None)
+        .with_num_partitions(count(topic.partitions.len()))
+        .with_replication_factor(i16::try_from(replicas).unwrap_or(i16::MAX))
+        .with_configs(Some(echoed_configs(&topic.configs, layers)))
+}
+
+fn echoed_configs(configs: &ConfigMap, layers: &BrokerLayers) -> Vec<CreatableTopicConfigs> {
+    let row = |definition| {
+        let chain = topic_chain(definition, configs, layers);
+        CreatableTopicConfigs::default()
+            .with_name(StrBytes::from_static_str(definition.name))
+            .with_value(Some(StrBytes::from_string(topic_value(definition, configs, layers))))
+            .with_read_only(false)
+            .with_config_source(chain.first().map_or(Source::Default, |first| first.source) as i8)
+            .with_is_sensitive(definition.is_sensitive())
+    };
+    topic_configs().iter().map(row).collect()
+}
