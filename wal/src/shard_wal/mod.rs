@@ -322,4 +322,6 @@ fn entry_info(kind: FrameKind, group: GroupId, commit: RaftIndex, entry: &LogEnt
 }
 
 #[cfg(test)]
+pub(crate) mod rig;
+#[cfg(test)]
 mod tests;
