@@ -258,7 +258,7 @@ fn a_configuration_that_cannot_work_is_refused() {
         WalConfig { reserve_bytes: 60 << 10, ..good.clone() },
     ] {
         assert!(bad.check().is_err(), "{bad:?}");
-        let mut recovered = crate::recovery::Recovered::default();
+        let mut recovered = crate::recovery::Recovered::nothing();
         assert!(ShardWal::open(&SimDisk::new(0), bad, &mut recovered).is_err());
     }
 }
