@@ -119,7 +119,7 @@ impl DamagedGroups {
 }
 
 /// What recovery found.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Recovered {
     /// Every group that the WAL knows and that was not removed.
     pub groups: BTreeMap<GroupId, RecoveredGroup>,
@@ -134,6 +134,24 @@ pub struct Recovered {
     pub(crate) ledger: Ledger,
     pub(crate) next_sequence: WalSeq,
     pub(crate) next_turn: TurnNumber,
+}
+
+impl Recovered {
+    /// What is found where there is no WAL yet.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self {
+            groups: BTreeMap::new(),
+            damage: DamagedGroups::default(),
+            last_turn: TurnNumber(0),
+            torn_tail: false,
+            live: Vec::new(),
+            slots: Vec::new(),
+            ledger: Ledger::default(),
+            next_sequence: WalSeq(1),
+            next_turn: TurnNumber(1),
+        }
+    }
 }
 
 /// A segment that counts, up to `end`.

@@ -165,6 +165,18 @@ impl ShardWal {
         self.sealed_bytes + self.filling.body_len
     }
 
+    /// Where its segments lie.
+    #[must_use]
+    pub fn directory(&self) -> &std::path::Path {
+        &self.config.directory
+    }
+
+    /// Bytes of frames that a turn takes.
+    #[must_use]
+    pub fn turn_bytes_max(&self) -> usize {
+        self.config.turn_bytes_max
+    }
+
     /// Whether produce may propose so many bytes: they fit what is prepared and leave the reserve alone (rule 5). To
     /// be asked before propose. States, deletes and metadata need not ask.
     #[must_use]
@@ -321,5 +333,7 @@ fn entry_info(kind: FrameKind, group: GroupId, commit: RaftIndex, entry: &LogEnt
     }
 }
 
+#[cfg(test)]
+pub(crate) mod rig;
 #[cfg(test)]
 mod tests;

@@ -80,7 +80,7 @@ impl ShardWal {
     #[must_use]
     pub fn recycle_wanted(&self) -> bool {
         let full = self.segments.live_count() - 1;
-        full > 0 && (full > self.config.segments_kept || !self.has_room(0))
+        full > 0 && (full > self.config.segments_kept || self.is_at_bound())
     }
 
     /// What keeps the oldest segment alive: at most about `limit` things, so that a call does bounded work. Nothing

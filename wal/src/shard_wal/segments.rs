@@ -118,13 +118,18 @@ impl Segments {
         made + others as u64 * config.segment_bytes + self.quarantined
     }
 
-    /// A slot for a segment of `len` bytes that is to be made now; none at the bound of the WAL.
+    /// Whether no further segment can be made before one is released.
+    fn at_bound(&self, config: &WalConfig) -> bool {
+        self.free.is_empty() && self.bytes(config) + config.segment_bytes > config.wal_max_bytes
+    }
+
+    /// A slot for a segment that is to be made now; none at the bound of the WAL.
     fn take_slot(&mut self, config: &WalConfig) -> Option<FreeSlot> {
+        if self.at_bound(config) {
+            return None;
+        }
         if let Some(free) = self.free.pop_front() {
             return Some(free);
-        }
-        if self.bytes(config) + config.segment_bytes > config.wal_max_bytes {
-            return None;
         }
         let slot = self.next_slot;
         self.next_slot += 1;
@@ -163,8 +168,9 @@ impl WalJob {
     pub fn run(&self, disk: &dyn Disk) -> io::Result<()> {
         let file = disk.open(&self.path, OpenMode::ReadWrite)?;
         if self.fill {
-            file.set_len(self.len)?;
+            // Space is taken before anything is written, so that a full disk shows here and nowhere later.
             file.allocate(0, self.len)?;
+            file.set_len(self.len)?;
             let zeros = vec![0; ZEROS.min(usize::try_from(self.len).unwrap_or(ZEROS))];
             let mut at = 0;
             while at < self.len {
@@ -199,11 +205,7 @@ impl ShardWal {
         if self.segments.job.is_some() || self.segments.retry_at_ms.is_some_and(|at| now_ms < at) {
             return None;
         }
-        let rest =
-            self.filling.segment_len.saturating_sub(self.filling.position + self.filling.body_len as u64);
-        let planned = self.segments.prepared_from(self.filling.sequence);
-        let ready = planned.map_or(0, |beyond| rest + beyond as u64 * self.config.segment_bytes);
-        if ready >= self.config.segment_bytes + self.config.reserve_bytes {
+        if !self.wants_segment() {
             return None;
         }
         let free = self.segments.take_slot(&self.config)?;
@@ -215,6 +217,19 @@ impl ShardWal {
         job.remove = retired.iter().map(|&slot| slot_path(&self.config.directory, slot)).collect();
         self.segments.job = Some((segment, free, retired));
         Some(job)
+    }
+
+    fn wants_segment(&self) -> bool {
+        let filling = &self.filling;
+        let rest = filling.segment_len.saturating_sub(filling.position + filling.body_len as u64);
+        let beyond = self.segments.prepared_from(filling.sequence);
+        let ready = beyond.map_or(0, |count| rest + count as u64 * self.config.segment_bytes);
+        ready < self.config.segment_bytes + self.config.reserve_bytes
+    }
+
+    /// Whether a segment is wanted and none can be made before one is released.
+    pub(super) fn is_at_bound(&self) -> bool {
+        self.segments.job.is_none() && self.wants_segment() && self.segments.at_bound(&self.config)
     }
 
     /// The job of [`ShardWal::next_job`] has ended.
