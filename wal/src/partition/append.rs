@@ -287,6 +287,29 @@ pub(super) struct AppendJob {
 
 impl AppendJob {
     pub(super) fn run(self, disk: &dyn Disk) -> Result<(), FilesError> {
+        let result = self.write(disk);
+        if result.is_err() {
+            self.remove_created(disk);
+        }
+        result
+    }
+
+    /// Removes the files that a failed attempt made: the next one may roll elsewhere, and a start must not take them for
+    /// segments. What cannot be removed, a start removes for lying beyond the checkpoint.
+    fn remove_created(&self, disk: &dyn Disk) {
+        let created = self.writes.iter().filter(|(_, created, _)| *created);
+        for (files, ..) in created {
+            self.cache.forget(files);
+            for part in Part::ALL {
+                let _ = disk.remove_file(&files.path(part));
+            }
+        }
+        for snapshot in &self.snapshots {
+            let _ = disk.remove_file(&snapshot_path(&self.dir, snapshot.offset));
+        }
+    }
+
+    fn write(&self, disk: &dyn Disk) -> Result<(), FilesError> {
         if let Some(metadata) = &self.metadata {
             let failed = |error| FilesError::write(&self.dir, "making the directory", error);
             disk.create_dir_all(&self.dir).map_err(failed)?;

@@ -111,9 +111,12 @@ impl SegmentView {
                     break;
                 }
                 let first = *start.get_or_insert(cursor.position);
-                let wanted = end - first <= max_bytes.min(READ_BYTES_MAX) as u64;
-                let first_anyway = first == cursor.position && min_one_batch;
-                if !wanted && !first_anyway {
+                let bytes = end - first;
+                // The bound on what is populated must not keep back a first batch that fits what was asked for.
+                let is_first = first == cursor.position;
+                let fits = bytes <= max_bytes as u64 && (is_first || bytes <= READ_BYTES_MAX as u64);
+                let goes_anyway = is_first && min_one_batch;
+                if !fits && !goes_anyway {
                     break;
                 }
                 log.checked(cursor.position, &info)?;

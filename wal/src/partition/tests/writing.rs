@@ -121,6 +121,31 @@ fn a_full_disk_changes_nothing_and_is_forgotten_when_space_returns() {
     assert_eq!(rig.entries(1), all);
 }
 
+#[test]
+fn a_segment_that_a_full_disk_refused_leaves_nothing_behind() {
+    let disk = Arc::new(SimDisk::new(4));
+    let mut rig = Rig::at(disk.clone(), store());
+    let mut maker = Maker::new();
+    let first = maker.mixed(10);
+    rig.append(&first);
+    let listed = disk.list_dir(&rig.dir()).unwrap();
+    let more = maker.mixed(20);
+    rig.policy.segment_bytes = 600;
+    let used = disk_bytes(&disk, &rig);
+    disk.set_faults(SimFaults { capacity: Some(used + 1500), ..SimFaults::default() });
+    assert!(matches!(rig.try_append(&more), Err(FilesError::NoSpace { .. })));
+    assert_eq!(disk.list_dir(&rig.dir()).unwrap(), listed);
+    // Meanwhile the topic's segments have become longer: the next attempt does not roll there.
+    disk.set_faults(SimFaults::default());
+    rig.policy.segment_bytes = 5000;
+    rig.append(&more);
+    rig.append(&maker.mixed(200));
+    let point = rig.sync();
+    assert!(rig.log.segment_count() > 1);
+    rig.reopen(point, LogStart::default());
+    assert_eq!(rig.entries(1).len(), 230);
+}
+
 fn disk_bytes(disk: &SimDisk, rig: &Rig) -> u64 {
     let names = disk.list_dir(&rig.dir()).unwrap();
     names.iter().map(|entry| disk.file_len(&rig.dir().join(&entry.name)).unwrap()).sum()
@@ -160,6 +185,7 @@ fn one_append_is_bounded_and_says_how_far_it_came() {
     rig.append(&entries[2..]);
     // And a batch longer than a read goes out whole when it is the first.
     assert!(rig.try_read(0, 10, false).unwrap().unwrap().data.is_empty());
+    assert_eq!(rig.try_read(0, 4 << 20, false).unwrap().unwrap().data, entries[0].data);
     assert_eq!(rig.try_read(0, 10, true).unwrap().unwrap().data, entries[0].data);
 }
 
