@@ -3,7 +3,7 @@
 
     mvn dependency:get -Dartifact=org.apache.kafka:kafka-clients:4.3.1
     unzip -o ~/.m2/repository/org/apache/kafka/kafka-clients/4.3.1/kafka-clients-4.3.1.jar 'common/message/*' -d /tmp/schemas
-    ./generate_shapes.py /tmp/schemas/common/message > shapes.rs && rustfmt --edition 2024 shapes.rs
+    ./generate_shapes.py /tmp/schemas/common/message > shapes.rs && cargo fmt -p chronik-net
 """
 import json
 import re

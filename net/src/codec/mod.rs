@@ -2,7 +2,7 @@
 //!
 //! Pure code, no state: every function runs on the shard of the connection (or of the client) that calls it.
 //!
-//! Reading order: `wire` and `writer` (checked primitives, frames to send), `api` (keys and versions), `header`, `error`,
+//! Reading order: `wire` and `writer` (checked primitives, frames to send), `api` (keys and versions), `frame`, `header`, `error`,
 //! `request` and `response` (the two ways in and out), then the hand-written messages `produce`, `fetch`, `fetch_response`,
 //! `metadata`, `metadata_response`, `api_versions`, `create_topics` (versions 0 and 1), and last `shape` with its
 //! tables in `shapes`: the guard before `kafka_protocol`, which carries all other messages.
@@ -19,6 +19,7 @@ mod create_topics;
 mod error;
 mod fetch;
 mod fetch_response;
+mod frame;
 mod header;
 mod metadata;
 mod metadata_response;
@@ -41,6 +42,7 @@ pub use fetch::{FetchPartition, FetchRequest, FetchTopic, ForgottenTopic, HIGH_W
 pub use fetch_response::{
     AbortedTransaction, EpochEndOffset, FetchPartitionResponse, FetchResponse, FetchTopicResponse,
 };
+pub use frame::{FRAME_BYTES_MAX_DEFAULT, FrameLengthError, frame_length};
 pub use header::{RequestHeader, RequestPrefix, decode_header_rest};
 pub use metadata::{
     MetadataBroker, MetadataHead, MetadataPartition, MetadataRequest, MetadataRequestTopic, MetadataTopic,

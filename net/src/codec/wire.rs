@@ -152,6 +152,13 @@ impl<'a> Reader<'a> {
     /// An unsigned varint of at most 32 bits.
     #[inline]
     pub fn unsigned_varint(&mut self) -> Result<u32, WireError> {
+        // Nearly all of them take one byte.
+        if let [byte, rest @ ..] = self.bytes
+            && *byte < 0x80
+        {
+            self.bytes = rest;
+            return Ok(u32::from(*byte));
+        }
         let value = self.unsigned_varlong_within(VARINT_BYTES_MAX)?;
         u32::try_from(value).map_err(|_| WireError::OverlongVarint)
     }

@@ -85,11 +85,8 @@ impl Plan<'_> {
         };
         let mut shape = Shape::empty(head);
         shape.raft_bytes = super::raft_log_file::HEADER_BYTES as u64;
-        let files = SegmentFiles {
-            id: self.cache.new_id(),
-            dir: self.dir.clone(),
-            base_offset: head.base_offset,
-        };
+        let files =
+            SegmentFiles { id: self.cache.new_id(), dir: self.dir.clone(), base_offset: head.base_offset };
         let write = SegmentWrite {
             index: shape.index_origin().header().to_vec(),
             raft: head.encode().to_vec(),
@@ -97,7 +94,14 @@ impl Plan<'_> {
             ..SegmentWrite::default()
         };
         let (new_others, new_terms) = (Vec::new(), Vec::new());
-        self.segments.push(PlannedSegment { files: Arc::new(files), created: true, shape, new_others, new_terms, write });
+        self.segments.push(PlannedSegment {
+            files: Arc::new(files),
+            created: true,
+            shape,
+            new_others,
+            new_terms,
+            write,
+        });
     }
 
     /// Goes on with the active segment.
@@ -123,7 +127,12 @@ impl Plan<'_> {
     ) {
         let shape = &self.active().shape;
         assert_eq!(entry.index, shape.last_index.next(), "entries follow one another");
-        assert!(entry.term >= shape.last_term, "terms never go down: {} after {}", entry.term, shape.last_term);
+        assert!(
+            entry.term >= shape.last_term,
+            "terms never go down: {} after {}",
+            entry.term,
+            shape.last_term
+        );
         assert!(entry.base_offset >= shape.next_offset, "offsets never go down");
         if self.must_roll(entry) {
             self.roll(snapshot);
@@ -184,7 +193,11 @@ impl Plan<'_> {
         let header = peek(&entry.data).expect("a batch in the log has a good header");
         assert_eq!(header.size_bytes, entry.data.len(), "an entry is one whole batch");
         assert_eq!(header.base_offset, entry.base_offset, "the batch carries the offset that it was given");
-        assert_eq!(header.leader_epoch.term(), Some(entry.term), "the batch carries its term as leader epoch");
+        assert_eq!(
+            header.leader_epoch.term(),
+            Some(entry.term),
+            "the batch carries its term as leader epoch"
+        );
         let interval = u64::from(self.limits.index_interval_bytes);
         let segment = self.active();
         let shape = &mut segment.shape;
@@ -274,6 +287,29 @@ pub(super) struct AppendJob {
 
 impl AppendJob {
     pub(super) fn run(self, disk: &dyn Disk) -> Result<(), FilesError> {
+        let result = self.write(disk);
+        if result.is_err() {
+            self.remove_created(disk);
+        }
+        result
+    }
+
+    /// Removes the files that a failed attempt made: the next one may roll elsewhere, and a start must not take them for
+    /// segments. What cannot be removed, a start removes for lying beyond the checkpoint.
+    fn remove_created(&self, disk: &dyn Disk) {
+        let created = self.writes.iter().filter(|(_, created, _)| *created);
+        for (files, ..) in created {
+            self.cache.forget(files);
+            for part in Part::ALL {
+                let _ = disk.remove_file(&files.path(part));
+            }
+        }
+        for snapshot in &self.snapshots {
+            let _ = disk.remove_file(&snapshot_path(&self.dir, snapshot.offset));
+        }
+    }
+
+    fn write(&self, disk: &dyn Disk) -> Result<(), FilesError> {
         if let Some(metadata) = &self.metadata {
             let failed = |error| FilesError::write(&self.dir, "making the directory", error);
             disk.create_dir_all(&self.dir).map_err(failed)?;

@@ -173,7 +173,9 @@ impl FileCache {
         state.open.insert(key, (held, used));
         state.by_use.insert(used, key);
         while state.open.len() > self.capacity {
-            let Some((_, oldest)) = state.by_use.first_key_value().map(|(used, key)| (*used, *key)) else { return };
+            let Some((_, oldest)) = state.by_use.first_key_value().map(|(used, key)| (*used, *key)) else {
+                return;
+            };
             state.remove(oldest);
         }
     }

@@ -47,10 +47,8 @@ pub fn sweep(
     if !disk.exists(data_dir).map_err(|error| FilesError::read(data_dir, error))? {
         return Ok(report);
     }
-    let known: BTreeSet<(String, String)> = known
-        .iter()
-        .map(|identity| (identity.directory_name(), topic_id_text(identity.topic_id)))
-        .collect();
+    let known: BTreeSet<(String, String)> =
+        known.iter().map(|identity| (identity.directory_name(), topic_id_text(identity.topic_id))).collect();
     let entries = disk.list_dir(data_dir).map_err(|error| FilesError::read(data_dir, error))?;
     for entry in entries.iter().filter(|entry| entry.is_dir && !entry.name.ends_with(STRAY_SUFFIX)) {
         let path = data_dir.join(&entry.name);

@@ -71,8 +71,10 @@ impl IndexOrigin {
     /// # Panics
     /// When a number does not fit 32 bits: a segment is rolled before that.
     pub(super) fn encode(&self, entry: &IndexEntry) -> [u8; ENTRY_BYTES] {
-        let offset_delta = u32::try_from(entry.offset.0 - self.base_offset.0).expect("rolled before 2^31 offsets");
-        let index_delta = u32::try_from(entry.index.0 - self.first_index.0).expect("rolled before 2^31 entries");
+        let offset_delta =
+            u32::try_from(entry.offset.0 - self.base_offset.0).expect("rolled before 2^31 offsets");
+        let index_delta =
+            u32::try_from(entry.index.0 - self.first_index.0).expect("rolled before 2^31 entries");
         let position = u32::try_from(entry.position).expect("a segment is under 4 GiB");
         let mut bytes = [0; ENTRY_BYTES];
         bytes[..4].copy_from_slice(&position.to_le_bytes());

@@ -138,7 +138,8 @@ impl SyncJob {
             disk.sync_dir(&self.dir).map_err(|error| fatal(&self.dir, "fsync of the directory", error))?;
         }
         if self.made {
-            disk::sync_parent(disk, &self.dir).map_err(|error| fatal(&self.dir, "fsync of its parent", error))?;
+            disk::sync_parent(disk, &self.dir)
+                .map_err(|error| fatal(&self.dir, "fsync of its parent", error))?;
         }
         Ok(())
     }
@@ -200,7 +201,11 @@ fn unlink_all(disk: &dyn Disk, paths: &[PathBuf]) -> Result<(), FilesError> {
     Ok(())
 }
 
-pub(super) fn move_directory(disk: &dyn Disk, from: &Path, to: PathBuf) -> Result<Option<PathBuf>, FilesError> {
+pub(super) fn move_directory(
+    disk: &dyn Disk,
+    from: &Path,
+    to: PathBuf,
+) -> Result<Option<PathBuf>, FilesError> {
     let failed = |error| FilesError::write(from, "moving aside", error);
     if !disk.exists(from).map_err(failed)? {
         return Ok(None);

@@ -65,6 +65,7 @@ use read::SegmentView;
 use segment::{Segment, Shape};
 
 use crate::entry::{FlushPoint, LogEntry, LogStart};
+use crate::epochs::EpochTable;
 use crate::types::{KafkaOffset, RaftIndex, Term};
 
 /// Most record bytes of one append job: large enough for the disk's full speed, small enough that a job ends soon.
@@ -134,9 +135,22 @@ pub struct PartitionLog {
 
 /// The job in flight that changes files, and what it will have changed.
 enum Pending {
-    Append { segments: Vec<append::PlannedSegment>, continues: bool, snapshots: Vec<KafkaOffset>, made: bool },
-    Sync { point: FlushPoint },
-    Drop { start: LogStart, count: usize, renamed: Vec<PathBuf>, unlink_at_ms: u64, snapshots: Vec<KafkaOffset> },
+    Append {
+        segments: Vec<append::PlannedSegment>,
+        continues: bool,
+        snapshots: Vec<KafkaOffset>,
+        made: bool,
+    },
+    Sync {
+        point: FlushPoint,
+    },
+    Drop {
+        start: LogStart,
+        count: usize,
+        renamed: Vec<PathBuf>,
+        unlink_at_ms: u64,
+        snapshots: Vec<KafkaOffset>,
+    },
 }
 
 /// What was written and is not durable.
@@ -249,6 +263,21 @@ impl PartitionLog {
         runs
     }
 
+    /// The leader epochs that wrote the batches in the files.
+    #[must_use]
+    pub fn epoch_table(&self) -> EpochTable {
+        let runs = self.term_runs();
+        let end = self.written().next_offset;
+        let mut table = EpochTable::new();
+        for (number, run) in runs.iter().enumerate() {
+            let run_end = runs.get(number + 1).map_or(end, |next| next.first_offset);
+            if run_end > run.first_offset {
+                table.append(run.term.leader_epoch(), run.first_offset);
+            }
+        }
+        table
+    }
+
     /// The term of an entry in the files, or of the last one before them.
     #[must_use]
     pub fn term_of(&self, index: RaftIndex) -> Option<Term> {
@@ -342,7 +371,7 @@ impl PartitionLog {
             (segment.log, segment.raft) = (false, false);
         }
         dirty.segments.retain(|segment| segment.index_entries > 0);
-        let epochs = dirty.epochs.then(|| names::epochs_text(&self.term_runs()));
+        let epochs = dirty.epochs.then(|| self.epoch_table().encode());
         let others = if dirty.made { vec![self.dir.join(names::METADATA_FILE)] } else { Vec::new() };
         let job = SyncJob {
             cache: Arc::clone(&self.store.cache),
@@ -467,7 +496,8 @@ impl PartitionLog {
         from: KafkaOffset,
         up_to_exclusive: KafkaOffset,
     ) -> Option<FileJob> {
-        let fits = |segment: &Segment| segment.shape.max_timestamp >= timestamp && segment.shape.next_offset > from;
+        let fits =
+            |segment: &Segment| segment.shape.max_timestamp >= timestamp && segment.shape.next_offset > from;
         let numbers = (0..self.segments.len()).filter(|number| fits(&self.segments[*number]));
         // Two: in the first one the record may lie below `from`; of the second one every record is above it.
         let views: Vec<SegmentView> = numbers.take(2).filter_map(|number| self.view(number)).collect();

@@ -1,10 +1,8 @@
 //! Which partition a directory belongs to, and the names and small text files within it, all as Apache Kafka has them.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::error::FilesError;
-use super::raft_log_file::TermRun;
 use crate::disk::{self, Disk};
 use crate::types::{GroupId, KafkaOffset};
 
@@ -63,8 +61,8 @@ impl PartitionIdentity {
     /// Compares with the `partition.metadata` of a directory.
     pub(super) fn check(&self, disk: &dyn Disk, dir: &Path) -> Result<(), FilesError> {
         let path = dir.join(METADATA_FILE);
-        let bytes =
-            disk::read_file(disk, &path, METADATA_BYTES_MAX).map_err(|error| FilesError::read(&path, error))?;
+        let bytes = disk::read_file(disk, &path, METADATA_BYTES_MAX)
+            .map_err(|error| FilesError::read(&path, error))?;
         if bytes == self.metadata_text().as_bytes() {
             return Ok(());
         }
@@ -80,7 +78,8 @@ pub(super) fn topic_id_in(disk: &dyn Disk, dir: &Path) -> Option<String> {
     let bytes = disk::read_file(disk, &dir.join(METADATA_FILE), METADATA_BYTES_MAX).ok()?;
     let text = String::from_utf8(bytes).ok()?;
     let id = text.lines().find_map(|line| line.strip_prefix("topic_id: "))?;
-    let plain = id.len() == 22 && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    let plain =
+        id.len() == 22 && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
     plain.then(|| id.to_owned())
 }
 
@@ -108,15 +107,6 @@ pub(super) fn parse_name(name: &str) -> Option<(KafkaOffset, &str)> {
         return None;
     }
     Some((KafkaOffset(digits.parse().ok()?), extension))
-}
-
-/// The contents of `leader-epoch-checkpoint`: version, count, then an epoch and its start offset a line.
-pub(super) fn epochs_text(runs: &[TermRun]) -> String {
-    let mut text = format!("0\n{}\n", runs.len());
-    for run in runs {
-        let _ = writeln!(text, "{} {}", run.term, run.first_offset);
-    }
-    text
 }
 
 /// The files of one segment. Known to the shard and to the helper threads that read and write them.
@@ -186,15 +176,5 @@ mod tests {
         };
         let name = identity.deleted_name();
         assert!(name.len() <= NAME_BYTES_MAX && name.ends_with("-2147483647.BwcHBwcHBwcHBwcHBwcHBw-delete"));
-    }
-
-    #[test]
-    fn the_epoch_table_is_kafkas() {
-        let run = |term, offset| TermRun {
-            first_index: crate::types::RaftIndex(1),
-            term: crate::types::Term(term),
-            first_offset: KafkaOffset(offset),
-        };
-        assert_eq!(epochs_text(&[run(1, 0), run(4, 17)]), "0\n2\n1 0\n4 17\n");
     }
 }

@@ -19,7 +19,9 @@ use bytes::Bytes;
 use super::append::{ProducerSnapshot, snapshot_path};
 use super::error::FilesError;
 use super::index::{self, IndexReader};
-use super::names::{DELETED, Part, PartitionIdentity, SegmentFiles, file_name, parse_name, topic_id_in, topic_id_text};
+use super::names::{
+    DELETED, Part, PartitionIdentity, SegmentFiles, file_name, parse_name, topic_id_in, topic_id_text,
+};
 use super::raft_log_file::{OtherEntry, RAFT_FILE_BYTES_MAX, RaftFile, RaftRecord, Seal, TermRun};
 use super::scan::{Scan, rewind};
 use super::segment::{Segment, Shape};
@@ -66,7 +68,8 @@ impl PartitionLog {
             None if !found => Ok(Opened { log, snapshot: None, replay_from: start.base_offset }),
             None => open_empty(disk, log),
             Some(point) if !found => {
-                let what = format!("the directory is missing, the log up to offset {} with it", point.next_offset);
+                let what =
+                    format!("the directory is missing, the log up to offset {} with it", point.next_offset);
                 Err(FilesError::damaged(&log.dir, 0, what))
             }
             Some(point) => open_at(disk, log, point),
@@ -185,7 +188,11 @@ impl Opener<'_> {
         let path = files.path(Part::Log);
         let bytes = self.disk.file_len(&path).map_err(|error| missing(FilesError::read(&path, error), 0))?;
         if bytes < wanted {
-            return Err(FilesError::damaged(&path, bytes, format!("it ends here; {wanted} bytes were durable")));
+            return Err(FilesError::damaged(
+                &path,
+                bytes,
+                format!("it ends here; {wanted} bytes were durable"),
+            ));
         }
         Ok(bytes)
     }
@@ -267,7 +274,8 @@ impl Opener<'_> {
         check_end(&files, &file, &shape, point)?;
         shape.raft_bytes = file.good_bytes;
         if point.position > 0 {
-            shape.first_timestamp = Some(self.view(&files, point.position)?.header(0, self.base)?.max_timestamp);
+            shape.first_timestamp =
+                Some(self.view(&files, point.position)?.header(0, self.base)?.max_timestamp);
         }
 
         self.write_index(&files, &shape, kept, &index, false)?;
@@ -362,9 +370,10 @@ impl Opener<'_> {
 
     fn cut(&self, files: &SegmentFiles, part: Part, len: u64) -> Result<(), FilesError> {
         let path = files.path(part);
-        let cut = self.disk.open(&path, OpenMode::ReadWrite).and_then(|file| {
-            if file.len()? == len { Ok(()) } else { file.set_len(len) }
-        });
+        let cut = self
+            .disk
+            .open(&path, OpenMode::ReadWrite)
+            .and_then(|file| if file.len()? == len { Ok(()) } else { file.set_len(len) });
         cut.map_err(|error| FilesError::write(&path, "cutting to the checkpoint", error))
     }
 }
@@ -378,7 +387,10 @@ fn check_end(
 ) -> Result<(), FilesError> {
     if shape.last_index < point.index {
         // The batches are all there, so what is missing is not a batch.
-        let what = format!("entries up to raft index {} were durable, {} is the last", point.index, shape.last_index);
+        let what = format!(
+            "entries up to raft index {} were durable, {} is the last",
+            point.index, shape.last_index
+        );
         return Err(FilesError::damaged(&files.path(Part::Raft), raft.good_bytes, what));
     }
     let found = (shape.last_index, shape.last_term, shape.next_offset);
@@ -386,7 +398,8 @@ fn check_end(
     if found == wanted {
         return Ok(());
     }
-    let what = format!("the segment ends with (index, term, next offset) {found:?}, the checkpoint says {wanted:?}");
+    let what =
+        format!("the segment ends with (index, term, next offset) {found:?}, the checkpoint says {wanted:?}");
     Err(FilesError::damaged(&files.path(Part::Log), shape.log_bytes, what))
 }
 
@@ -443,7 +456,9 @@ impl Listing {
     /// The segments that count, and those that do not: beyond the checkpoint's, or wholly below the log start.
     fn split(&self, last: KafkaOffset, start: KafkaOffset) -> (Vec<KafkaOffset>, Vec<KafkaOffset>) {
         let bases: Vec<KafkaOffset> = self.bases.iter().copied().collect();
-        let next_of = |base: KafkaOffset| self.bases.range(KafkaOffset(base.0 + 1)..=last.max(KafkaOffset(base.0 + 1))).next();
+        let next_of = |base: KafkaOffset| {
+            self.bases.range(KafkaOffset(base.0 + 1)..=last.max(KafkaOffset(base.0 + 1))).next()
+        };
         bases.into_iter().partition(|base| {
             let below = *base < last && next_of(*base).is_some_and(|next| *next <= start);
             *base <= last && !below
@@ -461,7 +476,9 @@ fn remove_all(disk: &dyn Disk, dir: &Path, paths: impl Iterator<Item = PathBuf>)
         match disk.remove_file(&path) {
             Ok(()) => any = true,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(FilesError::write(&path, "removing what lies beyond the checkpoint", error)),
+            Err(error) => {
+                return Err(FilesError::write(&path, "removing what lies beyond the checkpoint", error));
+            }
         }
     }
     if any {
@@ -488,7 +505,9 @@ fn newest_snapshot(disk: &dyn Disk, log: &PartitionLog) -> Result<Option<Produce
                 return Ok(Some(ProducerSnapshot { offset: *offset, bytes: Bytes::from(bytes) }));
             }
             // An older one, or the log itself, gives the same state.
-            Ok(_) => tracing::warn!(path = %path.display(), "producer snapshot is damaged: using an older one"),
+            Ok(_) => {
+                tracing::warn!(path = %path.display(), "producer snapshot is damaged: using an older one")
+            }
             Err(error) => return Err(FilesError::read(&path, error)),
         }
     }

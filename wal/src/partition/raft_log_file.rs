@@ -145,7 +145,9 @@ impl RaftRecord {
                 out.extend_from_slice(&entry.data);
                 (entry.kind as u8, entry.index, entry.term, entry.base_offset, other.position)
             }
-            Self::TermRun { run, position } => (TERM_RUN, run.first_index, run.term, run.first_offset, *position),
+            Self::TermRun { run, position } => {
+                (TERM_RUN, run.first_index, run.term, run.first_offset, *position)
+            }
             Self::Seal(seal) => {
                 out.extend_from_slice(&seal.max_timestamp.to_le_bytes());
                 out.extend_from_slice(&seal.appended_ms.to_le_bytes());

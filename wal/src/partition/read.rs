@@ -59,7 +59,10 @@ impl SegmentView {
     fn log(&self, disk: &dyn Disk) -> Result<LogView, FilesError> {
         let path = self.files.path(Part::Log);
         let bytes = self.shape.log_bytes;
-        let map = self.cache.map(disk, &self.files, bytes, self.active).map_err(|error| FilesError::read(&path, error))?;
+        let map = self
+            .cache
+            .map(disk, &self.files, bytes, self.active)
+            .map_err(|error| FilesError::read(&path, error))?;
         Ok(LogView::new(map, path, bytes))
     }
 
@@ -108,9 +111,12 @@ impl SegmentView {
                     break;
                 }
                 let first = *start.get_or_insert(cursor.position);
-                let wanted = end - first <= max_bytes.min(READ_BYTES_MAX) as u64;
-                let first_anyway = first == cursor.position && min_one_batch;
-                if !wanted && !first_anyway {
+                let bytes = end - first;
+                // The bound on what is populated must not keep back a first batch that fits what was asked for.
+                let is_first = first == cursor.position;
+                let fits = bytes <= max_bytes as u64 && (is_first || bytes <= READ_BYTES_MAX as u64);
+                let goes_anyway = is_first && min_one_batch;
+                if !fits && !goes_anyway {
                     break;
                 }
                 log.checked(cursor.position, &info)?;
@@ -138,7 +144,9 @@ impl SegmentView {
         let mut walk = EntryWalk::new(self, disk, from)?;
         while let Some(entry) = walk.next(from)? {
             bytes += entry.data.len();
-            if !entries.is_empty() && (bytes > max_bytes.min(READ_BYTES_MAX) || entries.len() == READ_ENTRIES_MAX) {
+            if !entries.is_empty()
+                && (bytes > max_bytes.min(READ_BYTES_MAX) || entries.len() == READ_ENTRIES_MAX)
+            {
                 break;
             }
             entries.push(entry);
@@ -228,7 +236,9 @@ impl<'a> EntryWalk<'a> {
             }
             let position = self.cursor.position;
             if position >= self.log.end() {
-                return Err(self.log.damaged(position, format!("the batch of raft index {index} is missing")));
+                return Err(self
+                    .log
+                    .damaged(position, format!("the batch of raft index {index} is missing")));
             }
             let info = self.log.header(position, self.cursor.offset)?;
             self.cursor.position += info.size_bytes as u64;

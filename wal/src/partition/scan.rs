@@ -32,7 +32,8 @@ impl Scan<'_> {
             None => Ok(()),
             Some(other) => {
                 let (found, after) = (other.entry.index, self.shape.last_index);
-                let what = format!("it has an entry of raft index {found} right after {after}: batches are missing");
+                let what =
+                    format!("it has an entry of raft index {found} right after {after}: batches are missing");
                 Err(self.log.damaged(self.shape.log_bytes, what))
             }
         }

@@ -1,0 +1,155 @@
+//! What is read is what was appended.
+
+use super::*;
+
+#[test]
+fn reads_cross_segments_and_begin_at_the_batch_that_holds_the_offset() {
+    let mut rig = Rig::small_segments(1500);
+    let entries = Maker::new().mixed(120);
+    rig.append(&entries);
+    assert!(rig.log.segment_count() > 4);
+    let all = batch_bytes(&entries);
+    assert_eq!(rig.read_all(0), all);
+    for entry in entries.iter().filter(|entry| entry.kind == EntryKind::Batch) {
+        let position = all.windows(8).position(|bytes| bytes == entry.base_offset.0.to_be_bytes()).unwrap();
+        for inside in 0..3 {
+            let read = rig.try_read(entry.base_offset.0 + inside, 1, true).unwrap().unwrap();
+            assert_eq!(read.data, entry.data, "at position {position}");
+            assert_eq!(read.next_offset, entry.next_offset());
+        }
+    }
+    let end = rig.log.written().next_offset;
+    assert!(rig.try_read(end.0, 1000, true).is_none());
+    assert!(rig.log.read(KafkaOffset(5), KafkaOffset(5), 1000, true).is_none());
+}
+
+#[test]
+fn a_read_stops_at_a_batch_boundary_below_its_bounds() {
+    let mut rig = Rig::new(SimDisk::new(1));
+    let mut maker = Maker::new();
+    let entries: Vec<_> = (0..4).map(|_| maker.batch(3, 10)).collect();
+    rig.append(&entries);
+    let read = |up_to, bytes| {
+        let job = rig.log.read(KafkaOffset(0), KafkaOffset(up_to), bytes, true).unwrap();
+        match job.run(&*rig.disk) {
+            FileDone::Read(Ok(read)) => (read.data.len() / entries[0].data.len(), read.next_offset.0),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(read(12, 1 << 20), (4, 12));
+    assert_eq!(read(11, 1 << 20), (3, 9));
+    assert_eq!(read(2, 1 << 20), (0, 0));
+    assert_eq!(read(12, entries[0].data.len() * 2 + 1), (2, 6));
+    assert_eq!(read(12, 0), (1, 3));
+}
+
+#[test]
+fn entries_come_back_in_the_order_of_raft() {
+    let mut rig = Rig::small_segments(1500);
+    let entries = Maker::new().mixed(150);
+    rig.append(&entries);
+    for from in 1..=150 {
+        assert_eq!(rig.entries(from), entries[from as usize - 1..]);
+    }
+    assert!(rig.log.read_entries(RaftIndex(0), 100).is_none());
+    assert!(rig.log.read_entries(RaftIndex(151), 100).is_none());
+    for entry in &entries {
+        assert_eq!(rig.log.term_of(entry.index), Some(entry.term));
+    }
+    let others: Vec<_> = entries.iter().filter(|entry| entry.kind != EntryKind::Batch).collect();
+    assert_eq!(rig.log.other_entries(RaftIndex(1)).collect::<Vec<_>>(), others);
+    let terms: Vec<_> = rig.log.term_runs().iter().map(|run| run.term.0).collect();
+    assert_eq!(terms, (2..=maker_term(&entries)).collect::<Vec<_>>());
+}
+
+fn maker_term(entries: &[LogEntry]) -> u64 {
+    entries.last().unwrap().term.0
+}
+
+#[test]
+fn a_time_is_found_where_a_scan_finds_it() {
+    let mut rig = Rig::small_segments(1500);
+    let mut maker = Maker::new();
+    let mut entries = maker.mixed(40);
+    // Time goes back and forth.
+    maker.clock_ms -= 3000;
+    entries.extend(maker.mixed(30));
+    maker.clock_ms += 9000;
+    entries.extend(maker.mixed(30));
+    rig.append(&entries);
+    let mut records = Vec::new();
+    for entry in entries.iter().filter(|entry| entry.kind == EntryKind::Batch) {
+        let opened = crate::records::Records::open(&entry.data, &Default::default()).unwrap();
+        for record in &opened {
+            let record = record.unwrap();
+            records.push((record.offset.0, record.timestamp));
+        }
+    }
+    for timestamp in (900..16_000).step_by(37) {
+        for from in [0, 7, 100] {
+            let wanted = records.iter().find(|record| record.1 >= timestamp && record.0 >= from);
+            assert_eq!(rig.find_time(timestamp, from), wanted.copied(), "{timestamp} from {from}");
+        }
+    }
+    let highest = records.iter().map(|record| record.1).max().unwrap();
+    assert_eq!(rig.log.max_timestamp(), highest);
+    assert_eq!(rig.find_time(highest, 0).unwrap().1, highest);
+    let job = rig.log.find_time(highest, KafkaOffset(0), KafkaOffset(10)).unwrap();
+    assert!(matches!(job.run(&*rig.disk), FileDone::FoundTime(Ok(None))));
+}
+
+#[test]
+fn a_reader_sees_what_was_written_when_it_asked() {
+    let mut rig = Rig::new(SimDisk::new(1));
+    let mut maker = Maker::new();
+    let first = maker.batch(3, 10);
+    rig.append(std::slice::from_ref(&first));
+    let job = rig.log.read(KafkaOffset(0), NO_LIMIT, 1 << 20, true).unwrap();
+    let held = rig.try_read(0, 1 << 20, true).unwrap().unwrap();
+    rig.append(&[maker.batch(3, 10)]);
+    match job.run(&*rig.disk) {
+        FileDone::Read(Ok(read)) => assert_eq!(read.data, first.data),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(held.data, first.data);
+}
+
+#[test]
+fn bytes_outlive_the_segment_that_they_come_from() {
+    let (store, _guard) = on_disk();
+    let mut rig = Rig::at(Arc::new(crate::disk::OsDisk), store);
+    rig.policy.segment_bytes = 500;
+    let entries = Maker::new().mixed(60);
+    rig.append(&entries);
+    let read = rig.try_read(0, 400, true).unwrap().unwrap();
+    let late = rig.log.read(KafkaOffset(0), NO_LIMIT, 100, true).unwrap();
+    let start = rig.log.written().next_offset;
+    let job = rig.log.drop_below(start, 0, 0).unwrap();
+    rig.run(job).unwrap();
+    let unlink = rig.log.tick(0).unwrap();
+    rig.run(unlink).unwrap();
+    assert_eq!(read.data, batch_bytes(&entries)[..read.data.len()]);
+    assert!(matches!(late.run(&*rig.disk), FileDone::Read(Err(FilesError::Gone { .. }))));
+    assert!(rig.try_read(0, 100, true).is_none());
+}
+
+#[test]
+fn the_cache_stays_bounded() {
+    let (mut store, _guard) = on_disk();
+    store.cache = Arc::new(FileCache::new(5));
+    let mut rig = Rig::at(Arc::new(crate::disk::OsDisk), store);
+    rig.policy.segment_bytes = 500;
+    let entries = Maker::new().mixed(100);
+    rig.append(&entries);
+    rig.sync();
+    assert_eq!(rig.read_all(0), batch_bytes(&entries));
+    assert_eq!(rig.entries(1), entries);
+    assert!(rig.store.cache.len() <= 5);
+}
+
+/// A store in a directory of its own, which the guard removes.
+pub(super) fn on_disk() -> (FileStore, tempfile::TempDir) {
+    let guard = tempfile::tempdir().unwrap();
+    let data_dir = guard.path().join("data");
+    (FileStore { data_dir, cache: Arc::new(FileCache::new(64)) }, guard)
+}
