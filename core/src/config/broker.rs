@@ -148,9 +148,8 @@ pub fn check_dynamic_map(configs: &ConfigMap, for_all_brokers: bool) -> Result<(
 
 fn check(definition: &'static ConfigDefinition, value: &str) -> Result<String, ConfigError> {
     let value = definition.check(value)?;
-    let refuse = |reason: String| {
-        Err(ConfigError::BadValue { name: definition.name, value: value.clone(), reason })
-    };
+    let refuse =
+        |reason: String| Err(ConfigError::BadValue { name: definition.name, value: value.clone(), reason });
     let number = match definition.kind {
         Kind::Int | Kind::Short | Kind::Long => value.parse::<i64>().unwrap_or(0),
         _ => 0,
@@ -168,7 +167,9 @@ fn check(definition: &'static ConfigDefinition, value: &str) -> Result<String, C
         "offsets.topic.segment.bytes" if number < 1 << 20 => {
             refuse("Value must be at least 1048576".to_owned())
         }
-        "log.retention.ms" | "log.retention.minutes" | "log.retention.hours" if number < -1 || number == 0 => {
+        "log.retention.ms" | "log.retention.minutes" | "log.retention.hours"
+            if number < -1 || number == 0 =>
+        {
             refuse("Value must be -1 (for ever) or at least 1".to_owned())
         }
         "log.roll.ms" if number < 1 => refuse("Value must be at least 1".to_owned()),

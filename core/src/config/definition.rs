@@ -283,13 +283,20 @@ impl ConfigDefinition {
                 if value == "*" || split_list(value).iter().all(well_formed) {
                     return Ok(());
                 }
-                let form = "must be the literal '*' or a list of replicas in the form [partitionId]:[brokerId],...";
+                let form =
+                    "must be the literal '*' or a list of replicas in the form [partitionId]:[brokerId],...";
                 Err(self.bad(value, form))
             }
         }
     }
 
-    fn check_number(&self, value: &str, low: f64, high: f64, besides: Option<f64>) -> Result<(), ConfigError> {
+    fn check_number(
+        &self,
+        value: &str,
+        low: f64,
+        high: f64,
+        besides: Option<f64>,
+    ) -> Result<(), ConfigError> {
         let number: f64 = value.parse().map_err(|_| self.bad(value, "not a number"))?;
         if besides == Some(number) {
             return Ok(());
@@ -304,14 +311,17 @@ impl ConfigDefinition {
     }
 
     fn check_words(&self, value: &str, words: &[&'static str], ignore_case: bool) -> Result<(), ConfigError> {
-        let known = |word: &str| {
-            words.iter().any(|w| *w == word || (ignore_case && w.eq_ignore_ascii_case(word)))
-        };
+        let known =
+            |word: &str| words.iter().any(|w| *w == word || (ignore_case && w.eq_ignore_ascii_case(word)));
         let fits = match self.kind {
             Kind::List => split_list(value).iter().all(|word| known(word)),
             _ => known(value),
         };
-        if fits { Ok(()) } else { Err(self.bad(value, format!("String must be one of: {}", words.join(", ")))) }
+        if fits {
+            Ok(())
+        } else {
+            Err(self.bad(value, format!("String must be one of: {}", words.join(", "))))
+        }
     }
 
     fn check_support(&self, value: &str) -> Result<(), ConfigError> {

@@ -181,8 +181,10 @@ mod tests {
     #[test]
     fn minus_one_hours_is_for_ever() {
         let retention = topic_config("retention.ms").unwrap();
-        let layers =
-            BrokerLayers { fixed: Arc::new(map(&[("log.retention.hours", "-1")])), ..BrokerLayers::default() };
+        let layers = BrokerLayers {
+            fixed: Arc::new(map(&[("log.retention.hours", "-1")])),
+            ..BrokerLayers::default()
+        };
         assert_eq!(topic_value(retention, &ConfigMap::new(), &layers), "-1");
     }
 }

@@ -72,10 +72,12 @@ fn find(
     scope: &'static str,
     name: &str,
 ) -> Result<&'static ConfigDefinition, ConfigError> {
-    definitions.binary_search_by(|definition| definition.name.cmp(name)).map(|at| &definitions[at]).map_err(|_| {
-        let nearest = nearest(name, definitions.iter().map(|definition| definition.name));
-        ConfigError::Unknown { scope, name: name.to_owned(), nearest }
-    })
+    definitions.binary_search_by(|definition| definition.name.cmp(name)).map(|at| &definitions[at]).map_err(
+        |_| {
+            let nearest = nearest(name, definitions.iter().map(|definition| definition.name));
+            ConfigError::Unknown { scope, name: name.to_owned(), nearest }
+        },
+    )
 }
 
 /// # Panics
@@ -157,7 +159,8 @@ mod tests {
 
     #[test]
     fn bad_values_are_refused_with_kafkas_words() {
-        let refused = |name: &str, value: &str| topic_config(name).unwrap().check(value).unwrap_err().to_string();
+        let refused =
+            |name: &str, value: &str| topic_config(name).unwrap().check(value).unwrap_err().to_string();
         assert_eq!(
             refused("retention.ms", "soon"),
             "Invalid value soon for configuration retention.ms: Not a number of type LONG"

@@ -32,7 +32,8 @@ pub fn describe_cluster(
     }
     let listed = snapshot.brokers.iter().filter_map(|(node, broker)| {
         let is_fenced = snapshot.fenced.contains(node);
-        let endpoint = broker.listeners.get(listener).filter(|_| !is_fenced || request.include_fenced_brokers)?;
+        let endpoint =
+            broker.listeners.get(listener).filter(|_| !is_fenced || request.include_fenced_brokers)?;
         let row = DescribeClusterBroker::default()
             .with_broker_id(BrokerId(node.0))
             .with_host(text(&endpoint.host))
@@ -48,5 +49,9 @@ pub fn describe_cluster(
         .with_cluster_id(text(snapshot.cluster_id.as_deref().unwrap_or_default()))
         .with_controller_id(BrokerId(snapshot.controller_for(listener).0))
         .with_brokers(listed.collect())
-        .with_cluster_authorized_operations(if operations { CLUSTER_OPERATIONS } else { OPERATIONS_NOT_ASKED })
+        .with_cluster_authorized_operations(if operations {
+            CLUSTER_OPERATIONS
+        } else {
+            OPERATIONS_NOT_ASKED
+        })
 }

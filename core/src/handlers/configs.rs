@@ -69,7 +69,9 @@ fn describe(
             Ok(wanted.of_topic(&topic.overrides, &snapshot.layers))
         }
         (RESOURCE_BROKER, "") => Ok(wanted.of_all_brokers(&snapshot.layers)),
-        (RESOURCE_BROKER, name) if name.parse() == Ok(snapshot.node.0) => Ok(wanted.of_broker(&snapshot.layers)),
+        (RESOURCE_BROKER, name) if name.parse() == Ok(snapshot.node.0) => {
+            Ok(wanted.of_broker(&snapshot.layers))
+        }
         (RESOURCE_BROKER, name) => invalid(format!(
             "Unexpected broker id, expected {} or empty string, but received {name}",
             snapshot.node
@@ -115,7 +117,8 @@ impl Wanted<'_> {
         set.filter(|definition| self.includes(definition.name))
             .map(|definition| {
                 let chain = layers.chain(definition.name);
-                let chain = chain.into_iter().filter(|entry| entry.source == Source::DynamicDefault).collect();
+                let chain =
+                    chain.into_iter().filter(|entry| entry.source == Source::DynamicDefault).collect();
                 let value = layers.cluster.get(definition.name).cloned();
                 self.row(definition, value, chain, definition.update_mode == UpdateMode::ReadOnly)
             })

@@ -27,7 +27,8 @@ pub struct FindCoordinatorAnswer {
 /// `hashCode` is Java's of the UTF-16 string; the absolute value of the least i32 is 0 (`Utils.abs`).
 #[must_use]
 pub fn partition_for_key(key: &str, partition_count: i32) -> i32 {
-    let hash = key.encode_utf16().fold(0i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)));
+    let hash =
+        key.encode_utf16().fold(0i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)));
     hash.checked_abs().unwrap_or(0) % partition_count.max(1)
 }
 
@@ -61,7 +62,8 @@ pub fn find_coordinator(
         }
         _ => {
             // A key named twice is answered once, as its coordinator is one: and a frame of empty keys stays small.
-            let keys: BTreeMap<&str, &StrBytes> = request.coordinator_keys.iter().map(|key| (&**key, key)).collect();
+            let keys: BTreeMap<&str, &StrBytes> =
+                request.coordinator_keys.iter().map(|key| (&**key, key)).collect();
             let found = keys.values().map(|key| coordinator(snapshot, key, key_type, listener));
             FindCoordinatorResponse::default().with_coordinators(found.collect())
         }

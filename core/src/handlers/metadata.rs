@@ -171,7 +171,11 @@ pub fn metadata(snapshot: &Arc<Snapshot>, query: &MetadataQuery<'_>) -> Metadata
     MetadataAnswer {
         snapshot: Arc::clone(snapshot),
         topics,
-        cluster_authorized_operations: if cluster_operations { CLUSTER_OPERATIONS } else { OPERATIONS_NOT_ASKED },
+        cluster_authorized_operations: if cluster_operations {
+            CLUSTER_OPERATIONS
+        } else {
+            OPERATIONS_NOT_ASKED
+        },
         error_code: NONE,
         to_create,
         listener: query.listener.to_owned(),

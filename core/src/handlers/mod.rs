@@ -53,7 +53,13 @@ pub struct PartitionRow {
 impl PartitionRow {
     /// The row of a partition. `version` is that of Metadata: below 6 a missing listener is told as a missing leader.
     #[must_use]
-    pub fn new(snapshot: &Snapshot, listener: &str, version: i16, partition: i32, view: &PartitionView) -> Self {
+    pub fn new(
+        snapshot: &Snapshot,
+        listener: &str,
+        version: i16,
+        partition: i32,
+        view: &PartitionView,
+    ) -> Self {
         let reachable = |node: NodeId| snapshot.endpoint(node, listener).is_some();
         let error_code = match view.leader {
             Some(leader) if reachable(leader.node) => NONE,

@@ -27,7 +27,8 @@ pub fn init_producer_id(ids: &mut ProducerIds, request: &InitProducerIdRequest) 
     }
     match ids.take() {
         Take::Id(id) => {
-            let response = InitProducerIdResponse::default().with_producer_id(ProducerId(id)).with_producer_epoch(0);
+            let response =
+                InitProducerIdResponse::default().with_producer_id(ProducerId(id)).with_producer_epoch(0);
             InitProducerId::Answer(response)
         }
         Take::RequestBlock => InitProducerId::Wait { request_block: true },

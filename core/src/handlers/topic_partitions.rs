@@ -89,7 +89,13 @@ impl Page<'_> {
         let rows = (0i32..).zip(&view.partitions).skip(skipped).take(self.partitions_left);
         let partitions: Vec<_> = rows
             .map(|(number, partition)| {
-                partition_row(PartitionRow::new(self.snapshot, self.listener, AS_METADATA_VERSION, number, partition))
+                partition_row(PartitionRow::new(
+                    self.snapshot,
+                    self.listener,
+                    AS_METADATA_VERSION,
+                    number,
+                    partition,
+                ))
             })
             .collect();
         let next = skipped.saturating_add(partitions.len());

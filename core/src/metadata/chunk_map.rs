@@ -200,7 +200,8 @@ mod tests {
         }
         let copy = map.clone();
         map.insert(50_000, 0);
-        let shared = map.chunks.iter().filter(|chunk| copy.chunks.iter().any(|c| Arc::ptr_eq(c, chunk))).count();
+        let shared =
+            map.chunks.iter().filter(|chunk| copy.chunks.iter().any(|c| Arc::ptr_eq(c, chunk))).count();
         assert_eq!(shared, map.chunks.len() - 1);
         assert_eq!(copy.get(&50_000), Some(&50_000));
         assert_eq!(map.get(&50_000), Some(&0));

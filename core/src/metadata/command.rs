@@ -22,7 +22,9 @@ pub const FORMAT_VERSION: u32 = 1;
 #[derive(Debug, Error)]
 pub enum DecodeError {
     /// Written by a newer chronik.
-    #[error("the metadata log holds a record of version {0}, this chronik reads up to {FORMAT_VERSION}: upgrade this node")]
+    #[error(
+        "the metadata log holds a record of version {0}, this chronik reads up to {FORMAT_VERSION}: upgrade this node"
+    )]
     Newer(u32),
     /// Not a command.
     #[error("the metadata log holds a record that is no command: {0}")]

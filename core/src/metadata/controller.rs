@@ -165,7 +165,9 @@ impl Controller {
         awaited: Vec<Uuid>,
         request: Option<RequestId>,
     ) -> Plan<R> {
-        if let Some(request) = request.filter(|request| !commands.is_empty() && !self.speculative.is_answered(request)) {
+        if let Some(request) =
+            request.filter(|request| !commands.is_empty() && !self.speculative.is_answered(request))
+        {
             commands.push(Command::CompleteRequest { request });
         }
         self.finish(commands, response, awaited)

@@ -61,7 +61,10 @@ mod tests {
         assert_eq!(ids.take(), Take::RequestBlock);
         assert_eq!(ids.take(), Take::Wait);
         ids.block_granted(2000, 2);
-        assert_eq!([ids.take(), ids.take(), ids.take()], [Take::Id(2000), Take::Id(2001), Take::RequestBlock]);
+        assert_eq!(
+            [ids.take(), ids.take(), ids.take()],
+            [Take::Id(2000), Take::Id(2001), Take::RequestBlock]
+        );
         ids.block_failed();
         assert_eq!(ids.take(), Take::RequestBlock);
     }

@@ -241,9 +241,8 @@ impl SnapshotBuilder {
                 self.read_layers(state);
                 self.resolve_all_topics();
             }
-            Change::ProducerIdsAllocated { .. }
-            | Change::FeatureChanged(_)
-            | Change::RequestCompleted(_) => {}
+            Change::ProducerIdsAllocated { .. } | Change::FeatureChanged(_) | Change::RequestCompleted(_) => {
+            }
         }
     }
 
@@ -283,7 +282,11 @@ impl SnapshotBuilder {
     pub fn broker_reachable(&mut self, node: NodeId, reachable: bool) {
         if reachable == self.working.fenced.contains(&node) {
             let fenced = Arc::make_mut(&mut self.working.fenced);
-            if reachable { fenced.remove(&node) } else { fenced.insert(node) };
+            if reachable {
+                fenced.remove(&node)
+            } else {
+                fenced.insert(node)
+            };
             self.dirty = true;
         }
     }

@@ -24,7 +24,10 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        Self { state: MetadataState::default(), builder: SnapshotBuilder::new(NodeId(1), 2, ConfigMap::new()) }
+        Self {
+            state: MetadataState::default(),
+            builder: SnapshotBuilder::new(NodeId(1), 2, ConfigMap::new()),
+        }
     }
 
     fn apply(&mut self, command: &Command) {
@@ -51,8 +54,13 @@ fn the_leader_is_fenced_by_term_and_never_forgotten() {
     assert!(!world.builder.leader_changed(&Uuid::from_u128(2), 0, Term(9), NodeId(3)), "no such topic");
     assert_eq!(world.leader("a"), leader(2, 5));
     // What the log records in an older term does not bring an older leader back, nor does a change of configs.
-    let recorded =
-        Command::RecordLeader { id, partition: 0, term: Term(3), leader: NodeId(1), in_sync: vec![NodeId(1)] };
+    let recorded = Command::RecordLeader {
+        id,
+        partition: 0,
+        term: Term(3),
+        leader: NodeId(1),
+        in_sync: vec![NodeId(1)],
+    };
     world.apply(&recorded);
     let changes = BTreeMap::from([("retention.ms".to_owned(), Some("7".to_owned()))]);
     world.apply(&Command::ChangeConfigs { scope: ConfigScope::Topic(id), changes });
@@ -91,7 +99,8 @@ fn broker_configs_reach_every_topic() {
     world.apply(&Command::ChangeConfigs { scope: ConfigScope::Topic(Uuid::from_u128(2)), changes: own });
     let all = BTreeMap::from([("log.retention.ms".to_owned(), set("9"))]);
     world.apply(&Command::ChangeConfigs { scope: ConfigScope::Cluster, changes: all.clone() });
-    let retention = |world: &World, topic: &str| world.builder.current().topic(topic).unwrap().config.retention_ms;
+    let retention =
+        |world: &World, topic: &str| world.builder.current().topic(topic).unwrap().config.retention_ms;
     assert_eq!((retention(&world, "plain"), retention(&world, "own")), (Some(9), Some(7)));
     world.apply(&create(3, "later"));
     assert_eq!(retention(&world, "later"), Some(9));

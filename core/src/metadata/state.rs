@@ -263,7 +263,11 @@ impl MetadataState {
             }
             Command::SetFeature { name, level } => {
                 let features = Arc::make_mut(&mut self.features);
-                if *level == 0 { features.remove(name) } else { features.insert(name.clone(), *level) };
+                if *level == 0 {
+                    features.remove(name)
+                } else {
+                    features.insert(name.clone(), *level)
+                };
                 Ok(Change::FeatureChanged(name.clone()))
             }
             Command::CompleteRequest { request } => self.complete_request(*request),
@@ -347,9 +351,7 @@ impl MetadataState {
                 Some(topic) => &mut topic.configs,
                 None => return conflict(format!("configs of {id}, which does not exist")),
             },
-            ConfigScope::Broker(node) => {
-                Arc::make_mut(&mut self.broker_configs).entry(*node).or_default()
-            }
+            ConfigScope::Broker(node) => Arc::make_mut(&mut self.broker_configs).entry(*node).or_default(),
             ConfigScope::Cluster => &mut self.cluster_configs,
         };
         let configs = Arc::make_mut(configs);
@@ -379,7 +381,10 @@ impl MetadataState {
         in_sync: &[NodeId],
     ) -> Result<Change, Conflict> {
         let partition = self.partition_mut(id, number)?;
-        if partition.leader.is_some_and(|(term, node)| term > leader.0 || (term == leader.0 && node != leader.1)) {
+        if partition
+            .leader
+            .is_some_and(|(term, node)| term > leader.0 || (term == leader.0 && node != leader.1))
+        {
             return conflict(format!("leader of {id}-{number} in term {}, newer is known", leader.0));
         }
         partition.leader = Some(leader);
@@ -425,9 +430,12 @@ impl MetadataState {
                 fresh &= replica.peer.0 > last_peer;
                 last_peer = replica.peer.0;
             }
-            let first_leader = placement.first_leader.or(placement.replicas.first().map(|replica| replica.node));
+            let first_leader =
+                placement.first_leader.or(placement.replicas.first().map(|replica| replica.node));
             let Some(first_leader) = first_leader.filter(|_| fresh && distinct(&placement.replicas)) else {
-                return conflict(format!("placement {placement:?} uses an id again, or names no broker or one twice"));
+                return conflict(format!(
+                    "placement {placement:?} uses an id again, or names no broker or one twice"
+                ));
             };
             partitions.push(Partition {
                 group: placement.group,

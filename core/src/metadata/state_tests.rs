@@ -40,7 +40,8 @@ fn a_conflict_changes_nothing() {
     state.apply(&Command::MintClusterId { cluster_id: "x".to_owned() }).unwrap();
     let id = Uuid::from_u128(1);
     let missing = Uuid::from_u128(9);
-    let recorded = Command::RecordLeader { id, partition: 0, term: Term(5), leader: NodeId(1), in_sync: vec![] };
+    let recorded =
+        Command::RecordLeader { id, partition: 0, term: Term(5), leader: NodeId(1), in_sync: vec![] };
     state.apply(&recorded).unwrap();
     let older = Command::RecordLeader { id, partition: 0, term: Term(4), leader: NodeId(2), in_sync: vec![] };
     let before = state.clone();
@@ -63,7 +64,11 @@ fn a_conflict_changes_nothing() {
         Command::AllocateProducerIds { node: NodeId(1), first: -1, count: 1000 },
         Command::AllocateProducerIds { node: NodeId(1), first: i64::MAX, count: 1000 },
         Command::PlaceReplicas { id, partition: 1, replicas: vec![] },
-        Command::PlaceReplicas { id, partition: 0, replicas: vec![Replica { node: NodeId(2), peer: PeerId(1) }] },
+        Command::PlaceReplicas {
+            id,
+            partition: 0,
+            replicas: vec![Replica { node: NodeId(2), peer: PeerId(1) }],
+        },
         older,
     ];
     for command in refused {

@@ -13,7 +13,9 @@ use kafka_protocol::messages::{CreateTopicsResponse, DeleteTopicsResponse, Topic
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
-use super::{Controller, Placer, Plan, PlanContext, REQUEST_CONFIG_BYTES_MAX, REQUEST_PARTITIONS_MAX, RowError};
+use super::{
+    Controller, Placer, Plan, PlanContext, REQUEST_CONFIG_BYTES_MAX, REQUEST_PARTITIONS_MAX, RowError,
+};
 use crate::config::broker::BrokerConfig;
 use crate::config::layers::{BrokerLayers, ConfigMap, Source, topic_chain, topic_value};
 use crate::config::tables::topic_configs;
@@ -116,7 +118,10 @@ impl Controller {
     }
 
     /// Makes `__consumer_offsets` if it is not there: on the first FindCoordinator.
-    pub fn plan_offsets_topic(&mut self, context: &mut PlanContext<'_>) -> Plan<Vec<(String, ResponseError)>> {
+    pub fn plan_offsets_topic(
+        &mut self,
+        context: &mut PlanContext<'_>,
+    ) -> Plan<Vec<(String, ResponseError)>> {
         self.plan_auto_creation(&[CONSUMER_OFFSETS], context)
     }
 
@@ -133,19 +138,25 @@ impl Controller {
         let counts = occurrences(&targets);
         let (mut commands, mut rows, mut done) = (Vec::new(), Vec::new(), BTreeSet::new());
         for target in &targets {
-            let row = DeletableTopicResult::default().with_name(target.name.clone()).with_topic_id(target.topic_id);
+            let row =
+                DeletableTopicResult::default().with_name(target.name.clone()).with_topic_id(target.topic_id);
             let key = (target.name.as_ref().map(|name| name.to_string()), target.topic_id);
             if counts.get(&key).is_some_and(|count| *count > 1) && !done.insert(key) {
                 continue;
             }
             let found = match enabled {
                 true => self.find_to_delete(target, &counts),
-                false if version < 3 => Err(RowError::new(ResponseError::InvalidRequest, "Topic deletion is disabled.")),
-                false => Err(RowError::new(ResponseError::TopicDeletionDisabled, "Topic deletion is disabled.")),
+                false if version < 3 => {
+                    Err(RowError::new(ResponseError::InvalidRequest, "Topic deletion is disabled."))
+                }
+                false => {
+                    Err(RowError::new(ResponseError::TopicDeletionDisabled, "Topic deletion is disabled."))
+                }
             };
             rows.push(match found {
                 Ok(topic) => {
-                    let repeated = commands.iter().any(|c| matches!(c, Command::DeleteTopic { id } if *id == topic.id));
+                    let repeated =
+                        commands.iter().any(|c| matches!(c, Command::DeleteTopic { id } if *id == topic.id));
                     if !repeated {
                         commands.push(Command::DeleteTopic { id: topic.id });
                     }
@@ -159,7 +170,11 @@ impl Controller {
         self.finish_request(commands, response, Vec::new(), context.request)
     }
 
-    fn find_to_delete(&self, target: &DeleteTopicState, counts: &Occurrences) -> Result<Arc<Topic>, RowError> {
+    fn find_to_delete(
+        &self,
+        target: &DeleteTopicState,
+        counts: &Occurrences,
+    ) -> Result<Arc<Topic>, RowError> {
         let invalid = |message: &str| Err(RowError::new(ResponseError::InvalidRequest, message));
         let key = (target.name.as_ref().map(|name| name.to_string()), target.topic_id);
         let repeated = counts.get(&key).is_some_and(|count| *count > 1);
@@ -277,8 +292,9 @@ fn plan_internal(
         return Err(RowError::new(ResponseError::InvalidTopicException, message));
     }
     let segment_bytes = context.snapshot.config.offsets_topic_segment_bytes.to_string();
-    let configs = [("cleanup.policy", "compact"), ("compression.type", "producer"), ("segment.bytes", &segment_bytes)]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let configs =
+        [("cleanup.policy", "compact"), ("compression.type", "producer"), ("segment.bytes", &segment_bytes)]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()));
     let partitions = requested_partitions(topic, state, context)?;
     Ok(NewTopic { configs: configs.into(), partitions })
 }
@@ -315,7 +331,9 @@ fn requested_partitions(
             );
         }
         if topic.num_partitions != -1 {
-            return invalid("A manual partition assignment was specified, but numPartitions was not set to -1.");
+            return invalid(
+                "A manual partition assignment was specified, but numPartitions was not set to -1.",
+            );
         }
         return assigned_partitions(topic, &mut placer);
     }
@@ -324,7 +342,8 @@ fn requested_partitions(
         -1 => config.default_replication_factor,
         factor => factor,
     };
-    let Some(replication_factor) = usize::try_from(replication_factor).ok().filter(|factor| *factor > 0) else {
+    let Some(replication_factor) = usize::try_from(replication_factor).ok().filter(|factor| *factor > 0)
+    else {
         let message = "Replication factor must be larger than 0, or -1 to use the default value.";
         return Err(RowError::new(ResponseError::InvalidReplicationFactor, message));
     };
