@@ -262,12 +262,12 @@ mod tests {
     fn a_plain_thread_wakes_a_shard() {
         let (sender, unbound) = mailbox::<u64>(8).unwrap();
         let total = Arc::new(Mutex::new(0));
-        let seed = Mutex::new(Some(unbound));
+
         let result = total.clone();
-        let shards = run_shards(&ShardsConfig::new(1), vec![seed], move |_, seed| {
+        let shards = run_shards(&ShardsConfig::new(1), vec![unbound], move |_, seed| {
             let result = result.clone();
             async move {
-                let mut receiver = seed.into_inner().unwrap().take().unwrap().bind().unwrap();
+                let mut receiver = seed.bind().unwrap();
                 for _ in 0..100 {
                     *result.lock().unwrap() += receiver.recv().await;
                 }
