@@ -6,10 +6,11 @@
 
 use std::future::Future;
 use std::io;
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
+use glommio::{LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement};
 
 use super::safety;
 
@@ -101,23 +102,17 @@ pub enum ShardsError {
 /// The running shards.
 #[derive(Debug)]
 pub struct Shards {
-    threads: Vec<(usize, thread::JoinHandle<Result<(), ShardsError>>)>,
+    threads: Vec<thread::JoinHandle<()>>,
 }
 
 impl Shards {
-    /// Waits until each shard's future has completed; the first error, if any.
-    ///
-    /// # Errors
-    /// When a shard's rings could not be made.
-    pub fn join(self) -> Result<(), ShardsError> {
-        let mut first_error = Ok(());
-        for (_, thread) in self.threads {
-            match thread.join() {
-                Ok(result) => first_error = first_error.and(result),
-                Err(panic) => std::panic::resume_unwind(panic),
+    /// Waits until each shard's future has completed.
+    pub fn join(self) {
+        for thread in self.threads {
+            if let Err(panic) = thread.join() {
+                std::panic::resume_unwind(panic);
             }
         }
-        first_error
     }
 }
 
@@ -131,10 +126,10 @@ pub fn available_cpus() -> Vec<usize> {
 }
 
 /// Starts the shards. Each gets its own of `seeds` (its mailboxes and whatever else is made before the start) and runs
-/// `body` to completion.
+/// `body` to completion. No body runs before the rings of all shards have been made.
 ///
 /// # Errors
-/// When the numbers do not fit, or a thread cannot be started.
+/// When the numbers do not fit, a thread cannot be started, or a ring cannot be made; then no shard is left running.
 pub fn run_shards<S, F, Fut>(config: &ShardsConfig, seeds: Vec<S>, body: F) -> Result<Shards, ShardsError>
 where
     S: Send + 'static,
@@ -150,29 +145,63 @@ where
     let cpus = if config.cpus.is_empty() { available_cpus() } else { config.cpus.clone() };
     let pinned = config.count <= cpus.len();
     let mut threads = Vec::with_capacity(config.count);
+    let mut starts = Vec::with_capacity(config.count);
+    let (ready, all_ready) = mpsc::channel();
     for (shard, seed) in seeds.into_iter().enumerate() {
         let cpu = pinned.then(|| cpus[shard]);
         let context = ShardContext { shard, shard_count: config.count, cpu };
         let config = config.clone();
         let body = body.clone();
+        let ready = ready.clone();
+        let (start, started) = mpsc::channel::<()>();
         let thread = thread::Builder::new()
             .name(format!("shard-{shard}"))
-            .spawn(move || run_shard(&config, context, move || body(context, seed)))
+            .spawn(move || run_shard(&config, context, &ready, &started, move || body(context, seed)))
             .map_err(|source| ShardsError::Thread { shard, source })?;
-        threads.push((shard, thread));
+        threads.push(thread);
+        starts.push(start);
+    }
+    for result in all_ready.iter().take(config.count) {
+        // Leaving drops `starts`, which ends the shards that are ready.
+        result?;
+    }
+    for start in starts {
+        // A shard that said it was ready waits for this.
+        let _ = start.send(());
     }
     Ok(Shards { threads })
 }
 
+/// The thread of one shard: makes its rings, says so, waits for the start, runs.
 fn run_shard<Fut>(
     config: &ShardsConfig,
     context: ShardContext,
+    ready: &mpsc::Sender<Result<(), ShardsError>>,
+    started: &mpsc::Receiver<()>,
     body: impl FnOnce() -> Fut,
-) -> Result<(), ShardsError>
-where
+) where
     Fut: Future<Output = ()> + 'static,
 {
     let _guard = AbortOnPanic;
+    let executor = match make_executor(config, context) {
+        Ok(executor) => executor,
+        Err(error) => {
+            // Whoever starts the shards listens until each has spoken or one has failed.
+            let _ = ready.send(Err(error));
+            return;
+        }
+    };
+    let _ = ready.send(Ok(()));
+    if started.recv().is_err() {
+        return;
+    }
+    executor.run(async move {
+        safety::start();
+        body().await;
+    });
+}
+
+fn make_executor(config: &ShardsConfig, context: ShardContext) -> Result<LocalExecutor, ShardsError> {
     let placement = context.cpu.map_or(Placement::Unbound, Placement::Fixed);
     let mut builder = LocalExecutorBuilder::new(placement)
         .name(&format!("shard-{}", context.shard))
@@ -183,14 +212,17 @@ where
     if let Some(spin) = config.spin_before_park {
         builder = builder.spin_before_park(spin);
     }
-    let executor = builder
-        .make()
-        .map_err(|error| ShardsError::Ring { shard: context.shard, reason: error.to_string() })?;
-    executor.run(async move {
-        safety::start();
-        body().await;
-    });
-    Ok(())
+    builder.make().map_err(|error| ShardsError::Ring { shard: context.shard, reason: error.to_string() })
+}
+
+/// Runs a future as a task of the calling shard, to its end. It runs at once up to its first wait: hold no borrow.
+pub fn spawn(future: impl Future<Output = ()> + 'static) {
+    glommio::spawn_local(future).detach();
+}
+
+/// Completes after `pause`. One such timer a task is fine, one a request is not.
+pub async fn sleep(pause: Duration) {
+    glommio::timer::Timer::new(pause).await;
 }
 
 /// Lets the executor take what has completed (sockets, timers, mailboxes) before the calling task goes on.
@@ -227,7 +259,7 @@ mod tests {
             seen.lock().unwrap().push((context.shard, context.shard_count, name));
         })
         .unwrap();
-        shards.join().unwrap();
+        shards.join();
         let mut seen = seen.lock().unwrap().clone();
         seen.sort();
         let expected: Vec<_> = (0..3).map(|shard| (shard, 3, Some(format!("shard-{shard}")))).collect();
@@ -246,7 +278,7 @@ mod tests {
                     }
                 })
                 .unwrap();
-            shards.join().unwrap();
+            shards.join();
         }
     }
 
@@ -259,15 +291,47 @@ mod tests {
     }
 
     #[test]
+    fn a_ring_that_cannot_be_made_is_told_and_no_shard_runs() {
+        let config = ShardsConfig { ring_depth: 1 << 20, ..ShardsConfig::new(2) };
+        let error = run_shards(&config, vec![(), ()], |_, ()| async { panic!("started all the same") });
+        let message = error.unwrap_err().to_string();
+        assert!(message.contains("io_uring") && !message.contains('\n'), "{message}");
+    }
+
+    const CHILD: &str = "CHRONIK_TEST_EXECUTOR_CHILD";
+
+    #[test]
+    fn a_panic_of_a_task_ends_the_process() {
+        if std::env::var_os(CHILD).is_none() {
+            let output = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "rt::executor::tests::a_panic_of_a_task_ends_the_process"])
+                .env(CHILD, "1")
+                .output()
+                .unwrap();
+            let signal = std::os::unix::process::ExitStatusExt::signal(&output.status);
+            assert_eq!(signal, Some(libc::SIGABRT));
+            return;
+        }
+        let shards = run_shards(&ShardsConfig::new(1), vec![()], |_, ()| async {
+            spawn(async {
+                breathe().await;
+                panic!("a broken invariant");
+            });
+            sleep(Duration::from_secs(10)).await;
+        });
+        shards.unwrap().join();
+    }
+
+    #[test]
     fn a_plain_thread_wakes_a_shard() {
         let (sender, unbound) = mailbox::<u64>(8).unwrap();
         let total = Arc::new(Mutex::new(0));
-        let seed = Mutex::new(Some(unbound));
+
         let result = total.clone();
-        let shards = run_shards(&ShardsConfig::new(1), vec![seed], move |_, seed| {
+        let shards = run_shards(&ShardsConfig::new(1), vec![unbound], move |_, seed| {
             let result = result.clone();
             async move {
-                let mut receiver = seed.into_inner().unwrap().take().unwrap().bind().unwrap();
+                let mut receiver = seed.bind().unwrap();
                 for _ in 0..100 {
                     *result.lock().unwrap() += receiver.recv().await;
                 }
@@ -284,7 +348,7 @@ mod tests {
                 thread::sleep(Duration::from_millis(2));
             }
         }
-        shards.join().unwrap();
+        shards.join();
         assert_eq!(*total.lock().unwrap(), 4_950);
     }
 }

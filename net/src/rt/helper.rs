@@ -140,7 +140,7 @@ mod tests {
             pool.join();
         })
         .unwrap();
-        shards.join().unwrap();
+        shards.join();
     }
 
     #[test]
