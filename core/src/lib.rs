@@ -6,3 +6,7 @@ pub mod metadata;
 // --- group coordinator (owner: group)
 pub mod coordinator;
 // --- shards, partitions, produce and fetch (owner: lead)
+pub mod metrics;
+pub mod node;
+pub mod partition;
+pub mod shard;

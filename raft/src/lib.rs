@@ -41,3 +41,10 @@ pub use error::{LoadError, ProposeError, StepError};
 pub use leadership::Leadership;
 /// The crate whose messages go between peers, so that users need no dependency of their own on its version.
 pub use raft::eraftpb;
+
+/// The voters in an encoded configuration ([`chronik_wal::entry::GroupState::configuration`]); none when it cannot be read.
+#[must_use]
+pub fn voters(configuration: &[u8]) -> Option<Vec<chronik_wal::types::PeerId>> {
+    let configuration = <raft::eraftpb::ConfState as protobuf::Message>::parse_from_bytes(configuration).ok()?;
+    Some(configuration.voters.into_iter().map(chronik_wal::types::PeerId).collect())
+}

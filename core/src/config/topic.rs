@@ -2,7 +2,9 @@
 //!
 //! The typed view is made when a topic appears or a config changes, on shard 0, and read from every shard in the snapshot.
 
-use serde::{Deserialize, Serialize};
+
+use chronik_wal::batch::TimestampType;
+use chronik_wal::compress::{self, CompressionLevels};
 
 use super::definition::{ConfigError, split_list};
 use super::layers::{BrokerLayers, ConfigMap, topic_value};
@@ -11,17 +13,8 @@ use super::tables::topic_config;
 /// Largest batch a topic may allow: a record must fit a WAL segment (SAFETY.md, rule 24).
 pub const MESSAGE_BYTES_MAX: i32 = 32 * 1024 * 1024;
 
-/// Which time a record carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum TimestampType {
-    /// The producer's.
-    CreateTime,
-    /// That of the append; the broker writes it.
-    LogAppendTime,
-}
-
 /// What batches are stored with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
     /// As the producer sent them.
     Producer,
@@ -75,6 +68,40 @@ pub struct TopicConfig {
 }
 
 impl TopicConfig {
+    /// What the metadata log itself goes by: nothing of it is ever deleted but by an image.
+    #[must_use]
+    pub fn internal_log() -> Self {
+        let mut config = Self::resolve(&ConfigMap::new(), &BrokerLayers::default());
+        config.retention_ms = None;
+        config.retention_bytes = None;
+        config.file_delete_delay_ms = 0;
+        config
+    }
+
+    /// The codec that batches are stored with, and the levels; none for the producer's own.
+    #[must_use]
+    pub fn codec(&self) -> Option<(compress::Compression, CompressionLevels)> {
+        let mut levels = CompressionLevels::default();
+        let codec = match self.compression {
+            Compression::Producer => return None,
+            Compression::Uncompressed => compress::Compression::None,
+            Compression::Snappy => compress::Compression::Snappy,
+            Compression::Gzip(level) => {
+                levels.gzip = level;
+                compress::Compression::Gzip
+            }
+            Compression::Lz4(level) => {
+                levels.lz4 = level;
+                compress::Compression::Lz4
+            }
+            Compression::Zstd(level) => {
+                levels.zstd = level;
+                compress::Compression::Zstd
+            }
+        };
+        Some((codec, levels))
+    }
+
     /// Resolves a topic's own configs over those of the broker.
     ///
     /// # Panics

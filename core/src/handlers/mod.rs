@@ -4,11 +4,21 @@
 //! `(snapshot, request, context) -> response`. None of them waits, and none asks another shard or node
 //! (field report 000). Changes of the metadata are planned by `metadata::controller`.
 
+pub mod admin;
 pub mod cluster;
 pub mod configs;
+pub mod dispatch;
+pub mod fetch;
+pub mod fetch_session;
 pub mod find_coordinator;
+pub mod gather;
+pub mod groups;
+pub mod log_dirs;
 pub mod metadata;
+pub mod offsets;
+pub mod produce;
 pub mod producer_id;
+pub mod service;
 pub mod topic_partitions;
 
 use chronik_wal::types::NodeId;

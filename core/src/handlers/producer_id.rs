@@ -1,50 +1,42 @@
-//! InitProducerId 0 to 5 for idempotent producers. Transactional ones are refused until there is a coordinator for them.
+//! InitProducerId for idempotent producers: an id that nobody had before, from the blocks of the metadata group.
+//!
+//! Runs on the connection's shard; ids are handed out on shard 0. Transactional ids are refused: transactions are not
+//! built yet, and saying so is better than a producer that waits for its coordinator.
 
-use kafka_protocol::error::ResponseError;
-use kafka_protocol::messages::{InitProducerIdRequest, InitProducerIdResponse, ProducerId};
+use std::rc::Rc;
 
-use crate::metadata::producer_ids::{ProducerIds, Take};
+use chronik_net::codec::messages::{InitProducerIdRequest, InitProducerIdResponse, ProducerId};
+use chronik_net::codec::{ErrorCode, Response};
+use chronik_wal::types::ShardId;
 
-/// What came of the request.
-#[derive(Clone, Debug, PartialEq)]
-pub enum InitProducerId {
-    /// Send this.
-    Answer(InitProducerIdResponse),
-    /// No id is left on this node: call again when a block has come. `request_block` says that one must be asked for
-    /// now (`Controller::plan_producer_ids`); otherwise it is on its way.
-    Wait {
-        /// Whether to ask for a block.
-        request_block: bool,
-    },
-}
+use super::service::Broker;
+use crate::shard::message::{Reply, Request as Question};
 
-/// Answers with a producer id from this node's store.
-pub fn init_producer_id(ids: &mut ProducerIds, request: &InitProducerIdRequest) -> InitProducerId {
-    let has_id = request.producer_id.0 != -1;
-    let has_epoch = request.producer_epoch != -1;
-    if request.transactional_id.is_some() || has_id != has_epoch {
-        return InitProducerId::Answer(failed(ResponseError::InvalidRequest));
+/// Answers InitProducerId.
+pub async fn init(broker: Rc<Broker>, request: InitProducerIdRequest) -> Response {
+    if request.transactional_id.is_some() {
+        return refused(ErrorCode::TransactionalIdAuthorizationFailed);
     }
-    match ids.take() {
-        Take::Id(id) => {
-            let response =
-                InitProducerIdResponse::default().with_producer_id(ProducerId(id)).with_producer_epoch(0);
-            InitProducerId::Answer(response)
-        }
-        Take::RequestBlock => InitProducerId::Wait { request_block: true },
-        Take::Wait => InitProducerId::Wait { request_block: false },
+    let known = (request.producer_id.0, request.producer_epoch);
+    // KIP-360: a producer may name the id it had, with its epoch; without transactions a new id serves as well.
+    if (known.0 < 0) != (known.1 < 0) {
+        return refused(ErrorCode::InvalidRequest);
+    }
+    let (_, answer) = broker.router.ask(ShardId(0), Question::ProducerId);
+    match answer.await {
+        Some(Reply::ProducerId(Ok(id))) => Response::InitProducerId(
+            InitProducerIdResponse::default().with_producer_id(ProducerId(id)).with_producer_epoch(0),
+        ),
+        Some(Reply::ProducerId(Err(error))) => refused(error),
+        _ => refused(ErrorCode::CoordinatorNotAvailable),
     }
 }
 
-/// The answer when no block could be had: COORDINATOR_LOAD_IN_PROGRESS is retried by clients.
-#[must_use]
-pub fn no_block_to_be_had() -> InitProducerIdResponse {
-    failed(ResponseError::CoordinatorLoadInProgress)
-}
-
-fn failed(code: ResponseError) -> InitProducerIdResponse {
-    InitProducerIdResponse::default()
-        .with_error_code(code.code())
-        .with_producer_id(ProducerId(-1))
-        .with_producer_epoch(-1)
+fn refused(error: ErrorCode) -> Response {
+    Response::InitProducerId(
+        InitProducerIdResponse::default()
+            .with_error_code(error.code())
+            .with_producer_id(ProducerId(-1))
+            .with_producer_epoch(-1),
+    )
 }

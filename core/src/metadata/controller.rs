@@ -53,6 +53,13 @@ pub struct Plan<R> {
     pub awaited: Vec<Uuid>,
 }
 
+impl<R> Plan<R> {
+    /// The same plan with its answer in another form.
+    pub fn map<S>(self, form: impl FnOnce(R) -> S) -> Plan<S> {
+        Plan { commands: self.commands, response: form(self.response), awaited: self.awaited }
+    }
+}
+
 /// What planning needs besides the state.
 pub struct PlanContext<'a> {
     /// The picture of the cluster as this node knows it: which brokers are there, what this node's configs are.

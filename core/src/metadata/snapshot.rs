@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use chronik_wal::identity::shard_of;
 use chronik_wal::types::{GroupId, LeaderEpoch, NodeId, ShardId, Term};
 use uuid::Uuid;
 
@@ -19,17 +20,6 @@ use super::state::{Broker, Change, MetadataState, Partition, Topic};
 use crate::config::broker::BrokerConfig;
 use crate::config::layers::{BrokerLayers, ConfigMap};
 use crate::config::topic::TopicConfig;
-
-/// The shard of a group on a node with this many shards. Group 0 is on shard 0.
-///
-/// The count is durable in `meta.properties`; a start with another one redistributes (SAFETY.md, rule 20).
-///
-/// # Panics
-/// When the count is zero.
-#[must_use]
-pub fn shard_of(group: GroupId, shard_count: u16) -> ShardId {
-    ShardId(u16::try_from(group.0 % u64::from(shard_count)).expect("less than a u16"))
-}
 
 /// Who leads a partition, as far as this node knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

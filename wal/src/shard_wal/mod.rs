@@ -201,6 +201,12 @@ impl ShardWal {
         now_ms.saturating_sub(since) >= self.config.idle_ms && self.close()
     }
 
+    /// Whether the newest turn put is a closing mark, so that nothing waits for one.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed && !self.has_pending() && self.in_flight.is_none()
+    }
+
     /// Puts the closing mark of a clean stop, unless the newest turn is one already. True when turns are to be
     /// written before the process ends.
     pub fn close(&mut self) -> bool {

@@ -1,0 +1,134 @@
+//! From a frame to a handler: decode, note at debug, hand to the family of the API.
+//!
+//! Runs on the connection's shard, once a request, in the order of arrival. What is answered from the metadata snapshot
+//! alone is answered at once; what needs an owner is a future.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use chronik_net::codec::{
+    ApiKey, ApiVersionsResponse, DecodeError, EncodeError, ErrorCode, Request, RequestHeader, Response,
+    ResponseFrame, SupportedFeature, decode_request, encode_response,
+};
+
+use super::service::{Broker, Connection};
+use super::{admin, fetch, groups, log_dirs, offsets, produce, producer_id};
+
+/// What becomes of a request.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Send this.
+    Reply(ResponseFrame),
+    /// Send nothing (acks=0).
+    NoReply,
+    /// Close the connection: there is no answer in the protocol.
+    Close,
+}
+
+/// An answer on its way.
+pub type Later = std::pin::Pin<Box<dyn Future<Output = Outcome>>>;
+
+/// Whether a request may start before those before it are answered. Only Produce: its order is kept by the owners.
+#[must_use]
+pub fn pipelines(frame: &[u8]) -> bool {
+    frame.get(..2).is_some_and(|key| key == ApiKey::Produce.key().to_be_bytes())
+}
+
+/// Starts a request.
+pub fn dispatch(broker: &Rc<Broker>, connection: &mut Connection, request_frame: BytesMut) -> Later {
+    let bytes = request_frame.len();
+    let (header, request) = match decode_request(request_frame) {
+        Ok(decoded) => decoded,
+        Err(error) => return undecodable(connection, &error),
+    };
+    tracing::debug!(
+        connection = connection.id,
+        peer = %connection.peer,
+        api = header.api.name(),
+        key = header.api.key(),
+        version = header.api_version,
+        client_id = header.client_id.as_deref().unwrap_or(""),
+        correlation_id = header.correlation_id,
+        "request"
+    );
+    let api_key = header.api.key();
+    let started = Instant::now();
+    let answer = start(broker, connection, header, request);
+    let broker = broker.clone();
+    Box::pin(async move {
+        let outcome = answer.await;
+        broker.metrics.answered(api_key, bytes, started.elapsed().as_micros() as u64);
+        outcome
+    })
+}
+
+fn undecodable(connection: &Connection, error: &DecodeError) -> Later {
+    tracing::debug!(connection = connection.id, peer = %connection.peer, %error, "request refused");
+    let outcome = error.reply().map_or(Outcome::Close, Outcome::Reply);
+    Box::pin(std::future::ready(outcome))
+}
+
+fn start(broker: &Rc<Broker>, connection: &mut Connection, header: RequestHeader, request: Request) -> Later {
+    match request {
+        Request::Produce(request) => produce::start(broker, connection, header, request),
+        Request::Fetch(request) => fetch::start(broker, connection, header, request),
+        Request::ApiVersions(request) => {
+            let response = if request.is_valid(header.api_version) {
+                connection.software = format!("{} {}", request.client_software_name, request.client_software_version);
+                ApiVersionsResponse::supported(Vec::<SupportedFeature>::new())
+            } else {
+                ApiVersionsResponse::refused(ErrorCode::InvalidRequest)
+            };
+            now(&header, Response::ApiVersions(response))
+        }
+        request => slow(broker, connection, header, request),
+    }
+}
+
+/// The requests that are not worth a path of their own.
+fn slow(broker: &Rc<Broker>, connection: &Connection, header: RequestHeader, request: Request) -> Later {
+    let broker = broker.clone();
+    let listener = connection.listener.clone();
+    let context = groups::Context::new(&header, connection);
+    Box::pin(async move {
+        let response = match request {
+            Request::ListOffsets(request) => Some(offsets::list(broker, request).await),
+            Request::OffsetForLeaderEpoch(request) => Some(offsets::epoch_ends(broker, request).await),
+            Request::DeleteRecords(request) => Some(offsets::delete_records(broker, request).await),
+            Request::DescribeLogDirs(request) => Some(log_dirs::describe(broker, request).await),
+            Request::InitProducerId(request) => Some(producer_id::init(broker, request).await),
+            request @ (Request::JoinGroup(_)
+            | Request::SyncGroup(_)
+            | Request::Heartbeat(_)
+            | Request::LeaveGroup(_)
+            | Request::OffsetCommit(_)
+            | Request::OffsetFetch(_)
+            | Request::OffsetDelete(_)
+            | Request::DescribeGroups(_)
+            | Request::DeleteGroups(_)
+            | Request::ListGroups(_)) => groups::answer(broker, context, request).await,
+            request => admin::answer(broker, &header, &listener, request).await,
+        };
+        match response {
+            Some(response) => frame(encode_response(&header, response)),
+            None => Outcome::Close,
+        }
+    })
+}
+
+fn now(header: &RequestHeader, response: Response) -> Later {
+    let outcome = frame(encode_response(header, response));
+    Box::pin(std::future::ready(outcome))
+}
+
+/// An encoded response as an outcome. A handler that made a response its version cannot carry ends the connection.
+pub fn frame(encoded: Result<ResponseFrame, EncodeError>) -> Outcome {
+    match encoded {
+        Ok(frame) => Outcome::Reply(frame),
+        Err(error) => {
+            tracing::error!(%error, "a response could not be encoded");
+            Outcome::Close
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! One shard's service: what its connections have in common, and how frames come in and answers go out.
+//!
+//! The bridge between `chronik_net::connection`, which knows no Kafka message, and the handlers, which know no socket.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use chronik_net::codec::{ErrorCode, TopicRef};
+use chronik_net::connection::{self, Call, CloseReason, ConnectionInfo, Service, Slot};
+use chronik_wal::types::GroupId;
+
+use super::dispatch::{self, Later, Outcome};
+use super::fetch_session::{PartitionKey, SessionCache, TopicKey};
+use crate::metadata::names::is_internal;
+use crate::metadata::snapshot::{Snapshot, TopicView};
+use crate::metrics::ShardMetrics;
+use crate::shard::router::Router;
+
+/// What the handlers of one shard share.
+pub struct Broker {
+    /// The way to the shards.
+    pub router: Rc<Router>,
+    /// Where requests are counted.
+    pub metrics: Arc<ShardMetrics>,
+    /// The fetch sessions of this shard's connections.
+    pub sessions: RefCell<SessionCache>,
+    /// The data directory, for DescribeLogDirs.
+    pub data_dir: PathBuf,
+}
+
+/// What is kept of a connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its number.
+    pub id: u64,
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// The listener that it came by.
+    pub listener: Arc<str>,
+    /// What the client says it is (ApiVersions v3 and up).
+    pub software: String,
+}
+
+/// The service of one shard.
+pub struct BrokerService(pub Rc<Broker>);
+
+impl Service for BrokerService {
+    type Connection = Connection;
+
+    fn connected(&self, info: &ConnectionInfo) -> Connection {
+        tracing::debug!(connection = info.id, peer = %info.peer, listener = &*info.listener, "connection accepted");
+        self.0.metrics.connections.add(1);
+        self.0.metrics.connections_accepted.add(1);
+        Connection {
+            id: info.id,
+            peer: info.peer,
+            listener: info.listener.clone(),
+            software: String::new(),
+        }
+    }
+
+    fn pipelines(&self, frame: &[u8]) -> bool {
+        dispatch::pipelines(frame)
+    }
+
+    fn call(&self, connection: &mut Connection, frame: BytesMut, _slot: &Slot) -> Call {
+        let answer: Later = dispatch::dispatch(&self.0, connection, frame);
+        Call::Later(Box::pin(async move { answer.await.into() }))
+    }
+
+    fn closed(&self, connection: Connection, reason: &CloseReason) {
+        self.0.metrics.connections.sub(1);
+        tracing::debug!(
+            connection = connection.id,
+            peer = %connection.peer,
+            software = connection.software,
+            %reason,
+            "connection closed"
+        );
+    }
+}
+
+impl From<Outcome> for connection::Outcome {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Reply(frame) => Self::Reply(connection::ResponseFrame::Many(frame.into_slices())),
+            Outcome::NoReply => Self::NoReply,
+            Outcome::Close => Self::Close(CloseReason::Service("the request has no answer in the protocol")),
+        }
+    }
+}
+
+/// The group of a partition that a request names.
+///
+/// # Errors
+/// UNKNOWN_TOPIC_OR_PARTITION, UNKNOWN_TOPIC_ID, or INVALID_TOPIC_EXCEPTION for internal topics where they are not
+/// allowed.
+pub fn resolve(
+    snapshot: &Snapshot,
+    topic: &TopicRef,
+    partition: i32,
+    internal_allowed: bool,
+) -> Result<GroupId, ErrorCode> {
+    let (view, unknown) = match topic {
+        TopicRef::Name(name) => (snapshot.topic(name), ErrorCode::UnknownTopicOrPartition),
+        TopicRef::Id(id) => (snapshot.topic_by_id(id), ErrorCode::UnknownTopicId),
+    };
+    let view = view.ok_or(unknown)?;
+    if !internal_allowed && is_internal(&view.name) {
+        return Err(ErrorCode::InvalidTopicException);
+    }
+    group_of(view, partition)
+}
+
+/// As [`resolve`], for a partition of a fetch session.
+///
+/// # Errors
+/// UNKNOWN_TOPIC_OR_PARTITION or UNKNOWN_TOPIC_ID.
+pub fn resolve_key(snapshot: &Snapshot, key: &PartitionKey) -> Result<GroupId, ErrorCode> {
+    match &key.topic {
+        TopicKey::Name(name) => {
+            let name = std::str::from_utf8(name).map_err(|_| ErrorCode::UnknownTopicOrPartition)?;
+            resolve_name(snapshot, name, key.partition)
+        }
+        TopicKey::Id(id) => {
+            let view = snapshot.topic_by_id(id).ok_or(ErrorCode::UnknownTopicId)?;
+            group_of(view, key.partition)
+        }
+    }
+}
+
+/// The group of a partition by its topic's name.
+///
+/// # Errors
+/// UNKNOWN_TOPIC_OR_PARTITION.
+pub fn resolve_name(snapshot: &Snapshot, topic: &str, partition: i32) -> Result<GroupId, ErrorCode> {
+    let view = snapshot.topic(topic).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+    group_of(view, partition)
+}
+
+fn group_of(view: &TopicView, partition: i32) -> Result<GroupId, ErrorCode> {
+    view.partition(partition).map(|partition| partition.group).ok_or(ErrorCode::UnknownTopicOrPartition)
+}

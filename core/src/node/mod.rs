@@ -1,0 +1,144 @@
+//! A node: from its configuration to running shards, and back to nothing in flight.
+//!
+//! ```text
+//! start::open  checks, lock, identity, shard count, ports, recovery of the WALs and of the metadata log
+//!      └─▶ run  one executor a shard ─▶ acceptor ─▶ serving … signal ─▶ connections drained ─▶ files written ─▶ end
+//! ```
+//! Everything that can refuse the start does so before the first port answers; each refusal is one line that says how
+//! to mend it.
+
+pub mod shard_task;
+pub mod start;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use chronik_net::acceptor::{Accepted, Acceptor, ConnectionLimits};
+use chronik_net::rt::executor::{ShardsConfig, ShardsError, run_shards};
+use chronik_net::rt::mailbox::{Sender, mailbox};
+use chronik_net::rt::signal;
+use chronik_wal::disk::Disk;
+
+use self::shard_task::ShardTask;
+use self::start::{Opened, StartError};
+use crate::config::server::ServerConfig;
+use crate::metadata::snapshot::Snapshot;
+use crate::shard::pump::Mail;
+
+/// Messages that a shard's mailbox holds; senders keep the rest in order.
+const MAILBOX_CAPACITY: usize = 16_384;
+
+/// Sockets on their way to a shard.
+const SOCKETS_CAPACITY: usize = 1_024;
+
+/// How long a start waits for the cluster's id to be committed, to note it in `meta.properties`.
+const CLUSTER_ID_WAIT: Duration = Duration::from_secs(10);
+
+/// Runs a node until it is told to stop.
+///
+/// # Errors
+/// Why it cannot start, in one line.
+pub fn run(config: &ServerConfig) -> Result<(), StartError> {
+    let opened = start::open(config)?;
+    serve(config, opened)
+}
+
+fn serve(config: &ServerConfig, opened: Opened) -> Result<(), StartError> {
+    let Opened { identity, snapshot, shards, listeners, disk, lock, metrics: _ } = opened;
+    let shard_count = shards.len();
+    let published = Arc::new(ArcSwap::new(snapshot.clone()));
+    let serving = Arc::new(AtomicUsize::new(shard_count));
+    let (ready_sender, ready) = mpsc::channel();
+    let mut mail = Vec::with_capacity(shard_count);
+    let mut sockets = Vec::with_capacity(shard_count);
+    let mut inboxes = Vec::with_capacity(shard_count);
+    for _ in 0..shard_count {
+        let (mail_sender, mail_inbox) = mailbox::<Mail>(MAILBOX_CAPACITY).map_err(StartError::Mailbox)?;
+        let (socket_sender, socket_inbox) =
+            mailbox::<Accepted>(SOCKETS_CAPACITY).map_err(StartError::Mailbox)?;
+        mail.push(mail_sender);
+        sockets.push(socket_sender);
+        inboxes.push((mail_inbox, socket_inbox));
+    }
+    let tasks = shards.into_iter().zip(inboxes).map(|(start, (mail_inbox, socket_inbox))| ShardTask {
+        start,
+        mail: mail_inbox,
+        sockets: socket_inbox,
+        senders: mail.clone(),
+        snapshot: published.clone(),
+        disk: disk.clone(),
+        serving: serving.clone(),
+        ready: ready_sender.clone(),
+    });
+    let running = run_shards(&ShardsConfig::new(shard_count), tasks.collect(), |_, task| task.run())?;
+    for _ in 0..shard_count {
+        match ready.recv() {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(StartError::Shard(error)),
+            Err(_) => return Err(StartError::ShardEnded),
+        }
+    }
+    let limits = ConnectionLimits {
+        total: usize::try_from(snapshot.config.max_connections).unwrap_or(usize::MAX),
+        per_ip: usize::try_from(snapshot.config.max_connections_per_ip).unwrap_or(usize::MAX),
+    };
+    let addresses: Vec<String> = listeners.iter().map(|l| format!("{}://{}", l.name(), l.address())).collect();
+    let mut acceptor = Acceptor::start(listeners, sockets, limits).map_err(StartError::Acceptor)?;
+    let (stop_sender, stop) = mpsc::channel();
+    let signals = signal::listen(move |name| {
+        // The receiver lives as long as this process serves.
+        let _ = stop_sender.send(name);
+    });
+    let _signals = signals.map_err(StartError::Signals)?;
+    note_cluster_id(&identity, &published, &*disk, config)?;
+    tracing::info!(node = config.node_id.0, shards = shard_count, listeners = ?addresses, "ready");
+
+    let name = stop.recv().unwrap_or("nobody");
+    tracing::info!(signal = name, "stopping: no new connections, answering what is in flight");
+    acceptor.stop();
+    mail.iter().for_each(stop_shard);
+    running.join();
+    debug_assert_eq!(serving.load(Ordering::Acquire), 0, "every shard drained its connections");
+    drop(lock);
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn stop_shard(mail: &Sender<Mail>) {
+    // A full mailbox empties within a turn or two.
+    while let Err(chronik_net::rt::mailbox::Full(_)) = mail.try_send(Mail::Stop) {
+        std::thread::yield_now();
+    }
+}
+
+/// Notes the cluster's id in `meta.properties` once it is committed, so that the data can never be used in another one.
+fn note_cluster_id(
+    identity: &chronik_wal::identity::Identity,
+    published: &ArcSwap<Snapshot>,
+    disk: &dyn Disk,
+    config: &ServerConfig,
+) -> Result<(), StartError> {
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < CLUSTER_ID_WAIT {
+        if let Some(id) = &published.load().cluster_id {
+            if identity.cluster_id.as_deref() == Some(id) {
+                return Ok(());
+            }
+            identity.check_cluster(&config.data_dir, id)?;
+            let mut identity = identity.clone();
+            identity.cluster_id = Some(id.to_string());
+            return Ok(identity.store(disk, &config.data_dir)?);
+        }
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    Err(StartError::NoClusterId)
+}
+
+impl From<ShardsError> for StartError {
+    fn from(error: ShardsError) -> Self {
+        Self::Shards(error)
+    }
+}

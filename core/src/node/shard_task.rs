@@ -1,0 +1,133 @@
+//! One shard's executor: opens the shard, then runs its pump, its mail and its connections.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use chronik_net::acceptor::Accepted;
+use chronik_net::connection::{ConnectionConfig, Connections};
+use chronik_net::rt::event::Event as Wake;
+use chronik_net::rt::helper::HelperPool;
+use chronik_net::rt::mailbox::{Sender, Unbound};
+use chronik_wal::disk::Disk;
+use chronik_wal::disk::uring::TurnWriter;
+use chronik_wal::types::{PeerId, ShardId};
+
+use super::start::ShardStart;
+use crate::config::broker::BrokerConfig;
+use crate::handlers::fetch_session::SessionCache;
+use crate::handlers::service::{Broker, BrokerService};
+use crate::metadata::snapshot::Snapshot;
+use crate::shard::Shard;
+use crate::shard::open::OpenError;
+use crate::shard::pump::{Mail, Pump, take_mail};
+use crate::shard::router::Router;
+
+/// Threads for blocking work of one shard.
+const HELPER_THREADS: usize = 2;
+
+/// Jobs that wait for a helper thread.
+const HELPER_QUEUE: usize = 512;
+
+/// How long a stop waits for the answers in flight before it cuts connections off: the whole stop takes under 2 s.
+const DRAIN_GRACE: Duration = Duration::from_millis(1_000);
+
+/// The replica of the metadata group on a node that is its own cluster.
+const SOLE_PEER: PeerId = PeerId(1);
+
+/// What one shard's thread is given.
+pub struct ShardTask {
+    /// What it is started with.
+    pub start: ShardStart,
+    /// Its mailbox.
+    pub mail: Unbound<Mail>,
+    /// Its sockets.
+    pub sockets: Unbound<Accepted>,
+    /// Every shard's mailbox, in order.
+    pub senders: Vec<Sender<Mail>>,
+    /// The published metadata.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// The disk.
+    pub disk: Arc<dyn Disk>,
+    /// Shards whose connections are open.
+    pub serving: Arc<AtomicUsize>,
+    /// Told once the shard serves, or why it cannot.
+    pub ready: mpsc::Sender<Result<(), String>>,
+}
+
+impl ShardTask {
+    /// Runs the shard to its end.
+    pub async fn run(self) {
+        let ready = self.ready.clone();
+        if let Err(error) = self.serve().await {
+            // The main thread ends the process with this line.
+            let _ = ready.send(Err(error));
+        }
+    }
+
+    async fn serve(self) -> Result<(), String> {
+        let Self { start, mail, sockets, senders, snapshot, disk, serving, ready } = self;
+        let ShardStart { seed, recovered, snapshot: first, metadata } = start;
+        let config = first.config.clone();
+        let mut shard = Shard::open(&*disk, &seed, recovered, first, metadata).map_err(text)?;
+        if seed.shard == ShardId(0) {
+            shard.form_metadata_group(SOLE_PEER, vec![SOLE_PEER]).map_err(text)?;
+        }
+        let mailbox = mail.bind().map_err(text)?;
+        let sockets = sockets.bind().map_err(text)?;
+        let name = format!("helper-{}", seed.shard);
+        let own = &senders[usize::from(seed.shard.0)];
+        let helpers = HelperPool::start(&name, HELPER_THREADS, HELPER_QUEUE, own).map_err(text)?;
+        let router = Rc::new(Router::new(seed.shard, &senders, snapshot.clone()));
+
+        let broker = Rc::new(Broker {
+            router: router.clone(),
+            metrics: seed.metrics.clone(),
+            sessions: RefCell::new(sessions(&config, &seed)),
+            data_dir: seed.data_dir.clone(),
+        });
+        let connections = Connections::new(Rc::new(BrokerService(broker)), connection_config(&config, seed.shard_count));
+        let stop = Rc::new(Wake::new());
+        glommio::spawn_local(take_mail(mailbox, router.clone(), stop.clone())).detach();
+        glommio::spawn_local(connections.clone().serve(sockets)).detach();
+        let drained = serving.clone();
+        glommio::spawn_local(async move {
+            stop.wait().await;
+            connections.drain(DRAIN_GRACE).await;
+            drained.fetch_sub(1, Ordering::AcqRel);
+        })
+        .detach();
+        // The main thread waits for this and nothing else.
+        let _ = ready.send(Ok(()));
+        Pump::new(shard, router, snapshot, helpers, disk, serving).run(TurnWriter::new()).await;
+        Ok(())
+    }
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+fn sessions(config: &BrokerConfig, seed: &crate::shard::open::ShardSeed) -> SessionCache {
+    let slots = usize::try_from(config.max_incremental_fetch_session_cache_slots).unwrap_or(0);
+    let own = slots.div_ceil(usize::from(seed.shard_count).max(1));
+    // The low half of the seed: session ids of this start differ from those of the last one.
+    SessionCache::new(own, seed.shard.0, seed.shard_count, (seed.seed & 0xffff_ffff) as u32)
+}
+
+fn connection_config(config: &BrokerConfig, shard_count: u16) -> ConnectionConfig {
+    let defaults = ConnectionConfig::default();
+    let queued = usize::try_from(config.queued_max_request_bytes).unwrap_or(0);
+    let share = queued / usize::from(shard_count).max(1);
+    ConnectionConfig {
+        frame_bytes_max: usize::try_from(config.socket_request_max_bytes).unwrap_or(defaults.frame_bytes_max),
+        shard_request_bytes_max: if queued == 0 { defaults.shard_request_bytes_max } else { share.max(1) },
+        idle_ms: u64::try_from(config.connections_max_idle_ms).unwrap_or(u64::MAX),
+        ..defaults
+    }
+}
+

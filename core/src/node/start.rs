@@ -1,0 +1,263 @@
+//! Everything between reading the configuration and the first executor: checks, lock, identity, ports, recovery.
+//!
+//! Runs on the main thread and blocks. Nothing is served yet, so a refusal here loses nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+
+use chronik_net::acceptor::{self, BindError, BoundListener, ListenerConfig};
+use chronik_net::rt::executor::{ShardsError, available_cpus};
+use chronik_net::rt::preflight::{self, PreflightError};
+use chronik_net::rt::clock;
+use chronik_wal::disk::{Disk, OsDisk};
+use chronik_wal::identity::{Identity, IdentityError, new_directory_id};
+use chronik_wal::lock::{DirectoryLock, LockError};
+use chronik_wal::partition::{FileCache, FilesError, sweep};
+use chronik_wal::recovery::Recovered;
+use chronik_wal::reshard::{ReshardError, reshard};
+use chronik_wal::shard_wal::WalConfig;
+use chronik_wal::types::ShardId;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use uuid::Uuid;
+
+use crate::config::server::{Listener, ServerConfig};
+use crate::metadata::command::Endpoint;
+use crate::metadata::snapshot::{Snapshot, SnapshotBuilder};
+use crate::metadata::state::Broker;
+use crate::metrics::ShardMetrics;
+use crate::shard::ShardLimits;
+use crate::shard::controller::ControllerHost;
+use crate::shard::open::{MetadataLog, MetadataPart, OpenError, ShardSeed, recover_wal};
+use crate::shard::topics::{identity as partition_identity, metadata_identity};
+
+/// Files and mappings of partitions that are open at once.
+const OPEN_FILES_MAX: usize = 4_096;
+
+/// Why a node does not start. Each is one line with the remedy in it.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum StartError {
+    #[error(transparent)]
+    Preflight(#[from] PreflightError),
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Reshard(#[from] ReshardError),
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    #[error("listener {name}: '{host}:{port}' is no address: give an IP address or a host name that resolves ({source})")]
+    Address { name: String, host: String, port: u16, source: io::Error },
+    #[error("cannot read the data: {0}")]
+    Open(#[from] OpenError),
+    #[error("cannot tidy the data directory: {0}")]
+    Sweep(#[from] FilesError),
+    #[error("cannot start the shards: {0}")]
+    Shards(ShardsError),
+    #[error("a shard cannot start: {0}")]
+    Shard(String),
+    #[error("a shard ended before it was ready; the log says why")]
+    ShardEnded,
+    #[error("cannot make a mailbox: {0}; raise the limit of open files (ulimit -n)")]
+    Mailbox(io::Error),
+    #[error("cannot start the acceptor: {0}")]
+    Acceptor(io::Error),
+    #[error("cannot listen to signals: {0}")]
+    Signals(io::Error),
+    #[error("the cluster's id was not committed in time: is the disk of the data directory stalled?")]
+    NoClusterId,
+    #[error("{peers} peers are configured, but this version runs single nodes only: remove [[peers]]")]
+    Peers { peers: usize },
+    #[error("the metadata log names another cluster than meta.properties: {0}")]
+    Cluster(String),
+}
+
+/// A shard about to start: its seed and what was recovered.
+pub struct ShardStart {
+    /// What it is started with.
+    pub seed: ShardSeed,
+    /// What its WAL holds.
+    pub recovered: Recovered,
+    /// The first snapshot.
+    pub snapshot: Arc<Snapshot>,
+    /// On shard 0, the metadata.
+    pub metadata: Option<MetadataPart>,
+}
+
+/// A node that may be run.
+pub struct Opened {
+    /// Whose data it is.
+    pub identity: Identity,
+    /// The metadata as of the start.
+    pub snapshot: Arc<Snapshot>,
+    /// The shards.
+    pub shards: Vec<ShardStart>,
+    /// Its ports, bound.
+    pub listeners: Vec<BoundListener>,
+    /// Its disk.
+    pub disk: Arc<dyn Disk>,
+    /// Held as long as the node runs.
+    pub lock: DirectoryLock,
+    /// What the shards count.
+    pub metrics: Vec<Arc<ShardMetrics>>,
+}
+
+/// Opens a node's data and ports.
+///
+/// # Errors
+/// The first thing that is in the way.
+pub fn open(config: &ServerConfig) -> Result<Opened, StartError> {
+    if config.peers.len() > 1 {
+        return Err(StartError::Peers { peers: config.peers.len() });
+    }
+    preflight::check_machine()?;
+    let lock = DirectoryLock::acquire(&config.data_dir)?;
+    preflight::check_data_directory(&config.data_dir)?;
+    let listeners = bind_all(config)?;
+    let disk: Arc<dyn Disk> = Arc::new(OsDisk);
+    let identity = open_identity(config, &*disk)?;
+    let own = own_registration(config, &identity, &listeners);
+
+    let seeds = seeds(config, &identity);
+    let mut recovered = seeds.iter().map(|seed| recover_wal(&*disk, seed)).collect::<Result<Vec<_>, _>>()?;
+    let log = MetadataLog::open(&*disk, &seeds[0], &mut recovered[0])?;
+    if let (Some(named), Some(id)) = (log.state.cluster_id(), &identity.cluster_id)
+        && **named != **id
+    {
+        return Err(StartError::Cluster(format!("{named} and {id}")));
+    }
+    let mut builder = SnapshotBuilder::new(config.node_id, identity.shards, static_configs(config));
+    builder.reset(&log.state);
+    let snapshot = Arc::new(builder.current().clone());
+    tidy(&*disk, config, &snapshot)?;
+    let random = SmallRng::seed_from_u64(seeds[0].seed);
+    let host = ControllerHost::new(log.state.clone(), log.applied, builder, own, random);
+    let mut metadata = Some(MetadataPart { log, host });
+    let metrics = seeds.iter().map(|seed| seed.metrics.clone()).collect();
+    let shards = seeds.into_iter().zip(recovered).map(|(seed, recovered)| ShardStart {
+        seed,
+        recovered,
+        snapshot: snapshot.clone(),
+        metadata: metadata.take(),
+    });
+    let shards = shards.collect();
+    Ok(Opened { identity, snapshot, shards, listeners, disk, lock, metrics })
+}
+
+/// Reads the identity of the data directory, or mints one; a change of the shard count is carried out here.
+fn open_identity(config: &ServerConfig, disk: &dyn Disk) -> Result<Identity, StartError> {
+    let cores = u16::try_from(available_cpus().len()).unwrap_or(1).max(1);
+    let identity = match Identity::load(disk, &config.data_dir, config.node_id)? {
+        Some(identity) => identity,
+        None => {
+            let identity =
+                Identity::new(config.node_id, new_directory_id(), config.shards.unwrap_or(cores));
+            // ORDER: durable before anything is written under it (SAFETY.md, rule 8).
+            identity.store(disk, &config.data_dir)?;
+            identity
+        }
+    };
+    let shards = config.shards.unwrap_or(identity.shards);
+    let template = WalConfig::new(&config.data_dir, identity.wal(ShardId(0)));
+    Ok(reshard(disk, &config.data_dir, identity, shards, &template)?)
+}
+
+fn seeds(config: &ServerConfig, identity: &Identity) -> Vec<ShardSeed> {
+    let files = Arc::new(FileCache::new(OPEN_FILES_MAX));
+    let wall_ms = clock::wall_ms();
+    let seed = |number: u16| {
+        let shard = ShardId(number);
+        ShardSeed {
+            node: config.node_id,
+            shard,
+            shard_count: identity.shards,
+            limits: ShardLimits::default(),
+            data_dir: config.data_dir.clone(),
+            wal: WalConfig::new(&config.data_dir, identity.wal(shard)),
+            files: files.clone(),
+            seed: rand::random(),
+            wall_ms,
+            metrics: Arc::new(ShardMetrics::default()),
+        }
+    };
+    (0..identity.shards).map(seed).collect()
+}
+
+fn bind_all(config: &ServerConfig) -> Result<Vec<BoundListener>, StartError> {
+    let bind = |(name, listener): (&String, &Listener)| {
+        let address = resolve(name, &listener.bind)?;
+        Ok(acceptor::bind(&ListenerConfig { name: name.clone(), address })?)
+    };
+    config.listeners.iter().map(bind).collect()
+}
+
+/// The first address of a host.
+///
+/// # Errors
+/// When it has none.
+pub fn resolve(name: &str, endpoint: &Endpoint) -> Result<SocketAddr, StartError> {
+    let Endpoint { host, port } = endpoint;
+    let fail = |source| StartError::Address { name: name.to_owned(), host: host.clone(), port: *port, source };
+    let mut addresses = (host.as_str(), *port).to_socket_addrs().map_err(fail)?;
+    addresses.next().ok_or_else(|| fail(io::Error::from(io::ErrorKind::NotFound)))
+}
+
+/// How this node registers: port 0 stands for the port that the system chose.
+fn own_registration(config: &ServerConfig, identity: &Identity, bound: &[BoundListener]) -> Broker {
+    let mut listeners = BTreeMap::new();
+    for (name, listener) in &config.listeners {
+        let mut endpoint = listener.advertise.clone();
+        let chosen = bound.iter().find(|bound| bound.name() == name).map(|bound| bound.address().port());
+        if endpoint.port == 0 {
+            endpoint.port = chosen.unwrap_or(0);
+        }
+        listeners.insert(name.clone(), endpoint);
+    }
+    Broker {
+        directory: Uuid::from_bytes(identity.directory),
+        incarnation: Uuid::new_v4(),
+        rack: config.rack.clone(),
+        listeners,
+        raft: None,
+    }
+}
+
+/// The broker configs that the node was started with, by Kafka's names.
+fn static_configs(config: &ServerConfig) -> BTreeMap<String, String> {
+    let mut configs = config.kafka.clone();
+    let list = |endpoint: fn(&Listener) -> &Endpoint| {
+        let one = |(name, listener): (&String, &Listener)| {
+            let Endpoint { host, port } = endpoint(listener);
+            format!("{name}://{host}:{port}")
+        };
+        config.listeners.iter().map(one).collect::<Vec<_>>().join(",")
+    };
+    let mut set = |name: &str, value: String| {
+        configs.entry(name.to_owned()).or_insert(value);
+    };
+    set("node.id", config.node_id.to_string());
+    set("broker.id", config.node_id.to_string());
+    set("log.dirs", config.data_dir.display().to_string());
+    set("listeners", list(|listener| &listener.bind));
+    set("advertised.listeners", list(|listener| &listener.advertise));
+    if let Some(rack) = &config.rack {
+        set("broker.rack", rack.clone());
+    }
+    configs
+}
+
+/// Finishes deletions and moves what nobody knows aside. The metadata are complete: this node alone has them.
+fn tidy(disk: &dyn Disk, config: &ServerConfig, snapshot: &Snapshot) -> Result<(), StartError> {
+    let mut known = BTreeSet::from([metadata_identity()]);
+    for topic in snapshot.topics.values() {
+        let partitions = topic.partitions.iter().enumerate();
+        known.extend(partitions.map(|(number, view)| partition_identity(topic, number as i32, view.group)));
+    }
+    let report = sweep(disk, &config.data_dir.join("data"), &known)?;
+    tracing::debug!(?report, "data directory tidied");
+    Ok(())
+}

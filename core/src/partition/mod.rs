@@ -1,0 +1,217 @@
+//! A replica of one partition as its owning shard sees it, above Raft and beside its files.
+//!
+//! Owned by one [`crate::shard::Shard`]; nobody else touches it. What Raft has committed is *applied* here, in order:
+//! the high watermark moves, producer state and leader epochs follow. What is applied and not yet in the partition's
+//! files is written behind from Raft's tail.
+//!
+//! Reading order: `append.rs` (what a produce request goes through), `apply.rs` (what commit does), `read.rs`
+//! (fetch).
+//!
+//! Invariants: the high watermark is the end of the applied log and never moves back; the log start moves only when a
+//! committed entry says so; a batch is acknowledged only when the very entry (index, term) it became is applied.
+
+pub mod append;
+pub mod apply;
+pub mod read;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use chronik_wal::disk::Disk;
+use chronik_wal::entry::GroupState;
+use chronik_wal::epochs::EpochTable;
+use chronik_wal::partition::{FilesError, PartitionLog, ProducerSnapshot};
+use chronik_wal::producer_state::{ProducerLimits, ProducerTable};
+use chronik_wal::types::{GroupId, KafkaOffset, RaftIndex, Term};
+use uuid::Uuid;
+
+use crate::config::broker::BrokerConfig;
+use crate::config::topic::TopicConfig;
+
+/// Names a partition in Kafka's words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionName {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// Its id: another topic of the same name has another one.
+    pub topic_id: Uuid,
+    /// The partition's number.
+    pub index: i32,
+}
+
+/// Somebody who waits for an entry to be applied: exactly the pair (index, term), never the index alone (rule 12).
+#[derive(Clone, Copy, Debug)]
+pub struct Waiter {
+    /// The entry's index.
+    pub index: RaftIndex,
+    /// The term it was proposed in.
+    pub term: Term,
+    /// Who waits.
+    pub who: Waiting,
+}
+
+/// Who waits for an entry.
+#[derive(Clone, Copy, Debug)]
+pub enum Waiting {
+    /// A produce slice: its number on the shard, the item within it, and the offset it gets.
+    Produce {
+        /// The slice's number on the shard.
+        slice: u64,
+        /// The item's place in the slice.
+        item: u32,
+        /// What the client is told.
+        base_offset: KafkaOffset,
+        /// The broker's timestamp, or −1.
+        log_append_time_ms: i64,
+    },
+    /// A DeleteRecords request.
+    Delete {
+        /// The request's number on the shard.
+        request: u64,
+        /// The item's place in it.
+        item: u32,
+    },
+    /// Records that the partition's own coordinator appended.
+    Coordinator {
+        /// The coordinator's token.
+        token: u64,
+    },
+    /// A change of metadata (group 0 only).
+    Metadata {
+        /// The plan's number.
+        plan: u64,
+    },
+}
+
+/// One replica of a partition.
+pub struct Partition {
+    /// Whose partition.
+    pub name: PartitionName,
+    /// Its Raft group.
+    pub group: GroupId,
+    /// The topic's configuration, resolved.
+    pub config: Arc<TopicConfig>,
+    /// End of the committed and applied log.
+    pub high_watermark: KafkaOffset,
+    /// Where the log starts for clients.
+    pub log_start: KafkaOffset,
+    /// The last entry applied.
+    pub applied: RaftIndex,
+    /// Idempotent producers.
+    pub producers: ProducerTable,
+    /// Where each leader epoch started.
+    pub epochs: EpochTable,
+    /// The partition's files.
+    pub files: PartitionLog,
+    /// Who waits for an entry, by index.
+    pub waiters: VecDeque<Waiter>,
+    /// Fetches (by their number on the shard) that wait for the high watermark to move.
+    pub fetch_waiters: Vec<u64>,
+    /// Applied bytes that are not in the files yet.
+    pub unwritten_bytes: u64,
+    /// When the oldest of these was applied (monotonic ms).
+    pub unwritten_since_ms: Option<u64>,
+    /// A proposal that moves the log start is on its way.
+    pub trimming: bool,
+}
+
+impl Partition {
+    /// A partition with an empty log.
+    #[must_use]
+    pub fn new(
+        name: PartitionName,
+        group: GroupId,
+        config: Arc<TopicConfig>,
+        files: PartitionLog,
+        broker: &BrokerConfig,
+    ) -> Self {
+        let limits = ProducerLimits {
+            expiration_ms: i64::from(broker.producer_id_expiration_ms),
+            ..ProducerLimits::default()
+        };
+        Self {
+            name,
+            group,
+            config,
+            high_watermark: KafkaOffset(0),
+            log_start: KafkaOffset(0),
+            applied: RaftIndex(0),
+            producers: ProducerTable::new(limits),
+            epochs: EpochTable::new(),
+            files,
+            waiters: VecDeque::new(),
+            fetch_waiters: Vec::new(),
+            unwritten_bytes: 0,
+            unwritten_since_ms: None,
+            trimming: false,
+        }
+    }
+
+    /// A partition as its files and its group's state have it. What the WAL has beyond the files is applied again.
+    #[must_use]
+    pub fn recovered(
+        name: PartitionName,
+        group: GroupId,
+        config: Arc<TopicConfig>,
+        files: PartitionLog,
+        state: &GroupState,
+        broker: &BrokerConfig,
+    ) -> Self {
+        let written = files.written();
+        let mut partition = Self::new(name, group, config, files, broker);
+        partition.applied = written.index.max(state.log_start.index);
+        partition.high_watermark = written.next_offset.max(state.log_start.base_offset);
+        partition.log_start = state.log_start.offset;
+        for run in partition.files.term_runs() {
+            partition.epochs.append(run.term.leader_epoch(), run.first_offset);
+        }
+        partition.epochs.advance_start(partition.log_start);
+        partition
+    }
+
+    /// Brings the producer state up to the end of the files, from a snapshot and the batches after it.
+    ///
+    /// # Errors
+    /// When the files cannot be read.
+    pub fn recover_producers(
+        &mut self,
+        disk: &dyn Disk,
+        snapshot: Option<ProducerSnapshot>,
+        replay_from: KafkaOffset,
+        limits: ProducerLimits,
+        wall_ms: i64,
+    ) -> Result<(), FilesError> {
+        let mut from = replay_from;
+        if let Some(snapshot) = snapshot {
+            match ProducerTable::decode_snapshot(&snapshot.bytes, limits, wall_ms) {
+                Ok(producers) => self.producers = producers,
+                Err(error) => {
+                    tracing::warn!(group = self.group.0, %error, "a producer snapshot is read from the log instead");
+                    from = self.files.start().base_offset;
+                }
+            }
+        }
+        let producers = &mut self.producers;
+        crate::shard::open::replay_files(disk, &self.files, from, &mut |info, _| {
+            producers.apply(info, RaftIndex(0), info.max_timestamp.min(wall_ms));
+        })
+    }
+
+    /// Takes the waiters that an applied entry, or the loss of leadership, has decided.
+    ///
+    /// Those of a lower index whose entry is gone come out as failed: a waiter succeeds only for its own pair.
+    pub fn take_waiters(&mut self, index: RaftIndex, term: Term, decided: &mut Vec<(Waiting, bool)>) {
+        while let Some(first) = self.waiters.front().copied() {
+            if first.index > index {
+                return;
+            }
+            self.waiters.pop_front();
+            decided.push((first.who, first.index == index && first.term == term));
+        }
+    }
+
+    /// Every waiter, because this replica does not lead any more.
+    pub fn fail_waiters(&mut self, decided: &mut Vec<(Waiting, bool)>) {
+        decided.extend(self.waiters.drain(..).map(|waiter| (waiter.who, false)));
+    }
+}

@@ -1,0 +1,114 @@
+//! What a fetch may read: epochs, bounds, and where the bytes are.
+//!
+//! Pure. Record bytes are never copied: from the tail they are the very `Bytes` that were proposed, from files they
+//! are slices of a mapped segment, which a helper thread prepares.
+
+use bytes::Bytes;
+use chronik_net::codec::ErrorCode;
+use chronik_wal::tail::{Tail, TailRead};
+use chronik_wal::types::{KafkaOffset, LeaderEpoch, Term};
+
+use super::Partition;
+use crate::shard::message::{FetchItem, FetchOutcome, Isolation};
+
+/// Where the records of a fetch come from.
+pub enum Source {
+    /// Nothing to read, or refused: the outcome is complete.
+    Done(FetchOutcome),
+    /// Records from memory: the outcome is complete.
+    Memory(FetchOutcome),
+    /// The records are in the files only: read from `from` up to `below`, then complete the outcome.
+    Files {
+        /// The outcome but for its records.
+        outcome: FetchOutcome,
+        /// The first offset wanted.
+        from: KafkaOffset,
+        /// The first offset that may not be read.
+        below: KafkaOffset,
+    },
+}
+
+impl Partition {
+    /// Decides one item of a fetch on the leader of `term`.
+    pub fn read(
+        &self,
+        item: &FetchItem,
+        isolation: Isolation,
+        max_bytes: usize,
+        at_least_one: bool,
+        term: Term,
+        tail: &Tail,
+        log_end_offset: KafkaOffset,
+    ) -> Source {
+        if let Err(code) = check_epoch(item.current_epoch, term) {
+            return Source::Done(FetchOutcome::refused(code));
+        }
+        let mut outcome = self.bounds();
+        if let Some(diverging) = self.diverging(item, log_end_offset) {
+            outcome.diverging = Some(diverging);
+            return Source::Done(outcome);
+        }
+        if item.offset < self.log_start || item.offset > log_end_offset {
+            let mut refused = self.bounds();
+            refused.error = ErrorCode::OffsetOutOfRange;
+            refused.high_watermark = KafkaOffset(-1);
+            refused.last_stable_offset = KafkaOffset(-1);
+            return Source::Done(refused);
+        }
+        let below = match isolation {
+            Isolation::ReadUncommitted => self.high_watermark,
+            Isolation::ReadCommitted => self.last_stable_offset(),
+        };
+        if item.offset >= below || (max_bytes == 0 && !at_least_one) {
+            return Source::Done(outcome);
+        }
+        match tail.read(item.offset, below, max_bytes, at_least_one) {
+            TailRead::Batches(batches, _) => {
+                outcome.records = batches;
+                Source::Memory(outcome)
+            }
+            TailRead::Empty => Source::Done(outcome),
+            TailRead::BelowTail => Source::Files { outcome, from: item.offset, below },
+        }
+    }
+
+    fn bounds(&self) -> FetchOutcome {
+        FetchOutcome {
+            error: ErrorCode::None,
+            high_watermark: self.high_watermark,
+            last_stable_offset: self.last_stable_offset(),
+            log_start_offset: self.log_start,
+            records: Vec::<Bytes>::new(),
+            diverging: None,
+            leader: None,
+        }
+    }
+
+    /// The first offset that a read-committed consumer may not see. Without transactions: the high watermark.
+    #[must_use]
+    pub fn last_stable_offset(&self) -> KafkaOffset {
+        self.high_watermark
+    }
+
+    /// Whether the client's log left this one: it has records of an epoch that ended before its fetch offset.
+    fn diverging(&self, item: &FetchItem, log_end_offset: KafkaOffset) -> Option<(LeaderEpoch, KafkaOffset)> {
+        if item.last_fetched_epoch == LeaderEpoch::UNKNOWN {
+            return None;
+        }
+        let (epoch, end) = self.epochs.end_offset_for(item.last_fetched_epoch, log_end_offset);
+        let known = epoch != LeaderEpoch::UNKNOWN;
+        (known && (epoch < item.last_fetched_epoch || end < item.offset)).then_some((epoch, end))
+    }
+}
+
+/// KIP-320: a client that believes in an older or newer epoch than the leader's is told so.
+///
+/// # Errors
+/// FENCED_LEADER_EPOCH for an older one, UNKNOWN_LEADER_EPOCH for a newer one.
+pub fn check_epoch(believed: LeaderEpoch, term: Term) -> Result<(), ErrorCode> {
+    let current = term.leader_epoch();
+    if believed == LeaderEpoch::UNKNOWN || believed == current {
+        return Ok(());
+    }
+    Err(if believed < current { ErrorCode::FencedLeaderEpoch } else { ErrorCode::UnknownLeaderEpoch })
+}

@@ -1,0 +1,249 @@
+//! Fetch on the shard that owns the partitions: read, and wait for more when there is too little.
+//!
+//! A fetch that waits is registered with each of its partitions; when a high watermark moves, only that partition is
+//! read again. The decision to wait and the registration happen in one step on the owner, so no wake-up is lost.
+//! Records below the tail are read by a helper thread; the fetch is decided when its last read is back.
+
+use bytes::Bytes;
+use chronik_net::codec::ErrorCode;
+use chronik_raft::leadership::Leadership;
+use chronik_wal::partition::FileDone;
+use chronik_wal::types::GroupId;
+
+use super::message::{Call, FetchItem, FetchOutcome, FetchSlice, Reply};
+use super::housekeeping::Stopping;
+use super::{Job, JobOwner, Shard, Timer};
+use crate::partition::read::Source;
+
+/// A read from files takes at most this much at a time, so that few pages are brought in for a slow client.
+const FILE_READ_BYTES_MAX: usize = 1 << 20;
+
+/// A fetch that is being read, or waits for records.
+#[derive(Debug)]
+pub struct PendingFetch {
+    call: Call,
+    slice: FetchSlice,
+    outcomes: Vec<FetchOutcome>,
+    reads: usize,
+    deadline_ms: u64,
+    registered: bool,
+    now: bool,
+}
+
+impl PendingFetch {
+    fn bytes(&self) -> usize {
+        self.outcomes.iter().map(FetchOutcome::bytes).sum()
+    }
+
+    fn decided(&self, now_ms: u64) -> bool {
+        let urgent = |outcome: &FetchOutcome| outcome.error != ErrorCode::None || outcome.diverging.is_some();
+        self.now
+            || now_ms >= self.deadline_ms
+            || self.bytes() >= self.slice.min_bytes as usize
+            || self.outcomes.iter().any(urgent)
+    }
+}
+
+impl Shard {
+    pub(crate) fn fetch(&mut self, call: Call, slice: FetchSlice) {
+        if self.stopping != Stopping::No || self.pending_count() >= self.limits.pending_max {
+            return self.reply(call, Reply::Unavailable);
+        }
+        let number = self.number();
+        let deadline_ms = self.now.mono_ms + u64::from(slice.max_wait_ms);
+        let mut budget = slice.max_bytes as usize;
+        let mut empty_so_far = true;
+        let mut reads = Vec::new();
+        let mut outcomes = Vec::with_capacity(slice.items.len());
+        for (place, item) in slice.items.iter().enumerate() {
+            let max_bytes = budget.min(item.max_bytes as usize);
+            let outcome = match self.read_item(item, &slice, max_bytes, empty_so_far) {
+                Source::Done(outcome) | Source::Memory(outcome) => outcome,
+                Source::Files { outcome, from, below } => {
+                    let max_bytes = max_bytes.min(FILE_READ_BYTES_MAX);
+                    reads.push((place, item.group, from, below, max_bytes, empty_so_far));
+                    budget = budget.saturating_sub(max_bytes);
+                    empty_so_far = false;
+                    outcome
+                }
+            };
+            budget = budget.saturating_sub(outcome.bytes());
+            empty_so_far &= outcome.records.is_empty();
+            outcomes.push(outcome);
+        }
+        let pending =
+            PendingFetch { call, slice, outcomes, reads: 0, deadline_ms, registered: false, now: false };
+        self.fetches.insert(number, pending);
+        for (place, group, from, below, max_bytes, at_least_one) in reads {
+            self.start_read(number, place, group, from, below, max_bytes, at_least_one);
+        }
+        self.decide_fetch(number);
+    }
+
+    fn read_item(
+        &mut self,
+        item: &FetchItem,
+        slice: &FetchSlice,
+        max_bytes: usize,
+        at_least_one: bool,
+    ) -> Source {
+        let Some(partition) = self.partitions.get(&item.group) else {
+            return Source::Done(FetchOutcome::refused(self.absence(item.group)));
+        };
+        let (Some(Leadership::Leader { term }), Some(tail)) =
+            (self.driver.leadership(item.group), self.driver.tail(item.group))
+        else {
+            let mut refused = FetchOutcome::refused(ErrorCode::NotLeaderOrFollower);
+            refused.leader = self.leader_hint(item.group);
+            return Source::Done(refused);
+        };
+        let end = self.driver.log_end_offset(item.group).unwrap_or_default();
+        let mut source = partition.read(item, slice.isolation, max_bytes, at_least_one, term, tail, end);
+        if let Source::Done(outcome) = &mut source
+            && matches!(outcome.error, ErrorCode::FencedLeaderEpoch)
+        {
+            outcome.leader = self.leader_hint(item.group);
+        }
+        source
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one call, each named at the caller")]
+    fn start_read(
+        &mut self,
+        fetch: u64,
+        place: usize,
+        group: GroupId,
+        from: chronik_wal::types::KafkaOffset,
+        below: chronik_wal::types::KafkaOffset,
+        max_bytes: usize,
+        at_least_one: bool,
+    ) {
+        let Some(partition) = self.partitions.get_mut(&group) else { return };
+        let Some(job) = partition.files.read(from, below, max_bytes, at_least_one) else { return };
+        if let Some(pending) = self.fetches.get_mut(&fetch) {
+            pending.reads += 1;
+        }
+        self.start_job(JobOwner::Fetch { fetch, item: place }, Job::File(job));
+    }
+
+    /// A read from files is back.
+    pub(crate) fn fetch_read(&mut self, fetch: u64, place: usize, done: FileDone) {
+        let FileDone::Read(result) = done else { return };
+        let Some(pending) = self.fetches.get_mut(&fetch) else { return };
+        pending.reads -= 1;
+        if let Some(outcome) = pending.outcomes.get_mut(place) {
+            match result {
+                Ok(read) => outcome.records = vec![read.data],
+                Err(error) => {
+                    tracing::error!(%error, "reading a segment failed");
+                    *outcome = FetchOutcome::refused(ErrorCode::KafkaStorageError);
+                }
+            }
+        }
+        self.decide_fetch(fetch);
+    }
+
+    pub(crate) fn decide_fetch(&mut self, fetch: u64) {
+        let Some(pending) = self.fetches.get(&fetch) else { return };
+        if pending.reads > 0 {
+            return;
+        }
+        if pending.decided(self.now.mono_ms) {
+            return self.finish_fetch(fetch);
+        }
+        self.register_fetch(fetch);
+    }
+
+    fn register_fetch(&mut self, fetch: u64) {
+        let Some(pending) = self.fetches.get_mut(&fetch) else { return };
+        if std::mem::replace(&mut pending.registered, true) {
+            return;
+        }
+        let deadline_ms = pending.deadline_ms;
+        for item in &pending.slice.items {
+            if let Some(partition) = self.partitions.get_mut(&item.group) {
+                partition.fetch_waiters.push(fetch);
+            }
+        }
+        self.set_timer(deadline_ms, Timer::Fetch(fetch));
+    }
+
+    fn finish_fetch(&mut self, fetch: u64) {
+        let Some(pending) = self.fetches.remove(&fetch) else { return };
+        if pending.registered {
+            self.timers.remove(&(pending.deadline_ms, Timer::Fetch(fetch)));
+            for item in &pending.slice.items {
+                if let Some(partition) = self.partitions.get_mut(&item.group) {
+                    partition.fetch_waiters.retain(|waiting| *waiting != fetch);
+                }
+            }
+        }
+        self.metrics.bytes_out.add(pending.bytes() as u64);
+        self.reply(pending.call, Reply::Fetch(pending.outcomes));
+    }
+
+    /// The time is up, or another shard has enough: answer with what is there.
+    pub(crate) fn fetch_due(&mut self, fetch: u64) {
+        let Some(pending) = self.fetches.get_mut(&fetch) else { return };
+        pending.now = true;
+        self.decide_fetch(fetch);
+    }
+
+    pub(crate) fn fetch_now(&mut self, call: Call) {
+        let found = self.fetches.iter().find(|(_, pending)| pending.call == call);
+        if let Some(number) = found.map(|(number, _)| *number) {
+            self.fetch_due(number);
+        }
+    }
+
+    /// The high watermark, the log start or the leader of a partition changed: read it again for those who wait.
+    pub(crate) fn wake_fetches(&mut self, group: GroupId) {
+        let Some(partition) = self.partitions.get(&group) else { return };
+        for fetch in partition.fetch_waiters.clone() {
+            self.read_again(fetch, group);
+            self.decide_fetch(fetch);
+        }
+    }
+
+    pub(crate) fn read_again(&mut self, fetch: u64, group: GroupId) {
+        let Some(pending) = self.fetches.get(&fetch) else { return };
+        let Some(place) = pending.slice.items.iter().position(|item| item.group == group) else { return };
+        let others: usize = pending.bytes() - pending.outcomes[place].bytes();
+        let item = pending.slice.items[place];
+        let slice = FetchSlice { items: Vec::new(), ..pending.slice };
+        let max_bytes = (slice.max_bytes as usize).saturating_sub(others).min(item.max_bytes as usize);
+        match self.read_item(&item, &slice, max_bytes, others == 0) {
+            Source::Done(outcome) | Source::Memory(outcome) => {
+                if let Some(pending) = self.fetches.get_mut(&fetch) {
+                    pending.outcomes[place] = outcome;
+                }
+            }
+            Source::Files { outcome, from, below } => {
+                if let Some(pending) = self.fetches.get_mut(&fetch) {
+                    pending.outcomes[place] = outcome;
+                }
+                let max_bytes = max_bytes.min(FILE_READ_BYTES_MAX);
+                self.start_read(fetch, place, group, from, below, max_bytes, others == 0);
+            }
+        }
+    }
+}
+
+/// Cuts the outcomes of several shards to what one response may hold, in the request's order: the first batch of the
+/// first partition with records always stays (KIP-74).
+pub fn trim(outcomes: &mut [FetchOutcome], max_bytes: usize) {
+    let mut budget = max_bytes;
+    let mut first = true;
+    for outcome in outcomes {
+        let bytes = outcome.bytes();
+        if bytes <= budget {
+            budget -= bytes;
+        } else if first {
+            outcome.records.truncate(1);
+            budget = budget.saturating_sub(outcome.bytes());
+        } else {
+            outcome.records = Vec::<Bytes>::new();
+        }
+        first &= outcome.records.is_empty();
+    }
+}

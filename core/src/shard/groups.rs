@@ -1,0 +1,444 @@
+//! The group coordinators of a shard: one for each `__consumer_offsets` partition that this shard leads.
+//!
+//! A coordinator is pure; here it gets its log. When its partition becomes leader the committed log is replayed into
+//! it, from files and tail, piece by piece so that no turn is long; then it answers. What it wants written is appended
+//! to the partition like any batch and reported back when that very entry is applied (SAFETY.md, rules 11 and 12).
+//!
+//! The partition is kept bounded by writing the live state again at its end and moving the log start there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use chronik_raft::driver::Proposal;
+use chronik_raft::leadership::Leadership;
+use chronik_wal::batch::{self, BatchError};
+use chronik_wal::compress::DecompressCaps;
+use chronik_wal::entry::EntryKind;
+use chronik_wal::partition::FileDone;
+use chronik_wal::records::{BatchBuilder, Records};
+use chronik_wal::tail::TailRead;
+use chronik_wal::types::{GroupId, KafkaOffset};
+use kafka_protocol::ResponseError;
+use rand::rngs::SmallRng;
+use rand::{RngCore, SeedableRng};
+use uuid::Uuid;
+
+use super::message::{Call, Reply};
+use super::{Job, JobOwner, Shard, Timer};
+use crate::config::broker::BrokerConfig;
+use crate::coordinator::records::Record;
+use crate::coordinator::{
+    Action, AppendError, AppendToken, CallId, GroupConfig, GroupCoordinator, GroupRequest, GroupResponse,
+};
+use crate::partition::{Waiter, Waiting};
+
+/// Bytes of the log replayed in one step.
+const LOAD_BYTES: usize = 1 << 20;
+
+/// Bytes of records in one batch that a coordinator appends.
+const BATCH_BYTES_MAX: usize = 512 << 10;
+
+/// The live state is written again when the partition has grown to this much, and to four times the live state.
+const COMPACT_BYTES_MIN: u64 = 16 << 20;
+
+enum Phase {
+    /// The partition does not lead.
+    Idle,
+    /// Replaying; the next offset to read. A read from files may be on its way.
+    Loading { next: KafkaOffset, reading: bool },
+    /// Answering.
+    Active,
+}
+
+struct Host {
+    coordinator: GroupCoordinator,
+    phase: Phase,
+    timer_ms: Option<u64>,
+    /// Appends on their way.
+    in_flight: usize,
+    /// Bytes appended or replayed since the live state was written last.
+    appended_bytes: u64,
+    /// Bytes of the live state when it was written last.
+    live_bytes: u64,
+}
+
+impl Host {
+    fn wants_compaction(&self) -> bool {
+        self.appended_bytes >= COMPACT_BYTES_MIN.max(4 * self.live_bytes)
+    }
+}
+
+/// An append of a coordinator: it may span several batches and is done when the last one is.
+struct Append {
+    token: AppendToken,
+    batches: usize,
+    failed: bool,
+}
+
+/// A request to all coordinators of the shard.
+struct Everyone {
+    call: Call,
+    missing: usize,
+    answers: Vec<GroupResponse>,
+}
+
+/// Whose question a coordinator answers.
+enum Asker {
+    One(Call),
+    Everyone(u64),
+}
+
+/// The coordinators of one shard.
+#[derive(Default)]
+pub struct Coordinators {
+    hosts: BTreeMap<GroupId, Host>,
+    askers: BTreeMap<u64, Asker>,
+    everyone: BTreeMap<u64, Everyone>,
+    appends: BTreeMap<u64, Append>,
+    busy: BTreeSet<GroupId>,
+}
+
+impl Coordinators {
+    /// Committed offsets of every group, for metrics: group, topic, partition, offset.
+    pub fn committed_offsets(&self) -> impl Iterator<Item = (&str, &str, i32, i64)> {
+        self.hosts.values().flat_map(|host| host.coordinator.committed_offsets())
+    }
+}
+
+impl Shard {
+    /// Makes a coordinator for an offsets partition of this shard.
+    pub(crate) fn add_coordinator(&mut self, group: GroupId, partition: i32) {
+        let config = group_config(&self.config);
+        let seed = self.number() ^ (group.0 << 20) ^ self.start_seed;
+        let mut random = SmallRng::seed_from_u64(seed);
+        let ids = Box::new(move || (u128::from(random.next_u64()) << 64) | u128::from(random.next_u64()));
+        let host = Host {
+            coordinator: GroupCoordinator::new(config, partition, ids),
+            phase: Phase::Idle,
+            timer_ms: None,
+            in_flight: 0,
+            appended_bytes: 0,
+            live_bytes: 0,
+        };
+        self.coordinators.hosts.insert(group, host);
+        if matches!(self.driver.leadership(group), Some(Leadership::Leader { .. })) {
+            self.coordinator_leadership(group, true);
+        }
+    }
+
+    pub(crate) fn remove_coordinator(&mut self, group: GroupId) {
+        self.coordinator_leadership(group, false);
+        self.run_coordinators();
+        self.coordinators.hosts.remove(&group);
+    }
+
+    pub(crate) fn group_request(&mut self, call: Call, partition: GroupId, request: GroupRequest) {
+        let number = self.number();
+        let now = self.now;
+        let host = self.coordinators.hosts.get_mut(&partition);
+        let Some(host) = host.filter(|host| !matches!(host.phase, Phase::Idle)) else {
+            let refused = request.refused(ResponseError::NotCoordinator);
+            return self.reply(call, Reply::Group(Box::new(refused)));
+        };
+        self.coordinators.askers.insert(number, Asker::One(call));
+        host.coordinator.handle(CallId(number), request, now.mono_ms, now.wall_ms);
+        self.coordinators.busy.insert(partition);
+    }
+
+    pub(crate) fn group_request_all(&mut self, call: Call, request: &GroupRequest) {
+        let everyone = self.number();
+        let now = self.now;
+        let answering: Vec<GroupId> = self
+            .coordinators
+            .hosts
+            .iter()
+            .filter(|(_, host)| !matches!(host.phase, Phase::Idle))
+            .map(|(group, _)| *group)
+            .collect();
+        if answering.is_empty() {
+            return self.reply(call, Reply::GroupAll(Vec::new()));
+        }
+        let missing = answering.len();
+        self.coordinators.everyone.insert(everyone, Everyone { call, missing, answers: Vec::new() });
+        for group in answering {
+            let number = self.number();
+            self.coordinators.askers.insert(number, Asker::Everyone(everyone));
+            if let Some(host) = self.coordinators.hosts.get_mut(&group) {
+                host.coordinator.handle(CallId(number), request.clone(), now.mono_ms, now.wall_ms);
+            }
+            self.coordinators.busy.insert(group);
+        }
+    }
+
+    /// The partition of a coordinator began or ceased to lead.
+    pub(crate) fn coordinator_leadership(&mut self, group: GroupId, leads: bool) {
+        let Some(partition) = self.partitions.get(&group) else { return };
+        let Some(host) = self.coordinators.hosts.get_mut(&group) else { return };
+        match (leads, &host.phase) {
+            (true, Phase::Idle) => {
+                host.phase = Phase::Loading { next: partition.log_start, reading: false };
+                host.appended_bytes = 0;
+                host.in_flight = 0;
+            }
+            (false, Phase::Loading { .. } | Phase::Active) => {
+                host.phase = Phase::Idle;
+                host.coordinator.deactivate();
+            }
+            _ => return,
+        }
+        self.coordinators.busy.insert(group);
+    }
+
+    /// A topic is gone: so are the offsets that groups committed for it.
+    pub(crate) fn forget_offsets(&mut self, topic: &str, topic_id: Uuid) {
+        let now = self.now;
+        for (group, host) in &mut self.coordinators.hosts {
+            host.coordinator.topic_deleted(topic, Some(topic_id), now.mono_ms, now.wall_ms);
+            self.coordinators.busy.insert(*group);
+        }
+    }
+
+    /// Gives the coordinators that have something to do their turn.
+    pub(crate) fn run_coordinators(&mut self) {
+        for group in std::mem::take(&mut self.coordinators.busy) {
+            self.load_some(group);
+            self.compact_coordinator(group);
+            self.carry_out(group);
+            self.reset_timer(group);
+        }
+    }
+
+    pub(crate) fn coordinator_due(&mut self, group: GroupId) {
+        let now = self.now;
+        let Some(host) = self.coordinators.hosts.get_mut(&group) else { return };
+        host.timer_ms = None;
+        host.coordinator.tick(now.mono_ms, now.wall_ms);
+        self.coordinators.busy.insert(group);
+    }
+
+    fn reset_timer(&mut self, group: GroupId) {
+        let Some(host) = self.coordinators.hosts.get_mut(&group) else { return };
+        let due = host.coordinator.next_deadline_ms();
+        let before = std::mem::replace(&mut host.timer_ms, due);
+        if before == due {
+            return;
+        }
+        if let Some(at_ms) = before {
+            self.timers.remove(&(at_ms, Timer::Coordinator(group)));
+        }
+        if let Some(at_ms) = due {
+            self.set_timer(at_ms, Timer::Coordinator(group));
+        }
+    }
+
+    fn load_some(&mut self, group: GroupId) {
+        let now = self.now;
+        let Some(partition) = self.partitions.get_mut(&group) else { return };
+        let Some(host) = self.coordinators.hosts.get_mut(&group) else { return };
+        let Phase::Loading { next, reading: false } = host.phase else { return };
+        let end = partition.high_watermark;
+        if next >= end {
+            host.phase = Phase::Active;
+            host.coordinator.activate(now.mono_ms, now.wall_ms);
+            return;
+        }
+        let Some(tail) = self.driver.tail(group) else { return };
+        match tail.read(next, end, LOAD_BYTES, true) {
+            TailRead::Batches(batches, _) => self.replay(group, &batches),
+            TailRead::Empty => self.replay(group, &[]),
+            TailRead::BelowTail => {
+                let Some(job) = partition.files.read(next, end, LOAD_BYTES, true) else { return };
+                host.phase = Phase::Loading { next, reading: true };
+                self.start_job(JobOwner::Load(group), Job::File(job));
+            }
+        }
+    }
+
+    /// A piece of the log, read from files, is back.
+    pub(crate) fn coordinator_read(&mut self, group: GroupId, done: FileDone) {
+        let FileDone::Read(result) = done else { return };
+        match result {
+            Ok(read) => self.replay(group, &[read.data]),
+            Err(error) => {
+                tracing::error!(group = group.0, %error, "the offsets partition cannot be read: its groups are not served");
+            }
+        }
+    }
+
+    fn replay(&mut self, group: GroupId, pieces: &[Bytes]) {
+        let Some(partition) = self.partitions.get(&group) else { return };
+        let Some(host) = self.coordinators.hosts.get_mut(&group) else { return };
+        let Phase::Loading { next, .. } = host.phase else { return };
+        let mut reached = next;
+        for (info, batch) in pieces.iter().flat_map(|piece| batch::batches(piece)).flatten() {
+            reached = info.next_offset();
+            host.appended_bytes += batch.len() as u64;
+            if let Err(error) = load_batch(&mut host.coordinator, batch) {
+                tracing::warn!(group = group.0, offset = info.base_offset.0, %error, "a batch of the offsets partition was skipped");
+            }
+        }
+        if reached == next {
+            reached = partition.high_watermark;
+        }
+        host.phase = Phase::Loading { next: reached, reading: false };
+        self.coordinators.busy.insert(group);
+    }
+
+    fn carry_out(&mut self, group: GroupId) {
+        let Some(host) = self.coordinators.hosts.get_mut(&group) else { return };
+        if host.wants_compaction() && host.in_flight > 0 {
+            // What is on its way ends within a turn or two; then the live state is written, then this goes on.
+            return;
+        }
+        for action in host.coordinator.take_actions() {
+            match action {
+                Action::Reply { call, response } => self.coordinator_answered(call, response),
+                Action::Append { token, records } => self.coordinator_append(group, token, &records),
+            }
+        }
+    }
+
+    fn coordinator_answered(&mut self, call: CallId, response: GroupResponse) {
+        match self.coordinators.askers.remove(&call.0) {
+            Some(Asker::One(call)) => self.reply(call, Reply::Group(Box::new(response))),
+            Some(Asker::Everyone(number)) => {
+                let Some(everyone) = self.coordinators.everyone.get_mut(&number) else { return };
+                everyone.answers.push(response);
+                everyone.missing -= 1;
+                if everyone.missing > 0 {
+                    return;
+                }
+                if let Some(everyone) = self.coordinators.everyone.remove(&number) {
+                    self.reply(everyone.call, Reply::GroupAll(everyone.answers));
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn coordinator_append(&mut self, group: GroupId, token: AppendToken, records: &[Record]) {
+        let number = self.number();
+        let batches = self.propose_records(group, records, Waiting::Coordinator { token: number });
+        if let Some(host) = self.coordinators.hosts.get_mut(&group) {
+            host.in_flight += 1;
+        }
+        let (batches, failed) = match batches {
+            Ok(batches) => (batches, false),
+            Err(batches) => (batches, true),
+        };
+        self.coordinators.appends.insert(number, Append { token, batches, failed });
+        if batches == 0 {
+            self.finish_append(group, number);
+        }
+    }
+
+    /// Proposes records as one or more batches.
+    ///
+    /// # Errors
+    /// The number of batches proposed before one was refused.
+    fn propose_records(&mut self, group: GroupId, records: &[Record], who: Waiting) -> Result<usize, usize> {
+        let mut batches = 0;
+        let mut rest = records;
+        while !rest.is_empty() {
+            let Some(Leadership::Leader { term }) = self.driver.leadership(group) else { return Err(batches) };
+            let mut builder = BatchBuilder::new();
+            let mut bytes = 0;
+            let fits = rest.iter().take_while(|record| {
+                let first = bytes == 0;
+                bytes += record_bytes(record);
+                first || bytes <= BATCH_BYTES_MAX
+            });
+            let count = fits.count();
+            for record in &rest[..count] {
+                builder.push(record.timestamp_ms, Some(&record.key), record.value.as_deref());
+            }
+            rest = &rest[count..];
+            let Ok(mut data) = builder.build() else { return Err(batches) };
+            let offset = self.driver.log_end_offset(group).unwrap_or_default();
+            batch::assign(&mut data, offset, term.leader_epoch());
+            let data = data.freeze();
+            let size = data.len() as u64;
+            let Ok((index, term)) = self.driver.propose(group, Proposal { kind: EntryKind::Batch, data }) else {
+                return Err(batches);
+            };
+            self.wait_for(group, Waiter { index, term, who });
+            batches += 1;
+            if let Some(host) = self.coordinators.hosts.get_mut(&group) {
+                host.appended_bytes += size;
+            }
+        }
+        Ok(batches)
+    }
+
+    /// One batch of an append is applied, or will never be.
+    pub(crate) fn coordinator_appended(&mut self, group: GroupId, number: u64, applied: bool) {
+        let Some(append) = self.coordinators.appends.get_mut(&number) else { return };
+        append.batches -= 1;
+        append.failed |= !applied;
+        if append.batches == 0 {
+            self.finish_append(group, number);
+        }
+    }
+
+    fn finish_append(&mut self, group: GroupId, number: u64) {
+        let Some(append) = self.coordinators.appends.remove(&number) else { return };
+        let now = self.now;
+        let Some(host) = self.coordinators.hosts.get_mut(&group) else { return };
+        host.in_flight = host.in_flight.saturating_sub(1);
+        let result = if append.failed { Err(AppendError::NotLeader) } else { Ok(()) };
+        host.coordinator.appended(append.token, result, now.mono_ms, now.wall_ms);
+        self.coordinators.busy.insert(group);
+    }
+
+    /// Writes the live state again at the end of the log and moves the log start there.
+    ///
+    /// ORDER: only while no append is on its way, so that nothing which the live state lacks lies below the new log
+    /// start. The log start entry follows the state in the log: when it is committed, so is all of the state.
+    fn compact_coordinator(&mut self, group: GroupId) {
+        let Some(host) = self.coordinators.hosts.get_mut(&group) else { return };
+        if !matches!(host.phase, Phase::Active) || host.in_flight > 0 || !host.wants_compaction() {
+            return;
+        }
+        if host.coordinator.unreadable_count() > 0 {
+            // What could not be read is not in the live state, and must not be lost.
+            return;
+        }
+        let live: Vec<Record> = host.coordinator.live_records().collect();
+        host.live_bytes = live.iter().map(|record| record_bytes(record) as u64).sum();
+        host.appended_bytes = 0;
+        let start = self.driver.log_end_offset(group).unwrap_or_default();
+        let nobody = Waiting::Coordinator { token: 0 };
+        if self.propose_records(group, &live, nobody).is_ok() {
+            self.propose_log_start(group, start, nobody);
+        }
+    }
+}
+
+fn load_batch(coordinator: &mut GroupCoordinator, batch: &[u8]) -> Result<(), BatchError> {
+    for record in &Records::open(batch, &DecompressCaps::default())? {
+        let record = record?;
+        let Some(key) = record.key else { continue };
+        if let Err(error) = coordinator.load(key, record.value) {
+            tracing::warn!(%error, offset = record.offset.0, "a record of the offsets partition was skipped");
+        }
+    }
+    Ok(())
+}
+
+fn record_bytes(record: &Record) -> usize {
+    record.key.len() + record.value.as_ref().map_or(0, Bytes::len) + 16
+}
+
+/// The coordinators' settings, from the broker's configs.
+fn group_config(broker: &BrokerConfig) -> GroupConfig {
+    GroupConfig {
+        min_session_timeout_ms: broker.group_min_session_timeout_ms,
+        max_session_timeout_ms: broker.group_max_session_timeout_ms,
+        initial_rebalance_delay_ms: broker.group_initial_rebalance_delay_ms,
+        max_size: broker.group_max_size,
+        offset_metadata_max: broker.offset_metadata_max_bytes,
+        offsets_retention_ms: i64::from(broker.offsets_retention_minutes) * 60_000,
+        offsets_retention_check_interval_ms: broker.offsets_retention_check_interval_ms,
+        offsets_commit_timeout_ms: broker.offsets_commit_timeout_ms,
+    }
+}

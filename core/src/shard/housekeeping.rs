@@ -1,0 +1,141 @@
+//! What only time changes: retention, expired producers, files to unlink; and the clean stop.
+
+use chronik_raft::driver::Proposal;
+use chronik_raft::leadership::Leadership;
+use chronik_wal::entry::EntryKind;
+use chronik_wal::types::{GroupId, KafkaOffset};
+
+use super::{Job, JobOwner, Shard, Timer};
+
+/// How often renamed files are looked at.
+const UNLINK_EVERY_MS: u64 = 1_000;
+
+/// What is kept of the last rounds.
+#[derive(Debug, Default)]
+pub struct Housekeeping {
+    retention_at_ms: u64,
+}
+
+/// How far a clean stop has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stopping {
+    /// The shard runs.
+    #[default]
+    No,
+    /// What is in flight is answered; files are written.
+    Draining,
+    /// Everything is in files; the last turn is on its way.
+    Closing,
+    /// Nothing is left to do.
+    Stopped,
+}
+
+impl Shard {
+    /// Sets the first round.
+    pub(crate) fn start_housekeeping(&mut self) {
+        let at_ms = self.now.mono_ms + UNLINK_EVERY_MS;
+        self.set_timer(at_ms, Timer::Housekeeping);
+    }
+
+    pub(crate) fn keep_house(&mut self) {
+        self.start_housekeeping();
+        let now_ms = self.now.mono_ms;
+        let due: Vec<GroupId> = self.partitions.keys().copied().collect();
+        for group in &due {
+            let job = self.partitions.get_mut(group).and_then(|partition| partition.files.tick(now_ms));
+            if let Some(job) = job {
+                self.start_job(JobOwner::Deleted, Job::File(job));
+            }
+        }
+        let every_ms = u64::try_from(self.config.log_retention_check_interval_ms).unwrap_or(u64::MAX);
+        if now_ms < self.housekeeping.retention_at_ms.saturating_add(every_ms) {
+            return;
+        }
+        self.housekeeping.retention_at_ms = now_ms;
+        for group in due {
+            self.retain(group);
+        }
+    }
+
+    /// Proposes the log start that retention asks for, and forgets producers that were quiet for too long.
+    fn retain(&mut self, group: GroupId) {
+        let wall_ms = self.now.wall_ms;
+        let leads = matches!(self.driver.leadership(group), Some(Leadership::Leader { .. }));
+        let Some(partition) = self.partitions.get_mut(&group) else { return };
+        partition.producers.expire(wall_ms);
+        if !leads || partition.trimming || group == GroupId::METADATA || !partition.config.cleanup_delete {
+            return;
+        }
+        let config = &partition.config;
+        let limit = |value: Option<u64>| value.and_then(|value| i64::try_from(value).ok()).unwrap_or(-1);
+        let candidate = partition.files.retention_candidate(
+            limit(config.retention_bytes),
+            config.retention_ms.unwrap_or(-1),
+            wall_ms,
+            partition.high_watermark,
+        );
+        let Some(start) = candidate.filter(|start| *start > partition.log_start) else { return };
+        partition.trimming = true;
+        tracing::info!(
+            topic = &*partition.name.topic,
+            partition = partition.name.index,
+            log_start = start.0,
+            "retention moves the log start"
+        );
+        self.propose_trim(group, start);
+    }
+
+    /// Proposes a log start that nobody waits for. [`crate::partition::Partition::trimming`] is set.
+    pub(crate) fn propose_trim(&mut self, group: GroupId, start: KafkaOffset) {
+        let data = bytes::Bytes::copy_from_slice(&start.0.to_le_bytes());
+        if self.driver.propose(group, Proposal { kind: EntryKind::LogStart, data }).is_err()
+            && let Some(partition) = self.partitions.get_mut(&group)
+        {
+            partition.trimming = false;
+        }
+    }
+
+    /// Begins a clean stop.
+    pub(crate) fn stop(&mut self) {
+        if self.stopping == Stopping::No {
+            self.stopping = Stopping::Draining;
+            let fetches: Vec<u64> = self.fetches.keys().copied().collect();
+            fetches.into_iter().for_each(|fetch| self.fetch_due(fetch));
+            self.flush_all();
+        }
+    }
+
+    /// The next step of a clean stop, once the one before is done.
+    ///
+    /// ORDER: files are written and synced before the checkpoint that says so is put; the closing turn comes last.
+    pub(crate) fn proceed_stop(&mut self) {
+        let quiet = self.produces.is_empty() && self.stalled.is_empty() && self.write_behind.is_idle();
+        match self.stopping {
+            Stopping::Draining if quiet && self.jobs_are_done() => {
+                self.checkpoint();
+                self.wal.close();
+                self.stopping = Stopping::Closing;
+            }
+            Stopping::Closing if !self.wal.has_pending() && self.wal.in_flight().is_none() => {
+                self.stopping = Stopping::Stopped;
+            }
+            _ => {}
+        }
+    }
+
+    fn jobs_are_done(&self) -> bool {
+        self.jobs.values().all(|owner| matches!(owner, JobOwner::Wal | JobOwner::Deleted))
+    }
+
+    /// Whether a clean stop has ended.
+    #[must_use]
+    pub fn has_stopped(&self) -> bool {
+        self.stopping == Stopping::Stopped
+    }
+
+    /// Whether somebody waits for something that this shard has under way.
+    #[must_use]
+    pub fn has_work_in_flight(&self) -> bool {
+        self.wal.in_flight().is_some() || !self.jobs.is_empty() || self.pending_count() > 0
+    }
+}

@@ -1,0 +1,301 @@
+//! One shard: a set of partitions with their Raft groups and one WAL, as a pure state machine.
+//!
+//! `(event, now) → outputs`. A [`Shard`] reads no clock, opens no file and knows no socket: the pump (`pump.rs`, the
+//! only file here that knows glommio) feeds it events and carries out what it puts into [`Outputs`]. The simulator
+//! under `tests/` runs the very same struct.
+//!
+//! Reading order: `message.rs` (what shards say to each other), `turn.rs` (one turn: ready, apply, WAL write),
+//! `produce.rs`, `fetch.rs`, `offsets.rs` (requests), `write_behind.rs` and `recycle.rs` (files and the WAL's end),
+//! `groups.rs` (coordinators), `controller.rs` (shard 0 only: the metadata group), `open.rs` (start-up and recovery).
+//!
+//! Invariants: every change of a partition happens here, on its owner; nothing is answered as durable before the WAL
+//! turn that holds it is; every pending request has a deadline.
+
+pub mod controller;
+pub mod fetch;
+pub mod groups;
+pub mod housekeeping;
+pub mod message;
+pub mod offsets;
+pub mod open;
+pub mod produce;
+pub mod pump;
+pub mod recycle;
+pub mod router;
+pub mod topics;
+pub mod turn;
+pub mod write_behind;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use chronik_raft::driver::Driver;
+use chronik_wal::disk::Disk;
+use chronik_wal::partition::{FileDone, FileJob, FileStore, PartitionLog};
+use chronik_wal::shard_wal::{ShardWal, TurnWrite, WalJob};
+use chronik_wal::types::{GroupId, NodeId, ShardId, TurnNumber};
+
+use self::message::{Call, LeaderEvent, Message, Reply, Request};
+use crate::config::broker::BrokerConfig;
+use crate::metadata::snapshot::Snapshot;
+use crate::metadata::state::Change;
+use crate::metrics::ShardMetrics;
+use crate::partition::Partition;
+
+/// The time of an event: the monotonic clock for timers, the wall clock for timestamps and retention only (rule 22).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    /// Milliseconds of a clock that never goes back.
+    pub mono_ms: u64,
+    /// Unix time in milliseconds.
+    pub wall_ms: i64,
+}
+
+/// What happens to a shard.
+#[derive(Debug)]
+pub enum Event {
+    /// A question from a connection of this node.
+    Request {
+        /// Where the answer goes.
+        call: Call,
+        /// The question.
+        request: Request,
+    },
+    /// The WAL turn with this number is on the disk.
+    TurnDurable(TurnNumber),
+    /// A job has ended.
+    JobDone(JobId, JobDone),
+    /// The metadata snapshot changed, and by what.
+    Metadata(Arc<Snapshot>, Arc<[Change]>),
+    /// Leaders changed on another shard (shard 0 only).
+    Leaders(Vec<LeaderEvent>),
+    /// Stop: refuse what is new, answer what is in flight, write everything out.
+    Stop,
+}
+
+/// Names a job of a shard; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct JobId(pub u64);
+
+/// Blocking work for a helper thread.
+#[derive(Debug)]
+pub enum Job {
+    /// On a partition's files.
+    File(FileJob),
+    /// On the WAL's segments.
+    Wal(WalJob),
+}
+
+impl Job {
+    /// Does it. Blocks.
+    #[must_use]
+    pub fn run(self, disk: &dyn Disk) -> JobDone {
+        match self {
+            Self::File(job) => JobDone::File(job.run(disk)),
+            Self::Wal(job) => JobDone::Wal(job.run(disk)),
+        }
+    }
+}
+
+/// What came of a [`Job`].
+#[derive(Debug)]
+pub enum JobDone {
+    /// Of a partition's files.
+    File(FileDone),
+    /// Of the WAL.
+    Wal(std::io::Result<()>),
+}
+
+/// What a shard wants done. Drained after each turn.
+#[derive(Debug, Default)]
+pub struct Outputs {
+    /// Answers, to the shard of the connection that asked.
+    pub replies: Vec<(Call, Reply)>,
+    /// Messages to other shards of this node (or to this one).
+    pub messages: Vec<(ShardId, Message)>,
+    /// The WAL turn to write and sync. At most one is in flight.
+    pub turn: Option<TurnWrite>,
+    /// Jobs for the helper threads.
+    pub jobs: Vec<(JobId, Job)>,
+    /// A new metadata snapshot for all shards, and what changed (shard 0 only).
+    pub publish: Option<(Arc<Snapshot>, Arc<[Change]>)>,
+    /// The node cannot go on: the process must end at once, without another write.
+    pub fatal: Option<String>,
+}
+
+/// The bounds of a shard.
+#[derive(Clone, Debug)]
+pub struct ShardLimits {
+    /// Bytes of entries in memory (uncommitted, not yet written, and cached): the budget of rule 7.
+    pub tail_bytes_max: u64,
+    /// Bytes of a partition that are written to its files in one job.
+    pub write_behind_bytes: u64,
+    /// Applied entries reach the files at the latest after this time.
+    pub write_behind_age_ms: u64,
+    /// Requests that wait for something (produce, fetch, offsets); more are answered as unavailable.
+    pub pending_max: usize,
+}
+
+impl Default for ShardLimits {
+    fn default() -> Self {
+        Self {
+            tail_bytes_max: 128 << 20,
+            write_behind_bytes: 1 << 20,
+            write_behind_age_ms: 2_000,
+            pending_max: 100_000,
+        }
+    }
+}
+
+/// Who waits for a job.
+#[derive(Debug)]
+pub(crate) enum JobOwner {
+    /// An append or sync of the partition's files.
+    Files(GroupId),
+    /// A read for a fetch item.
+    Fetch { fetch: u64, item: usize },
+    /// A search by time.
+    Offsets { request: u64, item: usize },
+    /// The replay of a coordinator's partition.
+    Load(GroupId),
+    /// The WAL itself.
+    Wal,
+    /// The files of a partition that was deleted.
+    Deleted,
+}
+
+/// A time at which something is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    Produce(u64),
+    Fetch(u64),
+    Delete(u64),
+    Plan(u64),
+    Coordinator(GroupId),
+    /// Time to look at what only time changes: expired segments, producers, renamed files.
+    Housekeeping,
+}
+
+/// One shard of a node. See the module's documentation.
+pub struct Shard {
+    pub(crate) id: ShardId,
+    pub(crate) node: NodeId,
+    pub(crate) shard_count: u16,
+    pub(crate) limits: ShardLimits,
+    pub(crate) config: Arc<BrokerConfig>,
+    pub(crate) store: FileStore,
+    pub(crate) driver: Driver,
+    pub(crate) wal: ShardWal,
+    pub(crate) partitions: BTreeMap<GroupId, Partition>,
+    /// Partitions of this shard whose log has lost something: not served.
+    pub(crate) damaged: BTreeMap<GroupId, String>,
+    /// Files of deleted partitions on which a job still works.
+    pub(crate) dying: BTreeMap<GroupId, PartitionLog>,
+    pub(crate) coordinators: groups::Coordinators,
+    pub(crate) controller: Option<controller::ControllerHost>,
+    pub(crate) snapshot: Arc<Snapshot>,
+    /// Leaders that shard 0 is to hear of with the end of the turn.
+    pub(crate) leader_events: Vec<LeaderEvent>,
+    pub(crate) produces: BTreeMap<u64, produce::PendingProduce>,
+    pub(crate) stalled: VecDeque<produce::Stalled>,
+    pub(crate) fetches: BTreeMap<u64, fetch::PendingFetch>,
+    pub(crate) offset_requests: BTreeMap<u64, offsets::PendingOffsets>,
+    pub(crate) deletes: BTreeMap<u64, offsets::PendingDelete>,
+    pub(crate) touched: BTreeSet<GroupId>,
+    pub(crate) jobs: BTreeMap<JobId, JobOwner>,
+    pub(crate) timers: BTreeSet<(u64, Timer)>,
+    pub(crate) write_behind: write_behind::WriteBehind,
+    pub(crate) recycling: recycle::Recycling,
+    pub(crate) next_number: u64,
+    pub(crate) start_seed: u64,
+    pub(crate) now: Now,
+    pub(crate) stopping: housekeeping::Stopping,
+    pub(crate) housekeeping: housekeeping::Housekeeping,
+    pub(crate) metrics: Arc<ShardMetrics>,
+    pub(crate) out: Outputs,
+}
+
+impl Shard {
+    /// Takes in one event. What it leads to is in [`Shard::take_outputs`] after the next [`Shard::turn`].
+    pub fn handle(&mut self, event: Event, now: Now) {
+        self.now = now;
+        match event {
+            Event::Request { call, request } => self.request(call, request),
+            Event::TurnDurable(turn) => {
+                self.wal.turn_done(turn);
+                self.driver.on_durable(turn);
+                self.drops_durable(turn);
+            }
+            Event::JobDone(id, done) => self.job_done(id, done),
+            Event::Metadata(snapshot, changes) => self.adopt(snapshot, &changes),
+            Event::Leaders(events) => self.leaders_reported(events),
+            Event::Stop => self.stop(),
+        }
+    }
+
+    fn request(&mut self, call: Call, request: Request) {
+        match request {
+            Request::Produce(slice) => self.produce(call, slice),
+            Request::Fetch(slice) => self.fetch(call, slice),
+            Request::FetchNow { fetch } => self.fetch_now(fetch),
+            Request::ListOffsets(queries) => self.list_offsets(call, &queries),
+            Request::EpochEnd(queries) => self.epoch_ends(call, &queries),
+            Request::DeleteRecords { items, timeout_ms } => self.delete_records(call, &items, timeout_ms),
+            Request::Sizes => self.sizes(call),
+            Request::Group { partition, request } => self.group_request(call, partition, *request),
+            Request::GroupAll(request) => self.group_request_all(call, &request),
+            Request::Admin { request, timeout_ms } => self.admin_request(call, &request, timeout_ms),
+            Request::ProducerId => self.producer_id(call),
+        }
+    }
+
+    fn job_done(&mut self, id: JobId, done: JobDone) {
+        let Some(owner) = self.jobs.remove(&id) else { return };
+        match (owner, done) {
+            (JobOwner::Wal, JobDone::Wal(done)) => self.wal_job_done(done),
+            (JobOwner::Files(group), JobDone::File(done)) => self.files_done(group, done),
+            (JobOwner::Fetch { fetch, item }, JobDone::File(done)) => self.fetch_read(fetch, item, done),
+            (JobOwner::Offsets { request, item }, JobDone::File(done)) => {
+                self.offset_found(request, item, done);
+            }
+            (JobOwner::Load(group), JobDone::File(done)) => self.coordinator_read(group, done),
+            (JobOwner::Deleted, JobDone::File(done)) => self.deleted_files(done),
+            (owner, done) => unreachable!("a job of {owner:?} ended as {done:?}"),
+        }
+    }
+
+    /// What the shard wants done since the last call.
+    pub fn take_outputs(&mut self) -> Outputs {
+        std::mem::take(&mut self.out)
+    }
+
+    fn wal_job_done(&mut self, done: std::io::Result<()>) {
+        if let Err(error) = self.wal.job_done(done, self.now.mono_ms) {
+            self.fail(format!("preparing a WAL segment: {error}"));
+        }
+    }
+
+    pub(crate) fn reply(&mut self, call: Call, reply: Reply) {
+        self.out.replies.push((call, reply));
+    }
+
+    pub(crate) fn start_job(&mut self, owner: JobOwner, job: Job) {
+        let id = JobId(self.number());
+        self.jobs.insert(id, owner);
+        self.out.jobs.push((id, job));
+    }
+
+    /// A number that this shard has not used before.
+    pub(crate) fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    pub(crate) fn set_timer(&mut self, at_ms: u64, timer: Timer) {
+        self.timers.insert((at_ms, timer));
+    }
+
+    pub(crate) fn pending_count(&self) -> usize {
+        self.produces.len() + self.fetches.len() + self.offset_requests.len() + self.deletes.len()
+    }
+}

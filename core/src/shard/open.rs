@@ -1,0 +1,472 @@
+//! From what a crash left to a shard that runs.
+//!
+//! ```text
+//! recover_wal (each shard)  ─▶  MetadataLog::open (shard 0's group 0: the state of the cluster)  ─▶  Shard::open (each)
+//! ```
+//! Blocking, before anything is served, through [`Disk`] alone; so the simulator restarts shards with the same code. Memory
+//! stays bounded: what the WAL holds of committed entries beyond the budget goes to the partition files as it is read.
+//!
+//! Nothing is deleted here before the metadata are known (SAFETY.md, rule 19): a group that the WAL has and the metadata
+//! have not is a deleted topic's.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use chronik_raft::driver::{Driver, DriverConfig, GroupInit};
+use chronik_wal::batch::BatchInfo;
+use chronik_wal::disk::Disk;
+use chronik_wal::entry::{EntryKind, FlushPoint, GroupState, LogEntry, LogSink};
+use chronik_wal::frame::WalIdentity;
+use chronik_wal::partition::{
+    FileCache, FileDone, FileLimits, FileStore, FilesError, Opened, PartitionIdentity, PartitionLog, RollPolicy,
+};
+use chronik_wal::producer_state::ProducerLimits;
+use chronik_wal::recovery::{EntryReader, Recovered, RecoveredGroup, recover};
+use chronik_wal::shard_wal::{ShardWal, WalConfig, WalError};
+use chronik_wal::types::{GroupId, NodeId, PeerId, RaftIndex, ShardId};
+
+use super::controller::{ControllerHost, apply_batch};
+use super::topics::metadata_identity;
+use super::{Shard, ShardLimits, groups, topics};
+use crate::config::topic::TopicConfig;
+use crate::metadata::image;
+use crate::metadata::names::{CLUSTER_METADATA, CONSUMER_OFFSETS};
+use crate::metadata::snapshot::Snapshot;
+use crate::metadata::state::MetadataState;
+use crate::metrics::ShardMetrics;
+use crate::partition::{Partition, PartitionName};
+
+/// Bytes read from a partition's files at a time while its producers are found again.
+const REPLAY_BYTES: usize = 1 << 20;
+
+/// Bytes of entries gathered before they are written to files during recovery.
+const FLUSH_BYTES: usize = 4 << 20;
+
+/// Why a shard cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The WAL cannot be read.
+    #[error(transparent)]
+    Wal(#[from] WalError),
+    /// The files of the metadata log cannot be used.
+    #[error("the metadata log: {0}")]
+    Metadata(String),
+    /// A group's state does not hold together.
+    #[error("group {group}: {why}")]
+    Group {
+        /// The group.
+        group: GroupId,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// What a shard is started with, but for what is on its disk.
+#[derive(Clone)]
+pub struct ShardSeed {
+    /// This node.
+    pub node: NodeId,
+    /// The shard.
+    pub shard: ShardId,
+    /// Shards of the node.
+    pub shard_count: u16,
+    /// Bounds.
+    pub limits: ShardLimits,
+    /// The data directory.
+    pub data_dir: PathBuf,
+    /// The WAL's layout.
+    pub wal: WalConfig,
+    /// Open files and mappings, shared by the node.
+    pub files: Arc<FileCache>,
+    /// For election timeouts and member ids; another one at each start.
+    pub seed: u64,
+    /// Unix time at the start.
+    pub wall_ms: i64,
+    /// Where the shard counts.
+    pub metrics: Arc<ShardMetrics>,
+}
+
+impl ShardSeed {
+    fn store(&self) -> FileStore {
+        FileStore { data_dir: self.data_dir.join("data"), cache: self.files.clone() }
+    }
+
+    fn identity(&self) -> &WalIdentity {
+        &self.wal.identity
+    }
+}
+
+/// Reads a shard's WAL.
+///
+/// # Errors
+/// When the disk fails or the WAL is another node's; damage is noted in what is returned.
+pub fn recover_wal(disk: &dyn Disk, seed: &ShardSeed) -> Result<Recovered, OpenError> {
+    debug_assert_eq!(seed.identity().shard, seed.shard);
+    Ok(recover(disk, &seed.wal)?)
+}
+
+/// The state of the cluster as shard 0's disk has it.
+pub struct MetadataLog {
+    /// The state as of [`MetadataLog::applied`].
+    pub state: MetadataState,
+    /// The last entry of group 0 in it.
+    pub applied: RaftIndex,
+    opened: Option<OpenedGroup>,
+}
+
+/// A group whose files are open and whose WAL entries are read.
+struct OpenedGroup {
+    files: PartitionLog,
+    snapshot: Option<chronik_wal::partition::ProducerSnapshot>,
+    replay_from: chronik_wal::types::KafkaOffset,
+    state: GroupState,
+    entries: Vec<LogEntry>,
+}
+
+impl MetadataLog {
+    /// Reads the metadata log. An empty directory gives an empty state.
+    ///
+    /// # Errors
+    /// When it is damaged: a node that does not know its topics must not guess.
+    pub fn open(disk: &dyn Disk, seed: &ShardSeed, recovered: &mut Recovered) -> Result<Self, OpenError> {
+        if let Some(reason) = recovered.damage.reason(GroupId::METADATA) {
+            return Err(OpenError::Metadata(format!(
+                "it is damaged ({reason}); restore the data directory from a backup, or start with an empty one"
+            )));
+        }
+        let Some(group) = recovered.groups.remove(&GroupId::METADATA) else {
+            return Ok(Self { state: MetadataState::default(), applied: RaftIndex(0), opened: None });
+        };
+        let store = seed.store();
+        let mut budget = usize::MAX;
+        let opened = open_group(
+            disk,
+            seed,
+            &store,
+            metadata_identity(),
+            FileLimits::default(),
+            GroupId::METADATA,
+            group,
+            &metadata_policy(),
+            &mut budget,
+        )?;
+        let mut state = match opened.state.snapshot_data.is_empty() {
+            true => MetadataState::default(),
+            false => image::decode(&opened.state.snapshot_data)
+                .map_err(|error| OpenError::Metadata(format!("its image: {error}")))?,
+        };
+        replay_files(disk, &opened.files, opened.files.start().base_offset, &mut |_, batch| {
+            apply_batch(&mut state, batch);
+        })
+        .map_err(|error| OpenError::Metadata(error.to_string()))?;
+        let mut applied = opened.files.written().index.max(opened.state.log_start.index);
+        let sole = is_sole_voter(&opened.state);
+        for entry in &opened.entries {
+            if !sole && entry.index > opened.state.hard.commit {
+                break;
+            }
+            if entry.kind == EntryKind::Batch {
+                apply_batch(&mut state, &entry.data);
+            }
+            applied = entry.index;
+        }
+        Ok(Self { state, applied, opened: Some(opened) })
+    }
+}
+
+fn metadata_policy() -> RollPolicy {
+    RollPolicy { segment_bytes: 64 << 20, segment_ms: i64::MAX, jitter_ms: 0 }
+}
+
+/// What only shard 0 is given.
+pub struct MetadataPart {
+    /// The metadata log as it was read.
+    pub log: MetadataLog,
+    /// The host of the metadata group, with the state in it.
+    pub host: ControllerHost,
+}
+
+impl Shard {
+    /// Starts a shard: its WAL goes on in a new segment, its groups are loaded, what the metadata have more is made and
+    /// what they have not is removed.
+    ///
+    /// # Errors
+    /// When the disk fails or a group's state does not hold together.
+    pub fn open(
+        disk: &dyn Disk,
+        seed: &ShardSeed,
+        mut recovered: Recovered,
+        snapshot: Arc<Snapshot>,
+        metadata: Option<MetadataPart>,
+    ) -> Result<Self, OpenError> {
+        let wal = ShardWal::open(disk, seed.wal.clone(), &mut recovered)?;
+        let mut shard = Self::empty(seed, wal, snapshot);
+        if let Some(part) = metadata {
+            shard.load_metadata(part)?;
+        }
+        shard.load_partitions(disk, seed, &mut recovered)?;
+        for group in recovered.groups.keys() {
+            tracing::info!(group = group.0, "a group of a deleted topic is removed");
+            shard.wal.put_removed(*group);
+        }
+        Ok(shard)
+    }
+
+    fn empty(seed: &ShardSeed, wal: ShardWal, snapshot: Arc<Snapshot>) -> Self {
+        let driver = Driver::new(DriverConfig {
+            seed: seed.seed,
+            tail_budget_bytes: usize::try_from(seed.limits.tail_bytes_max / 4).unwrap_or(usize::MAX),
+            // The shard's own budget holds produce back before this would.
+            uncommitted_bytes_max: 1 << 40,
+            ..DriverConfig::default()
+        });
+        Self {
+            id: seed.shard,
+            node: seed.node,
+            shard_count: seed.shard_count,
+            limits: seed.limits.clone(),
+            config: snapshot.config.clone(),
+            store: seed.store(),
+            driver,
+            wal,
+            partitions: BTreeMap::new(),
+            damaged: BTreeMap::new(),
+            dying: BTreeMap::new(),
+            coordinators: groups::Coordinators::default(),
+            controller: None,
+            snapshot,
+            leader_events: Vec::new(),
+            produces: BTreeMap::new(),
+            stalled: std::collections::VecDeque::new(),
+            fetches: BTreeMap::new(),
+            offset_requests: BTreeMap::new(),
+            deletes: BTreeMap::new(),
+            touched: std::collections::BTreeSet::new(),
+            jobs: BTreeMap::new(),
+            timers: std::collections::BTreeSet::new(),
+            write_behind: super::write_behind::WriteBehind::default(),
+            recycling: super::recycle::Recycling::default(),
+            next_number: 0,
+            start_seed: seed.seed,
+            now: super::Now::default(),
+            stopping: super::housekeeping::Stopping::No,
+            housekeeping: super::housekeeping::Housekeeping::default(),
+            metrics: seed.metrics.clone(),
+            out: super::Outputs::default(),
+        }
+    }
+
+    fn load_metadata(&mut self, part: MetadataPart) -> Result<(), OpenError> {
+        let MetadataPart { log, host } = part;
+        self.controller = Some(host);
+        let group = GroupId::METADATA;
+        let name = PartitionName { topic: CLUSTER_METADATA.into(), topic_id: uuid::Uuid::nil(), index: 0 };
+        let config = Arc::new(TopicConfig::internal_log());
+        let Some(opened) = log.opened else {
+            let files = PartitionLog::new(
+                &self.store,
+                metadata_identity(),
+                chronik_wal::entry::LogStart::default(),
+                FileLimits::default(),
+            );
+            self.partitions.insert(group, Partition::new(name, group, config, files, &self.config));
+            return Ok(());
+        };
+        let partition = Partition::recovered(name, group, config, opened.files, &opened.state, &self.config);
+        self.add_recovered(partition, opened.state, opened.entries)
+    }
+
+    /// Makes the metadata group where this node is the first of its cluster. `voters` is its first configuration.
+    ///
+    /// # Errors
+    /// When the configuration makes no sense.
+    pub fn form_metadata_group(&mut self, peer: PeerId, voters: Vec<PeerId>) -> Result<(), OpenError> {
+        let group = GroupId::METADATA;
+        if self.driver.contains(group) {
+            return Ok(());
+        }
+        let new = chronik_raft::driver::NewGroup { group, peer, voters, snapshot_data: Bytes::new() };
+        self.driver
+            .create_group(new, &mut self.wal)
+            .map_err(|error| OpenError::Group { group, why: error.to_string() })
+    }
+
+    fn load_partitions(
+        &mut self,
+        disk: &dyn Disk,
+        seed: &ShardSeed,
+        recovered: &mut Recovered,
+    ) -> Result<(), OpenError> {
+        let snapshot = self.snapshot.clone();
+        let mut budget = usize::try_from(seed.limits.tail_bytes_max / 4).unwrap_or(usize::MAX);
+        for topic in snapshot.topics.values() {
+            for (number, partition) in topic.partitions.iter().enumerate() {
+                if self.own_replica(partition).is_none() {
+                    continue;
+                }
+                let group = partition.group;
+                if let Some(reason) = recovered.damage.reason(group) {
+                    self.mark_damaged(group, reason.to_owned());
+                    recovered.groups.remove(&group);
+                    continue;
+                }
+                let Some(found) = recovered.groups.remove(&group) else {
+                    self.add_partition(topic, number);
+                    continue;
+                };
+                let policy = topics::roll_policy(&topic.config);
+                let identity = topics::identity(topic, number as i32, group);
+                let limits = topics::file_limits(topic);
+                let opened =
+                    open_group(disk, seed, &self.store.clone(), identity, limits, group, found, &policy, &mut budget);
+                let opened = match opened {
+                    Ok(opened) => opened,
+                    Err(error) => {
+                        self.mark_damaged(group, error.to_string());
+                        continue;
+                    }
+                };
+                let name = topics::partition_name(topic, number as i32);
+                let mut made = Partition::recovered(
+                    name,
+                    group,
+                    topic.config.clone(),
+                    opened.files,
+                    &opened.state,
+                    &self.config,
+                );
+                if let Err(error) = made.recover_producers(disk, opened.snapshot, opened.replay_from, self.producer_limits(), seed.wall_ms) {
+                    self.mark_damaged(group, error.to_string());
+                    continue;
+                }
+                self.add_recovered(made, opened.state, opened.entries)?;
+                if &*topic.name == CONSUMER_OFFSETS {
+                    self.add_coordinator(group, number as i32);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn producer_limits(&self) -> ProducerLimits {
+        ProducerLimits {
+            expiration_ms: i64::from(self.config.producer_id_expiration_ms),
+            ..ProducerLimits::default()
+        }
+    }
+
+    /// The partition is not served: its log has lost something that was acknowledged (SAFETY.md, rules 3 and 8).
+    fn mark_damaged(&mut self, group: GroupId, reason: String) {
+        tracing::error!(
+            group = group.0,
+            reason,
+            "this replica is damaged and stays offline (KAFKA_STORAGE_ERROR)"
+        );
+        self.damaged.insert(group, reason);
+    }
+
+    fn add_recovered(
+        &mut self,
+        partition: Partition,
+        state: GroupState,
+        entries: Vec<LogEntry>,
+    ) -> Result<(), OpenError> {
+        let group = partition.group;
+        let init = GroupInit {
+            group,
+            state,
+            entries,
+            flushed: partition.files.written(),
+            file_term_runs: partition.files.term_runs().iter().map(|run| (run.first_index, run.term)).collect(),
+        };
+        self.driver.add_group(init).map_err(|error| OpenError::Group { group, why: error.to_string() })?;
+        self.partitions.insert(group, partition);
+        Ok(())
+    }
+}
+
+/// Opens a group's files at the checkpoint and reads what the WAL has beyond. Committed entries beyond `budget` bytes are
+/// written to the files as they are read.
+#[expect(clippy::too_many_arguments, reason = "one call site a kind of group")]
+fn open_group(
+    disk: &dyn Disk,
+    seed: &ShardSeed,
+    store: &FileStore,
+    identity: PartitionIdentity,
+    limits: FileLimits,
+    group: GroupId,
+    recovered: RecoveredGroup,
+    policy: &RollPolicy,
+    budget: &mut usize,
+) -> Result<OpenedGroup, OpenError> {
+    let fail = |why: String| OpenError::Group { group, why };
+    let state = recovered.state.ok_or_else(|| fail("the WAL has entries of it but no state".to_owned()))?;
+    let start = state.log_start;
+    let opened = PartitionLog::open(disk, store, identity, recovered.flushed, start, limits);
+    let Opened { log: mut files, snapshot, replay_from } = opened.map_err(|error| fail(error.to_string()))?;
+    let sole = is_sole_voter(&state);
+    let mut reader = EntryReader::new(disk, &seed.wal);
+    let mut entries = Vec::new();
+    let mut bytes = 0;
+    let from: FlushPoint = files.written();
+    for location in recovered.entries.iter().filter(|location| location.index > from.index) {
+        let entry = reader.read(group, location)?;
+        bytes += entry.data.len();
+        entries.push(entry);
+        let committed = sole || location.index <= recovered.commit;
+        if committed && bytes > FLUSH_BYTES && *budget < bytes {
+            append_all(disk, &mut files, &entries, policy).map_err(|error| fail(error.to_string()))?;
+            entries.clear();
+            bytes = 0;
+        }
+    }
+    *budget = budget.saturating_sub(bytes);
+    let mut state = state;
+    state.hard.commit = state.hard.commit.max(recovered.commit);
+    Ok(OpenedGroup { files, snapshot, replay_from, state, entries })
+}
+
+/// With one voter an entry on the disk is committed.
+fn is_sole_voter(state: &GroupState) -> bool {
+    chronik_raft::voters(&state.configuration).is_some_and(|voters| voters == [state.peer])
+}
+
+fn append_all(
+    disk: &dyn Disk,
+    files: &mut PartitionLog,
+    entries: &[LogEntry],
+    policy: &RollPolicy,
+) -> Result<(), FilesError> {
+    let mut rest = entries;
+    while let Some(job) = files.append(rest, *policy, 0, &mut |_| None) {
+        files.finished(job.run(disk))?;
+        let written = files.written().index;
+        rest = &rest[rest.partition_point(|entry| entry.index <= written)..];
+    }
+    Ok(())
+}
+
+/// Gives every batch in the files from an offset on.
+pub(crate) fn replay_files(
+    disk: &dyn Disk,
+    files: &PartitionLog,
+    from: chronik_wal::types::KafkaOffset,
+    take: &mut dyn FnMut(&BatchInfo, &[u8]),
+) -> Result<(), FilesError> {
+    let end = files.written().next_offset;
+    let mut next = from;
+    while let Some(job) = files.read(next, end, REPLAY_BYTES, true) {
+        let FileDone::Read(read) = job.run(disk) else { return Ok(()) };
+        let read = read?;
+        for (info, batch) in chronik_wal::batch::batches(&read.data).flatten() {
+            take(&info, batch);
+        }
+        if read.next_offset <= next {
+            return Ok(());
+        }
+        next = read.next_offset;
+    }
+    Ok(())
+}

@@ -1,0 +1,223 @@
+//! The edge of a shard: the one task that turns it, and the tasks that carry out what it wants.
+//!
+//! glommio appears here and in `chronik_net::rt`, nowhere else above the WAL's device. One pump a shard:
+//! it drains the mailbox and the connections' questions into the [`Shard`], turns it, and hands its outputs on: answers to
+//! the asking shards, one WAL turn to the WAL task, jobs to the helper threads.
+//!
+//! Invariants: the pump awaits only when there is nothing to do; it never awaits a send; the WAL task is never
+//! cancelled, and an error of the WAL ends the process (SAFETY.md, rules 1 and 5; DESIGN.md, decision 7).
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use chronik_net::rt::clock;
+use chronik_net::rt::event::{Event as Wake, LocalQueue};
+use chronik_net::rt::executor::breathe;
+use chronik_net::rt::helper::HelperPool;
+use chronik_net::rt::mailbox::Receiver;
+use chronik_net::rt::safety;
+use chronik_wal::disk::Disk;
+use chronik_wal::disk::uring::TurnWriter;
+use chronik_wal::shard_wal::TurnWrite;
+
+use super::message::Message;
+use super::router::{Inbound, Router};
+use super::{Event, Job, JobDone, JobId, Now, Outputs, Shard};
+use crate::metadata::snapshot::Snapshot;
+
+/// Messages taken in before a turn. More wait for the next one, so that a turn stays short.
+const MESSAGES_PER_TURN: usize = 1024;
+
+/// Jobs that wait in the queue of the helper threads; the pump keeps the rest.
+const HELPER_QUEUE: usize = 256;
+
+/// A shard without work looks at its timers at the latest after this long.
+const IDLE_WAIT_MS: u64 = 1000;
+
+/// A shard that has stopped looks this often whether the connections of the others are closed.
+const STOPPED_WAIT_MS: u64 = 5;
+
+/// What comes into a shard's mailbox, from other shards and from plain threads.
+#[derive(Debug)]
+pub enum Mail {
+    /// From a shard of this node.
+    Message(Message),
+    /// From a helper thread.
+    Done(JobId, JobDone),
+    /// Stop: no new connections, answer what is in flight, then write everything out.
+    Stop,
+}
+
+/// What a pump owns beside its shard.
+pub struct Pump {
+    /// The shard itself.
+    pub shard: Shard,
+    /// The way to and from the other shards and this one's connections.
+    pub router: Rc<Router>,
+    /// Where shard 0 publishes metadata.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Threads for blocking work; results come back through the mailbox.
+    pub helpers: HelperPool<Mail>,
+    /// The disk that jobs work on.
+    pub disk: Arc<dyn Disk>,
+    /// Shards of the node whose connections are still open: the pump answers until there are none.
+    pub serving: Arc<AtomicUsize>,
+    turns: Rc<LocalQueue<TurnWrite>>,
+    waiting_jobs: VecDeque<(JobId, Job)>,
+    unanswered: Option<safety::Outstanding>,
+}
+
+/// The present, of both clocks.
+#[must_use]
+pub fn now() -> Now {
+    Now { mono_ms: clock::boottime_ms(), wall_ms: clock::wall_ms() }
+}
+
+impl Pump {
+    /// A pump for `shard`. Its tasks start with [`Pump::run`].
+    #[must_use]
+    pub fn new(
+        shard: Shard,
+        router: Rc<Router>,
+        snapshot: Arc<ArcSwap<Snapshot>>,
+        helpers: HelperPool<Mail>,
+        disk: Arc<dyn Disk>,
+        serving: Arc<AtomicUsize>,
+    ) -> Self {
+        Self {
+            shard,
+            router,
+            snapshot,
+            helpers,
+            disk,
+            serving,
+            turns: Rc::new(LocalQueue::new(1)),
+            waiting_jobs: VecDeque::new(),
+            unanswered: None,
+        }
+    }
+
+    /// Turns the shard until it has stopped.
+    pub async fn run(mut self, device: TurnWriter) {
+        let wal = glommio::spawn_local(write_turns(device, self.turns.clone(), self.router.clone()));
+        loop {
+            for _ in 0..MESSAGES_PER_TURN {
+                match self.router.next() {
+                    Some(Inbound::Event(event)) => self.shard.handle(event, now()),
+                    Some(Inbound::Reply { id, reply }) => self.router.answer(id, reply),
+                    None => break,
+                }
+            }
+            let more = self.shard.turn(now());
+            let outputs = self.shard.take_outputs();
+            self.carry_out(outputs);
+            let served = self.serving.load(Ordering::Acquire) == 0;
+            if self.shard.has_stopped() && served && self.waiting_jobs.is_empty() {
+                break;
+            }
+            let flushed = self.router.flush();
+            if more || self.router.has_inbound() {
+                // Others on this executor get their turn; what completed on the rings is looked at.
+                breathe().await;
+            } else {
+                self.wait(flushed).await;
+            }
+        }
+        wal.cancel().await;
+    }
+
+    /// Sleeps until something comes in or the next timer is due.
+    async fn wait(&mut self, flushed: bool) {
+        let busy = self.shard.has_work_in_flight();
+        self.unanswered = if busy { self.unanswered.take().or_else(|| Some(safety::outstanding())) } else { None };
+        let now_ms = now().mono_ms;
+        let due_ms = self.shard.next_deadline_ms().map_or(IDLE_WAIT_MS, |at_ms| at_ms.saturating_sub(now_ms));
+        let longest_ms = if self.shard.has_stopped() { STOPPED_WAIT_MS } else { IDLE_WAIT_MS };
+        let due_ms = if flushed { due_ms.clamp(1, longest_ms) } else { 1 };
+        let timer = async {
+            glommio::timer::Timer::new(Duration::from_millis(due_ms)).await;
+        };
+        futures_lite::future::or(self.router.wake().wait(), timer).await;
+    }
+
+    fn carry_out(&mut self, outputs: Outputs) {
+        if let Some(why) = outputs.fatal {
+            tracing::error!(why, "this node stops");
+            std::process::abort();
+        }
+        if let Some(turn) = outputs.turn {
+            // The WAL task takes a turn before it says that the last one is durable, and only then is there another.
+            assert!(self.turns.push(turn).is_ok(), "one WAL turn is in flight at most");
+        }
+        if let Some((snapshot, changes)) = outputs.publish {
+            self.snapshot.store(snapshot.clone());
+            for shard in self.router.shards() {
+                self.router.send(shard, Message::Metadata(snapshot.clone(), changes.clone()));
+            }
+        }
+        for (shard, message) in outputs.messages {
+            self.router.send(shard, message);
+        }
+        for (call, reply) in outputs.replies {
+            if call.id == 0 {
+                continue;
+            }
+            if call.origin == self.router.shard() {
+                self.router.answer(call.id, reply);
+            } else {
+                self.router.send(call.origin, Message::Reply { id: call.id, reply });
+            }
+        }
+        self.waiting_jobs.extend(outputs.jobs);
+        self.submit_jobs();
+    }
+
+    fn submit_jobs(&mut self) {
+        while let Some((id, job)) = self.waiting_jobs.pop_front() {
+            if self.helpers.waiting() >= HELPER_QUEUE {
+                self.waiting_jobs.push_front((id, job));
+                return;
+            }
+            let disk = self.disk.clone();
+            let run = Box::new(move || Mail::Done(id, job.run(&*disk)));
+            // This task alone submits, so there is room.
+            assert!(self.helpers.try_submit(run).is_ok(), "the queue of the helper threads has room");
+        }
+    }
+}
+
+/// Writes the shard's WAL turns, one after the other. Never cancelled while one is in flight.
+async fn write_turns(mut device: TurnWriter, turns: Rc<LocalQueue<TurnWrite>>, router: Rc<Router>) {
+    loop {
+        let turn = turns.pop().await;
+        match device.write_turn(turn).await {
+            Ok(turn) => router.receive(Inbound::Event(Event::TurnDurable(turn))),
+            Err(error) => {
+                // What the disk holds is not known any more; a second fsync would lie.
+                tracing::error!(%error, "writing the WAL failed: this node stops");
+                std::process::abort();
+            }
+        }
+    }
+}
+
+/// Takes a shard's mail in, for as long as the shard lives.
+pub async fn take_mail(mut mailbox: Receiver<Mail>, router: Rc<Router>, on_stop: Rc<Wake>) {
+    loop {
+        while let Some(mail) = mailbox.try_recv() {
+            match mail {
+                Mail::Message(message) => router.receive(message.into()),
+                Mail::Done(id, done) => router.receive(Inbound::Event(Event::JobDone(id, done))),
+                Mail::Stop => {
+                    router.receive(Inbound::Event(Event::Stop));
+                    on_stop.notify();
+                }
+            }
+        }
+        mailbox.wait().await;
+    }
+}

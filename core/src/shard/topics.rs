@@ -1,0 +1,181 @@
+//! Following the metadata: partitions of this shard are made, configured and deleted as the committed log says.
+//!
+//! Shard 0 sends each published snapshot with what changed since the last one; a shard acts on what concerns its own
+//! groups. Making a partition costs no file and no fsync of its own (SAFETY.md, rule 21): one frame in the next turn.
+
+use std::sync::Arc;
+
+use chronik_raft::driver::NewGroup;
+use chronik_wal::entry::LogStart;
+use chronik_wal::identity::shard_of;
+use chronik_wal::partition::{FileDone, FileJob, FileLimits, PartitionIdentity, PartitionLog, RollPolicy};
+use chronik_wal::types::{GroupId, PeerId};
+use bytes::Bytes;
+
+use super::{Job, JobOwner, Shard};
+use crate::config::topic::TopicConfig;
+use crate::metadata::command::ConfigScope;
+use crate::metadata::names::{CLUSTER_METADATA, CONSUMER_OFFSETS};
+use crate::metadata::snapshot::{PartitionView, Snapshot, TopicView};
+use crate::metadata::state::{Change, Topic};
+use crate::partition::{Partition, PartitionName};
+
+impl Shard {
+    /// Takes over a newer snapshot.
+    pub(crate) fn adopt(&mut self, snapshot: Arc<Snapshot>, changes: &[Change]) {
+        self.config = snapshot.config.clone();
+        self.snapshot = snapshot;
+        for change in changes {
+            match change {
+                Change::TopicCreated(topic) => self.add_partitions(topic, 0),
+                Change::PartitionsAdded(topic, first) => self.add_partitions(topic, *first as usize),
+                Change::TopicDeleted(topic) => self.topic_deleted(topic),
+                Change::ConfigsChanged(ConfigScope::Topic(id)) => {
+                    if let Some(topic) = self.snapshot.topic_by_id(id).cloned() {
+                        self.configure(&topic);
+                    }
+                }
+                Change::ConfigsChanged(_) => self.configure_all(),
+                _ => {}
+            }
+        }
+    }
+
+    fn add_partitions(&mut self, topic: &Topic, first: usize) {
+        // The topic may be gone again by the time this snapshot was published.
+        let Some(view) = self.snapshot.topic_by_id(&topic.id).cloned() else { return };
+        for number in first..view.partitions.len() {
+            self.add_partition(&view, number);
+        }
+    }
+
+    pub(crate) fn add_partition(&mut self, topic: &TopicView, number: usize) {
+        let partition = &topic.partitions[number];
+        let Some(peer) = self.own_replica(partition) else { return };
+        if self.driver.contains(partition.group) {
+            return;
+        }
+        let voters: Vec<PeerId> = partition.replicas.iter().map(|replica| replica.peer).collect();
+        let new = NewGroup { group: partition.group, peer, voters, snapshot_data: Bytes::new() };
+        if let Err(error) = self.driver.create_group(new, &mut self.wal) {
+            return self.fail(format!("group {} of {}-{number}: {error}", partition.group, topic.name));
+        }
+        let files = PartitionLog::new(
+            &self.store,
+            identity(topic, number as i32, partition.group),
+            LogStart::default(),
+            file_limits(topic),
+        );
+        let name = partition_name(topic, number as i32);
+        let made = Partition::new(name, partition.group, topic.config.clone(), files, &self.config);
+        self.partitions.insert(partition.group, made);
+        if partition.replicas.first().is_some_and(|first| first.node == self.node) {
+            self.driver.campaign(partition.group);
+        }
+        if &*topic.name == CONSUMER_OFFSETS {
+            self.add_coordinator(partition.group, number as i32);
+        }
+    }
+
+    /// This node's replica of a partition, if the partition is this shard's.
+    pub(crate) fn own_replica(&self, partition: &PartitionView) -> Option<PeerId> {
+        if shard_of(partition.group, self.shard_count) != self.id {
+            return None;
+        }
+        partition.replicas.iter().find(|replica| replica.node == self.node).map(|replica| replica.peer)
+    }
+
+    fn configure(&mut self, topic: &TopicView) {
+        for partition in &topic.partitions {
+            if let Some(own) = self.partitions.get_mut(&partition.group) {
+                own.config = topic.config.clone();
+            }
+        }
+    }
+
+    fn configure_all(&mut self) {
+        let snapshot = self.snapshot.clone();
+        snapshot.topics.values().for_each(|topic| self.configure(topic));
+    }
+
+    fn topic_deleted(&mut self, topic: &Topic) {
+        for partition in &topic.partitions {
+            self.remove_partition(partition.group);
+        }
+        self.forget_offsets(&topic.name, topic.id);
+    }
+
+    fn remove_partition(&mut self, group: GroupId) {
+        if !self.partitions.contains_key(&group) {
+            return;
+        }
+        self.remove_coordinator(group);
+        let mut decided = Vec::new();
+        if let Some(partition) = self.partitions.get_mut(&group) {
+            partition.fail_waiters(&mut decided);
+        }
+        self.decide(group, decided);
+        let Some(partition) = self.partitions.remove(&group) else { return };
+        self.driver.remove_group(group, &mut self.wal);
+        for fetch in partition.fetch_waiters {
+            self.read_again(fetch, group);
+            self.decide_fetch(fetch);
+        }
+        self.dying.insert(group, partition.files);
+        self.bury(group);
+    }
+
+    /// Moves the files of a deleted partition aside once no job works on them.
+    pub(crate) fn bury(&mut self, group: GroupId) {
+        if self.dying.get(&group).is_none_or(PartitionLog::is_busy) {
+            return;
+        }
+        if let Some(files) = self.dying.remove(&group) {
+            self.start_job(JobOwner::Deleted, Job::File(files.delete()));
+        }
+    }
+
+    /// A step of deleting files has ended.
+    pub(crate) fn deleted_files(&mut self, done: FileDone) {
+        match done {
+            FileDone::Moved(Ok(Some(path))) => {
+                self.start_job(JobOwner::Deleted, Job::File(FileJob::remove_directory(path)));
+            }
+            FileDone::Moved(Err(error)) | FileDone::Unlinked(Err(error)) => {
+                tracing::warn!(%error, "files of a deleted partition stay until the next start");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// How a partition's files name it.
+pub(crate) fn identity(topic: &TopicView, partition: i32, group: GroupId) -> PartitionIdentity {
+    PartitionIdentity { topic: topic.name.to_string(), partition, topic_id: *topic.id.as_bytes(), group }
+}
+
+/// How the files of the metadata log name it.
+pub(crate) fn metadata_identity() -> PartitionIdentity {
+    PartitionIdentity {
+        topic: CLUSTER_METADATA.to_owned(),
+        partition: 0,
+        topic_id: [0; 16],
+        group: GroupId::METADATA,
+    }
+}
+
+pub(crate) fn partition_name(topic: &TopicView, index: i32) -> PartitionName {
+    PartitionName { topic: topic.name.clone(), topic_id: topic.id, index }
+}
+
+pub(crate) fn roll_policy(config: &TopicConfig) -> RollPolicy {
+    RollPolicy {
+        segment_bytes: config.segment_bytes,
+        segment_ms: i64::try_from(config.segment_ms).unwrap_or(i64::MAX),
+        jitter_ms: 0,
+    }
+}
+
+pub(crate) fn file_limits(topic: &TopicView) -> FileLimits {
+    FileLimits { index_interval_bytes: topic.config.index_interval_bytes, ..FileLimits::default() }
+}

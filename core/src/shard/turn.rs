@@ -1,0 +1,207 @@
+//! One turn of a shard: everything that happened becomes one ready pass, one WAL write and one batch of answers.
+//!
+//! ```text
+//! timers, stalled produce ─▶ Raft ready ─▶ apply committed ─▶ coordinators, fetches ─▶ write-behind, recycling ─▶ WAL turn
+//!                               ▲──────────── proposals made on the way ─────┘
+//! ```
+//! Group commit arises by itself: while one WAL turn is on its way to the disk, the next one fills.
+
+use chronik_raft::driver::DriverOutput;
+use chronik_raft::leadership::Leadership;
+use chronik_wal::entry::{LogEntry, LogStart};
+use chronik_wal::types::{GroupId, KafkaOffset, NodeId, PeerId, RaftIndex};
+
+use super::write_behind::Drop;
+use super::{Job, JobOwner, Now, Shard, Timer};
+use crate::partition::Waiting;
+use crate::partition::apply::Applied;
+
+/// Ready passes in one turn. More is left for the next turn, so that no turn keeps the executor for long.
+const PASSES_MAX: usize = 8;
+
+impl Shard {
+    /// Carries on with everything that events have set in motion. True when there is more to do at once.
+    pub fn turn(&mut self, now: Now) -> bool {
+        self.now = now;
+        self.fire_timers();
+        self.driver.tick(now.mono_ms);
+        self.retry_stalled();
+        let mut more = true;
+        for _ in 0..PASSES_MAX {
+            let mut output = DriverOutput::default();
+            more = self.driver.run_ready(&mut self.wal, &mut output);
+            let worked = self.take_in(output);
+            self.run_coordinators();
+            self.run_controller();
+            if !more && !worked {
+                break;
+            }
+        }
+        self.wake_touched();
+        self.write_behind();
+        self.recycle();
+        self.proceed_stop();
+        self.tell_leaders();
+        self.wal.idle_tick(now.mono_ms);
+        while let Some(job) = self.wal.next_job(now.mono_ms) {
+            self.start_job(JobOwner::Wal, Job::Wal(job));
+        }
+        if let Some(turn) = self.wal.start_turn() {
+            self.metrics.wal_bytes.add(turn.padded_len as u64);
+            self.out.turn = Some(turn);
+        }
+        more
+    }
+
+    /// When the next timer is due, in monotonic ms.
+    #[must_use]
+    pub fn next_deadline_ms(&self) -> Option<u64> {
+        let timer = self.timers.first().map(|(at, _)| *at);
+        let raft = self.driver.next_wake_ms();
+        let files = self.write_behind_due_ms();
+        [timer, raft, files, self.wal_idle_ms()].into_iter().flatten().min()
+    }
+
+    /// When the WAL is to be looked at again for its closing mark: while something was written since the last one.
+    fn wal_idle_ms(&self) -> Option<u64> {
+        const LOOK_AGAIN_MS: u64 = 100;
+        (!self.wal.is_closed()).then_some(self.now.mono_ms + LOOK_AGAIN_MS)
+    }
+
+    fn fire_timers(&mut self) {
+        while let Some((at_ms, timer)) = self.timers.first().copied() {
+            if at_ms > self.now.mono_ms {
+                return;
+            }
+            self.timers.pop_first();
+            match timer {
+                Timer::Produce(slice) => self.produce_timed_out(slice),
+                Timer::Fetch(fetch) => self.fetch_due(fetch),
+                Timer::Delete(request) => self.finish_delete(request, true),
+                Timer::Plan(plan) => self.plan_timed_out(plan),
+                Timer::Coordinator(group) => self.coordinator_due(group),
+                Timer::Housekeeping => self.keep_house(),
+            }
+        }
+    }
+
+    fn take_in(&mut self, output: DriverOutput) -> bool {
+        let worked = !output.leadership.is_empty() || !output.committed.is_empty();
+        for (group, leadership) in output.leadership {
+            self.leadership_changed(group, leadership);
+        }
+        for committed in output.committed {
+            self.apply(committed.group, &committed.entries);
+        }
+        for compacted in output.compacted {
+            let drop = match compacted.group {
+                GroupId::METADATA => Drop::All(compacted.log_start),
+                _ => Drop::Below(compacted.log_start.offset),
+            };
+            self.drop_after(compacted.turn, compacted.group, drop);
+        }
+        worked
+    }
+
+    fn apply(&mut self, group: GroupId, entries: &[LogEntry]) {
+        let mut decided = Vec::new();
+        for entry in entries {
+            let Some(partition) = self.partitions.get_mut(&group) else { return };
+            let applied = partition.apply(entry, self.now.mono_ms, self.now.wall_ms);
+            partition.take_waiters(entry.index, entry.term, &mut decided);
+            if let Applied::LogStart(offset) = applied {
+                self.log_start_moved(group, offset, entry.index);
+            }
+            if group == GroupId::METADATA {
+                self.apply_metadata(entry);
+            }
+        }
+        self.touched.insert(group);
+        self.unwritten(group);
+        self.decide(group, decided);
+    }
+
+    fn leadership_changed(&mut self, group: GroupId, leadership: Leadership) {
+        tracing::debug!(group = group.0, ?leadership, "leadership");
+        let leads = matches!(leadership, Leadership::Leader { .. });
+        if !leads {
+            let mut decided = Vec::new();
+            if let Some(partition) = self.partitions.get_mut(&group) {
+                partition.fail_waiters(&mut decided);
+                partition.producers.abandon_in_flight();
+                partition.trimming = false;
+            }
+            self.decide(group, decided);
+        }
+        self.touched.insert(group);
+        self.coordinator_leadership(group, leads);
+        if group == GroupId::METADATA {
+            self.controller_leadership(leads);
+        }
+        self.report_leader(group, leadership);
+    }
+
+    /// Tells shard 0 who leads, so that every snapshot of this node names the Raft leader.
+    fn report_leader(&mut self, group: GroupId, leadership: Leadership) {
+        let (term, leader) = match leadership {
+            Leadership::Leader { term } => (term, Some(self.node)),
+            Leadership::Follower { leader, term } => (term, self.node_of(group, leader)),
+            // That nobody leads just now does not erase who led: it stays as the hint.
+            Leadership::Elected { .. } | Leadership::Unknown { .. } => return,
+        };
+        let Some(leader) = leader else { return };
+        self.leader_known(group, term, leader);
+    }
+
+    /// The node of a replica, by the placement.
+    fn node_of(&self, group: GroupId, peer: PeerId) -> Option<NodeId> {
+        let name = &self.partitions.get(&group)?.name;
+        let view = self.snapshot.topic_by_id(&name.topic_id)?.partition(name.index)?;
+        view.replicas.iter().find(|replica| replica.peer == peer).map(|replica| replica.node)
+    }
+
+    /// Hands out what became of those who waited for an entry.
+    pub(crate) fn decide(&mut self, group: GroupId, decided: Vec<(Waiting, bool)>) {
+        for (who, applied) in decided {
+            match who {
+                Waiting::Produce { .. } => self.produce_decided(group, who, applied),
+                Waiting::Delete { .. } => self.delete_decided(who, applied),
+                Waiting::Coordinator { token } => self.coordinator_appended(group, token, applied),
+                Waiting::Metadata { plan } => self.plan_committed(plan, applied),
+            }
+        }
+    }
+
+    fn wake_touched(&mut self) {
+        for group in std::mem::take(&mut self.touched) {
+            self.wake_fetches(group);
+        }
+    }
+
+    /// The log starts at `offset` now. Raft's log start follows as far as whole segments may go; the offset itself is
+    /// kept in the group's state, so that it outlives the entry that set it.
+    fn log_start_moved(&mut self, group: GroupId, offset: KafkaOffset, at: RaftIndex) {
+        let Some(partition) = self.partitions.get(&group) else { return };
+        let Some(state) = self.driver.state(group) else { return };
+        if group == GroupId::METADATA {
+            // The image holds everything before this very entry.
+            let index = RaftIndex(at.0 - 1);
+            let term = self.driver.term(group, index).unwrap_or_default();
+            let start = LogStart { index, term, offset, base_offset: offset };
+            let image = self.metadata_image();
+            return self.driver.compact_to(group, start, image.into());
+        }
+        let start = match partition.files.drop_point(offset) {
+            Some(point) => point,
+            None => LogStart { offset, ..state.log_start },
+        };
+        let snapshot_data = state.snapshot_data.clone();
+        self.driver.compact_to(group, start, snapshot_data);
+    }
+
+    /// This node's id.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+}

@@ -1,0 +1,274 @@
+//! Write-behind: applied entries go from Raft's tail into the partitions' files, in large pieces, off the shard.
+//!
+//! Nothing waits for it but memory: an entry may leave the tail once it is in its file, and a WAL segment may be used
+//! again once the files that it covers are synced (`recycle.rs`). A partition is written when it has a piece of
+//! `write_behind_bytes`, when its oldest unwritten entry has reached `write_behind_age_ms`, when memory runs short, or
+//! when recycling asks for it.
+//!
+//! ORDER: only applied, hence committed, entries are written (SAFETY.md, rule 6). Files are dropped only when the state with
+//! the new log start is durable in the WAL.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chronik_wal::entry::{LogEntry, LogStart};
+use chronik_wal::partition::{FileDone, FilesError, ProducerSnapshot, RollPolicy};
+use chronik_wal::types::{GroupId, KafkaOffset, TurnNumber};
+
+use super::{Job, JobOwner, Shard};
+
+/// Jobs on partition files in flight at once: enough to keep the helper threads busy.
+const FILE_JOBS_MAX: usize = 16;
+
+/// Most entries looked at for one append.
+const APPEND_BYTES_MAX: u64 = 8 << 20;
+
+/// After the disk was full, files are tried again after this long.
+const FULL_RETRY_MS: u64 = 1_000;
+
+/// What is to be written, and what is on its way.
+#[derive(Debug, Default)]
+pub struct WriteBehind {
+    /// Partitions to be written now.
+    urgent: BTreeSet<GroupId>,
+    /// Partitions with unwritten entries, by the time of the oldest.
+    by_age: BTreeSet<(u64, GroupId)>,
+    /// Partitions whose files are to be synced once they are written.
+    to_sync: BTreeSet<GroupId>,
+    /// Log starts that become durable with a turn; then segments below may go.
+    drops_by_turn: BTreeMap<TurnNumber, Vec<(GroupId, Drop)>>,
+    /// Drops that may be done.
+    drops: BTreeMap<GroupId, Drop>,
+    in_flight: usize,
+    retry_at_ms: Option<u64>,
+}
+
+/// What to drop from a partition's files.
+#[derive(Clone, Copy, Debug)]
+pub enum Drop {
+    /// The segments wholly below the log start.
+    Below(KafkaOffset),
+    /// Everything: the log goes on at this start.
+    All(LogStart),
+}
+
+impl WriteBehind {
+    /// Whether jobs are on their way, or would be if there was room.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.in_flight == 0 && self.urgent.is_empty() && self.to_sync.is_empty() && self.drops.is_empty()
+    }
+
+    fn forget(&mut self, group: GroupId) {
+        self.urgent.remove(&group);
+        self.to_sync.remove(&group);
+        self.drops.remove(&group);
+        self.by_age.retain(|(_, other)| *other != group);
+    }
+}
+
+impl Shard {
+    /// Notes that entries of the group were applied.
+    pub(crate) fn unwritten(&mut self, group: GroupId) {
+        let Some(partition) = self.partitions.get(&group) else { return };
+        let Some(since_ms) = partition.unwritten_since_ms else { return };
+        if partition.unwritten_bytes >= self.limits.write_behind_bytes {
+            self.write_behind.urgent.insert(group);
+        } else {
+            self.write_behind.by_age.insert((since_ms, group));
+        }
+    }
+
+    /// Has the group's files written and synced as soon as may be.
+    pub(crate) fn flush_soon(&mut self, group: GroupId) {
+        self.write_behind.urgent.insert(group);
+        self.write_behind.to_sync.insert(group);
+    }
+
+    /// Has every group's files written and synced: for a clean stop.
+    pub(crate) fn flush_all(&mut self) {
+        for group in self.partitions.keys().copied().collect::<Vec<_>>() {
+            self.flush_soon(group);
+        }
+    }
+
+    /// Segments may go once `turn` is durable.
+    pub(crate) fn drop_after(&mut self, turn: TurnNumber, group: GroupId, drop: Drop) {
+        self.write_behind.drops_by_turn.entry(turn).or_default().push((group, drop));
+    }
+
+    /// Turns up to this one are durable.
+    pub(crate) fn drops_durable(&mut self, turn: TurnNumber) {
+        while let Some(entry) = self.write_behind.drops_by_turn.first_entry() {
+            if *entry.key() > turn {
+                return;
+            }
+            self.write_behind.drops.extend(entry.remove());
+        }
+    }
+
+    /// Starts as many jobs as may run.
+    pub(crate) fn write_behind(&mut self) {
+        self.choose_by_age();
+        if self.write_behind.retry_at_ms.is_some_and(|at_ms| at_ms > self.now.mono_ms) {
+            return;
+        }
+        self.write_behind.retry_at_ms = None;
+        let drops: Vec<GroupId> = self.write_behind.drops.keys().copied().collect();
+        drops.into_iter().for_each(|group| self.start_drop(group));
+        let urgent: Vec<GroupId> = self.write_behind.urgent.iter().copied().take(FILE_JOBS_MAX).collect();
+        urgent.into_iter().for_each(|group| self.start_append(group));
+        let to_sync: Vec<GroupId> = self.write_behind.to_sync.iter().copied().take(FILE_JOBS_MAX).collect();
+        to_sync.into_iter().for_each(|group| self.start_sync(group));
+    }
+
+    fn choose_by_age(&mut self) {
+        let short = self.driver.tail_bytes() as u64 > self.limits.tail_bytes_max / 2;
+        while let Some((since_ms, group)) = self.write_behind.by_age.first().copied() {
+            let due = since_ms + self.limits.write_behind_age_ms <= self.now.mono_ms;
+            let pressed = short && self.write_behind.urgent.len() < FILE_JOBS_MAX;
+            if !due && !pressed {
+                return;
+            }
+            self.write_behind.by_age.pop_first();
+            self.write_behind.urgent.insert(group);
+        }
+    }
+
+    /// When the oldest unwritten entry is due.
+    pub(crate) fn write_behind_due_ms(&self) -> Option<u64> {
+        let by_age = self.write_behind.by_age.first();
+        let due = by_age.map(|(since_ms, _)| since_ms + self.limits.write_behind_age_ms);
+        [due, self.write_behind.retry_at_ms].into_iter().flatten().min()
+    }
+
+    fn may_start(&self, group: GroupId) -> bool {
+        let busy = self.partitions.get(&group).is_none_or(|partition| partition.files.is_busy());
+        !busy && self.write_behind.in_flight < FILE_JOBS_MAX
+    }
+
+    fn start_append(&mut self, group: GroupId) {
+        if !self.partitions.contains_key(&group) {
+            return self.write_behind.forget(group);
+        }
+        if !self.may_start(group) || self.write_behind.drops.contains_key(&group) {
+            return;
+        }
+        self.write_behind.urgent.remove(&group);
+        let (Some(partition), Some(tail)) = (self.partitions.get_mut(&group), self.driver.tail(group)) else {
+            return;
+        };
+        let written = partition.files.written().index;
+        let entries: Vec<LogEntry> =
+            tail.entries(written.next(), partition.applied.next(), APPEND_BYTES_MAX).cloned().collect();
+        let config = &partition.config;
+        let jitter_ms = jitter(group, written.0, config.segment_jitter_ms);
+        let policy = RollPolicy { jitter_ms, ..super::topics::roll_policy(config) };
+        let offset = partition.high_watermark;
+        let producers = &partition.producers;
+        let mut snapshot = |_| {
+            (!producers.is_empty()).then(|| ProducerSnapshot { offset, bytes: producers.encode_snapshot().into() })
+        };
+        let job = partition.files.append(&entries, policy, self.now.wall_ms, &mut snapshot);
+        if let Some(job) = job {
+            self.write_behind.in_flight += 1;
+            self.start_job(JobOwner::Files(group), Job::File(job));
+        }
+    }
+
+    fn start_sync(&mut self, group: GroupId) {
+        let Some(partition) = self.partitions.get_mut(&group) else {
+            return self.write_behind.forget(group);
+        };
+        if self.write_behind.urgent.contains(&group) || partition.files.is_busy() {
+            return;
+        }
+        if self.write_behind.in_flight >= FILE_JOBS_MAX {
+            return;
+        }
+        self.write_behind.to_sync.remove(&group);
+        if let Some(job) = partition.files.sync() {
+            self.write_behind.in_flight += 1;
+            self.start_job(JobOwner::Files(group), Job::File(job));
+        }
+    }
+
+    fn start_drop(&mut self, group: GroupId) {
+        if !self.may_start(group) {
+            return;
+        }
+        let Some(drop) = self.write_behind.drops.remove(&group) else { return };
+        let Some(partition) = self.partitions.get_mut(&group) else { return };
+        let (now_ms, delay_ms) = (self.now.mono_ms, partition.config.file_delete_delay_ms);
+        let job = match drop {
+            Drop::Below(offset) => partition.files.drop_below(offset, now_ms, delay_ms),
+            Drop::All(start) => partition.files.reset(start, now_ms, delay_ms),
+        };
+        if let Some(job) = job {
+            self.write_behind.in_flight += 1;
+            self.start_job(JobOwner::Files(group), Job::File(job));
+        }
+    }
+
+    /// An append, sync or drop has ended.
+    pub(crate) fn files_done(&mut self, group: GroupId, done: FileDone) {
+        self.write_behind.in_flight -= 1;
+        if let Some(files) = self.dying.get_mut(&group) {
+            // The partition is deleted; what became of its last job matters no more.
+            let _ = files.finished(done);
+            return self.bury(group);
+        }
+        let Some(partition) = self.partitions.get_mut(&group) else { return };
+        let before = partition.files.written().index;
+        match partition.files.finished(done) {
+            Ok(()) => {}
+            Err(FilesError::NoSpace { .. }) => {
+                tracing::warn!(group = group.0, "no space for partition files: produce waits, reads and deletes go on");
+                self.write_behind.retry_at_ms = Some(self.now.mono_ms + FULL_RETRY_MS);
+                self.write_behind.urgent.insert(group);
+                return;
+            }
+            Err(error) => return self.fail(format!("partition files of group {group}: {error}")),
+        }
+        let written = partition.files.written().index;
+        if written > before {
+            self.written(group, before, written);
+        }
+    }
+
+    /// The files hold the log up to `written` now: the tail may let go of it.
+    fn written(
+        &mut self,
+        group: GroupId,
+        before: chronik_wal::types::RaftIndex,
+        written: chronik_wal::types::RaftIndex,
+    ) {
+        let (Some(partition), Some(tail)) = (self.partitions.get_mut(&group), self.driver.tail(group)) else {
+            return;
+        };
+        let entries = tail.entries(before.next(), written.next(), u64::MAX);
+        let bytes: u64 = entries.map(|entry| entry.data.len() as u64).sum();
+        partition.unwritten_bytes = partition.unwritten_bytes.saturating_sub(bytes);
+        let rest = partition.applied > written;
+        partition.unwritten_since_ms = rest.then_some(self.now.mono_ms);
+        self.driver.release(group, written);
+        if rest && (self.write_behind.to_sync.contains(&group)) {
+            self.write_behind.urgent.insert(group);
+        } else if rest {
+            self.unwritten(group);
+        }
+    }
+
+    /// The node cannot go on; the pump ends the process.
+    pub(crate) fn fail(&mut self, why: String) {
+        self.out.fatal.get_or_insert(why);
+    }
+}
+
+/// A partition's share of `segment.jitter.ms`: the same for a segment whenever it is asked, another for the next.
+fn jitter(group: GroupId, index: u64, max_ms: u64) -> i64 {
+    if max_ms == 0 {
+        return 0;
+    }
+    let mixed = (group.0 ^ index.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16;
+    i64::try_from(mixed % max_ms).unwrap_or(0)
+}
