@@ -89,6 +89,7 @@ impl GroupCoordinator {
             if let Some(member) = group.remove(member_id) {
                 self.end_session(group, member_id);
                 self.dismiss(member, ResponseError::GroupMaxSizeReached);
+                self.complete_join_if_all_joined(group);
             }
             let refused = join_error(StrBytes::new(), ResponseError::GroupMaxSizeReached);
             return self.reply_join(joining.waiter, refused);
