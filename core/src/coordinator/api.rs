@@ -23,6 +23,9 @@ use kafka_protocol::protocol::StrBytes;
 use super::records::Record;
 use super::wire::STRING_BYTES_MAX;
 
+/// Protocols that a member may offer. Clients offer one to three; each is compared with those of all other members.
+const PROTOCOLS_MAX: usize = 64;
+
 /// A request's handle: chosen by the caller, given back with the answer. Never used twice at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(pub u64);
@@ -218,8 +221,9 @@ impl GroupRequest {
         }
     }
 
-    /// Whether all that may end up in a record fits Kafka's 16-bit string lengths. Compact strings on the wire may be longer.
-    pub(super) fn names_fit(&self) -> bool {
+    /// Whether what would be kept is within bounds: few enough protocols, and names that fit Kafka's 16-bit string lengths
+    /// (compact strings on the wire may be longer).
+    pub(super) fn fits_limits(&self) -> bool {
         let fits = |text: &str| text.len() <= STRING_BYTES_MAX;
         let option_fits = |text: &Option<StrBytes>| text.as_deref().is_none_or(fits);
         // Member ids are the client or instance id with a dash and a UUID.
@@ -232,6 +236,7 @@ impl GroupRequest {
                     && prefix_fits(&self.client_id)
                     && request.group_instance_id.as_deref().is_none_or(prefix_fits)
                     && fits(&request.protocol_type)
+                    && request.protocols.len() <= PROTOCOLS_MAX
                     && request.protocols.iter().all(|protocol| fits(&protocol.name))
             }
             RequestKind::OffsetCommit(request) => {

@@ -6,9 +6,10 @@ use kafka_protocol::protocol::StrBytes;
 
 use super::Name;
 use super::api::{AppendError, join_error};
+use super::appends::{Completion, StaticRejoin};
 use super::group::{Group, State};
 use super::member::{Member, Waiter, protocols_of, wire};
-use super::service::{Completion, GROUPS_MAX, GroupCoordinator, StaticRejoin};
+use super::service::{GROUPS_MAX, GroupCoordinator};
 use super::store::Change;
 
 /// From this version on a member without an id must come back with the one it is given (KIP-394).

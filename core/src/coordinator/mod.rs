@@ -6,7 +6,7 @@
 //!
 //! Files in reading order: [`api`] (requests, responses, actions), [`records`] (the bytes in the partition), `store`
 //! (records as state, committed and pending), `member` and `group` (the state of one group), `timers`, `service` (the
-//! coordinator itself), then what it does: `join`, `rebalance`, `session` (sync, heartbeat, leave), `offsets`, `admin`.
+//! coordinator itself), `appends`, then what it does: `join`, `rebalance`, `session` (sync, heartbeat, leave), `offsets`, `admin`.
 //!
 //! # Life of a coordinator
 //! `new` → [`load`](GroupCoordinator::load) every committed record of the partition in order →
@@ -26,6 +26,7 @@ pub mod api;
 pub mod records;
 
 mod admin;
+mod appends;
 mod group;
 mod join;
 mod member;
@@ -46,7 +47,7 @@ pub use api::{
     Action, AppendError, AppendToken, CallId, GroupConfig, GroupRequest, GroupResponse, RequestKind,
     partition_for_group,
 };
-pub use service::GroupCoordinator;
+pub use service::{GroupCoordinator, MemberIdSource};
 
 /// A name kept in coordinator state (group, member, topic …).
 ///

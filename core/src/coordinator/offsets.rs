@@ -21,10 +21,11 @@ use uuid::Uuid;
 
 use super::Name;
 use super::api::{GroupRequest, GroupResponse, RequestKind, commit_error, fetch_groups, fetch_response};
+use super::appends::Completion;
 use super::group::{Group, State};
 use super::member::{Waiter, wire};
 use super::records::OffsetAndMetadata;
-use super::service::{Completion, GROUPS_MAX, GroupCoordinator};
+use super::service::{GROUPS_MAX, GroupCoordinator};
 use super::store::{Change, Slot};
 use super::timers::TimerKey;
 

@@ -3,9 +3,10 @@
 use kafka_protocol::ResponseError;
 
 use super::Name;
+use super::appends::Completion;
 use super::group::{Group, InitialDelay, State};
 use super::join::joined;
-use super::service::{Completion, GroupCoordinator};
+use super::service::GroupCoordinator;
 use super::store::Change;
 use super::timers::TimerKey;
 

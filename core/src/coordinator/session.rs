@@ -13,9 +13,10 @@ use kafka_protocol::messages::{
 
 use super::Name;
 use super::api::{AppendError, GroupResponse};
+use super::appends::Completion;
 use super::group::{Group, State};
 use super::member::{Waiter, wire};
-use super::service::{Completion, GroupCoordinator};
+use super::service::GroupCoordinator;
 use super::store::Change;
 use super::timers::TimerKey;
 

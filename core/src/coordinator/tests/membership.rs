@@ -51,6 +51,7 @@ fn join_errors() {
         ("no common protocol", join_body("g", "").with_protocols(vec![protocol("other")]), 23),
         ("no protocol", join_body("g", "").with_protocols(Vec::new()), 23),
         ("no protocol in a new group", join_body("h", "").with_protocols(Vec::new()), 23),
+        ("too many protocols", join_body("g", "").with_protocols(vec![protocol("range"); 65]), 42),
         ("group id too long for a record", join_body(&"g".repeat(40_000), ""), 42),
     ];
     for (name, request, code) in rows {
@@ -294,6 +295,26 @@ fn a_rebalance_during_the_sync_phase_sends_the_waiting_back_to_join() {
     assert_eq!(synced(bench.answer(persisting)).error_code, 27);
     bench.commit_all();
     assert_eq!(bench.state_of("g"), "PreparingRebalance", "the assignment of generation 1 comes too late");
+}
+
+#[test]
+fn an_assignment_of_the_generation_before_does_not_end_the_sync_phase() {
+    let mut bench = Bench::new();
+    let (_, member) = bench.join("g", "");
+    bench.advance(3_000);
+    bench.is_stalled = true;
+    bench.send(5, sync_request("g", &member, 1, &[(&member, b"old")]));
+    let changed = join_body("g", &member).with_protocols(vec![protocol("sticky"), protocol("range")]);
+    let call = bench.send(9, RequestKind::JoinGroup(changed));
+    assert_eq!(joined(bench.answer(call)).generation_id, 2);
+    bench.commit_all();
+    assert_eq!(bench.state_of("g"), "CompletingRebalance");
+    let RequestKind::SyncGroup(request) = sync_request("g", &member, 2, &[(&member, b"new")]) else {
+        unreachable!()
+    };
+    let call = bench.send(5, RequestKind::SyncGroup(request.with_protocol_name(Some(text("sticky")))));
+    bench.commit_all();
+    assert_eq!(&synced(bench.answer(call)).assignment[..], b"new");
 }
 
 #[test]
