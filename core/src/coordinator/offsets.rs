@@ -1,5 +1,7 @@
 //! Committed offsets: OffsetCommit, OffsetFetch, OffsetDelete, expiry, and what a topic's deletion takes with it.
 
+use std::ops::Bound;
+
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::offset_commit_request::OffsetCommitRequestPartition;
 use kafka_protocol::messages::offset_commit_response::{
@@ -25,12 +27,14 @@ use super::appends::Completion;
 use super::group::{Group, State};
 use super::member::{Waiter, wire};
 use super::records::OffsetAndMetadata;
-use super::service::{GROUPS_MAX, GroupCoordinator};
+use super::service::{Clock, GROUPS_MAX, GroupCoordinator};
 use super::store::{Change, Slot};
 use super::timers::TimerKey;
 
 /// From this version on a commit for a missing group is told so (KIP-848).
 const VERSION_WITH_GROUP_ID_NOT_FOUND: i16 = 9;
+/// Groups that one tick searches for expired offsets: about a millisecond of work when each has a few dozen.
+const EXPIRY_GROUPS_PER_TICK: usize = 500;
 /// What OffsetCommit says when the broker shall decide how long to keep the offset.
 const DEFAULT_RETENTION_TIME: i64 = -1;
 
@@ -255,14 +259,13 @@ impl GroupCoordinator {
         if !self.is_active() {
             return;
         }
-        self.clock = super::service::Clock { now_ms, wall_ms };
+        self.clock = Clock { now_ms, wall_ms };
         let is_of_topic = |value: &OffsetAndMetadata| {
             value.topic_id.is_nil() || topic_id.is_none_or(|topic_id| value.topic_id == topic_id)
         };
-        let changes: Vec<Change> = self
-            .store
-            .all_offsets()
-            .filter(|(_, name, _, slot)| ***name == *topic && slot.newest().is_some_and(is_of_topic))
+        let deleted = self.store.offsets_in_topic(topic);
+        let changes: Vec<Change> = deleted
+            .filter(|(_, _, _, slot)| slot.newest().is_some_and(is_of_topic))
             .map(|(group, name, index, _)| offset_tombstone(group, name, index))
             .collect();
         self.append(changes, Completion::Nothing);
@@ -275,10 +278,14 @@ impl GroupCoordinator {
     }
 
     /// Deletes the offsets that nobody has needed for `offsets.retention.minutes`, and empty groups left without any.
+    ///
+    /// Looks at some groups at a time, so that the shard is never held up by the whole of them.
     pub(super) fn expire_offsets(&mut self) {
+        let from = self.expiry_cursor.take().map_or(Bound::Unbounded, Bound::Excluded);
         let mut changes = Vec::new();
         let mut ended = Vec::new();
-        for group in self.groups.values() {
+        let mut looked_at_count = 0;
+        for group in self.groups.range::<Name, _>((from, Bound::Unbounded)).map(|(_, group)| group) {
             let expired = self.expired_offsets(group);
             let is_ending = expired.is_all && group.state == State::Empty && group.pending_members.is_empty();
             changes.extend(expired.tombstones);
@@ -286,10 +293,20 @@ impl GroupCoordinator {
                 changes.push(Change::Group { group: group.id.clone(), value: None });
                 ended.push(group.id.clone());
             }
+            looked_at_count += 1;
+            if looked_at_count == EXPIRY_GROUPS_PER_TICK {
+                self.expiry_cursor = Some(group.id.clone());
+                break;
+            }
         }
         self.bury(&ended);
         self.append(changes, Completion::GroupsDeleted { reply: None, groups: ended });
-        self.schedule_expiry();
+        if self.expiry_cursor.is_some() {
+            let next_ms = self.deadline_in(1);
+            self.timers.schedule(TimerKey::Expiry, next_ms);
+        } else {
+            self.schedule_expiry();
+        }
     }
 
     fn expired_offsets(&self, group: &Group) -> Expired {

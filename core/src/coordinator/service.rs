@@ -54,6 +54,8 @@ pub struct GroupCoordinator {
     pub(super) in_flight: BTreeMap<AppendToken, InFlight>,
     pub(super) next_token: u64,
     unreadable_count: u64,
+    /// The last group that the running search for expired offsets has looked at.
+    pub(super) expiry_cursor: Option<Name>,
     pub(super) actions: Vec<Action>,
 }
 
@@ -73,6 +75,7 @@ impl GroupCoordinator {
             in_flight: BTreeMap::new(),
             next_token: 1,
             unreadable_count: 0,
+            expiry_cursor: None,
             actions: Vec::new(),
         }
     }
@@ -159,6 +162,7 @@ impl GroupCoordinator {
         self.store = Store::default();
         self.timers.clear();
         self.unreadable_count = 0;
+        self.expiry_cursor = None;
         self.phase = Phase::Inactive;
     }
 

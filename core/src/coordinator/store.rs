@@ -194,6 +194,19 @@ impl Store {
         })
     }
 
+    /// The offsets of all groups in a topic. Takes as long as there are groups, not offsets.
+    pub(super) fn offsets_in_topic<'a>(
+        &'a self,
+        topic: &'a str,
+    ) -> impl Iterator<Item = (&'a Name, &'a Name, i32, &'a Slot<OffsetAndMetadata>)> {
+        self.offsets.iter().flat_map(move |(group, topics)| {
+            let found = topics.get_key_value(topic);
+            found.into_iter().flat_map(move |(name, partitions)| {
+                partitions.iter().map(move |(partition, slot)| (group, name, *partition, slot))
+            })
+        })
+    }
+
     /// All groups that have a metadata record.
     pub(super) fn group_values(&self) -> impl Iterator<Item = (&Name, &Slot<GroupValue>)> {
         self.groups.iter()

@@ -261,6 +261,26 @@ fn a_stable_groups_offsets_expire_for_topics_that_it_does_not_read_any_more() {
 }
 
 #[test]
+fn a_search_for_expired_offsets_is_cut_into_ticks_and_finds_all() {
+    let config = GroupConfig { offsets_retention_ms: 1_000, ..GroupConfig::default() };
+    let mut bench = Bench::with(config);
+    for index in 0..1_200 {
+        bench.ask(9, commit_request(&format!("g{index}"), 5));
+    }
+    bench.now_ms = 600_000;
+    let mut left = Vec::new();
+    for _ in 0..3 {
+        let wall_ms = bench.wall_ms();
+        bench.coordinator.tick(bench.now_ms, wall_ms);
+        bench.drain();
+        left.push(bench.coordinator.committed_offsets().count());
+        bench.now_ms += 1;
+    }
+    assert_eq!(left, [700, 200, 0]);
+    assert_eq!(bench.coordinator.next_deadline_ms(), Some(600_002 + 600_000));
+}
+
+#[test]
 fn a_client_that_gives_a_retention_time_gets_it() {
     let mut bench =
         Bench::with(GroupConfig { offsets_retention_check_interval_ms: 1_000, ..GroupConfig::default() });

@@ -96,7 +96,12 @@ impl Simulation {
         }
         self.collect();
         check(&self.bench.coordinator);
-        self.check_offsets();
+        let fetched = self.bench.fetched(GROUP);
+        assert!(fetched >= self.acknowledged_offset, "acknowledged {} is lost", self.acknowledged_offset);
+        // Reading the whole log again is what takes time here.
+        if self.random.random_bool(0.1) {
+            self.check_replay();
+        }
     }
 
     /// The coordinator goes; a prefix of what is in flight is in the log, unknown to whoever waited.
@@ -244,15 +249,13 @@ impl Simulation {
         }
     }
 
-    /// The committed state is what the log says, and no acknowledged commit is missing from it.
-    fn check_offsets(&mut self) {
+    /// The committed state is what the log says.
+    fn check_replay(&mut self) {
         let mut replayed = coordinator(&self.bench.config, 0);
         load(&mut replayed, &self.bench.log);
         let expected: Vec<_> = replayed.committed_offsets().collect();
         assert!(self.bench.coordinator.committed_offsets().eq(expected), "the state is not the log's");
-        let fetched = self.bench.fetched(GROUP);
-        assert!(fetched >= self.acknowledged_offset, "acknowledged {} is lost", self.acknowledged_offset);
-        assert!(fetched <= self.next_offset);
+        assert!(self.bench.fetched(GROUP) <= self.next_offset);
     }
 
     /// Everything is committed and time passes: everybody has been answered, and all groups have emptied.
@@ -265,7 +268,8 @@ impl Simulation {
         if let Some(group) = self.bench.coordinator.groups.get(GROUP) {
             assert_eq!((group.state, group.members.len(), group.pending_members.len()), (State::Empty, 0, 0));
         }
-        self.check_offsets();
+        self.check_replay();
+        assert!(self.bench.fetched(GROUP) >= self.acknowledged_offset);
         // A restart gives the same groups and offsets.
         let before: Vec<Record> = self.bench.coordinator.live_records().collect();
         self.bench.fail_over();
