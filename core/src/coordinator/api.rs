@@ -296,11 +296,12 @@ impl GroupResponse {
     }
 }
 
-/// A JoinGroup answer that is an error.
+/// A JoinGroup answer that is an error. Kafka names no protocol in it, not even an empty one.
 pub(super) fn join_error(member_id: StrBytes, error: ResponseError) -> JoinGroupResponse {
     JoinGroupResponse::default()
         .with_member_id(member_id)
         .with_generation_id(-1)
+        .with_protocol_name(None)
         .with_error_code(error.code())
 }
 

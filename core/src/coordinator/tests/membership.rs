@@ -59,6 +59,7 @@ fn join_errors() {
         bench.stable_group("g", 1);
         let response = joined(Some(bench.ask(9, RequestKind::JoinGroup(request.clone()))));
         assert_eq!(response.error_code, *code, "{name}");
+        assert_eq!((response.generation_id, response.protocol_name), (-1, None), "{name}");
     }
 }
 
