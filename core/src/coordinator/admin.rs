@@ -90,7 +90,8 @@ impl GroupCoordinator {
         self.append(changes, Completion::GroupsDeleted { reply, groups: deleted });
     }
 
-    /// The records that delete a group: first its offsets, last the group, so that a part of them leaves a group that is still there.
+    /// The records that delete a group: first its offsets, last the group, so that a part of them leaves a group
+    /// that is still there.
     fn push_deletion(&self, name: &Name, changes: &mut Vec<Change>) {
         for (topic, slots) in self.store.offsets_of(name).into_iter().flatten() {
             let live = slots.iter().filter(|(_, slot)| slot.newest().is_some());

@@ -23,7 +23,8 @@ use kafka_protocol::protocol::StrBytes;
 use super::records::Record;
 use super::wire::STRING_BYTES_MAX;
 
-/// Protocols that a member may offer. Clients offer one to three; each is compared with those of all other members.
+/// Protocols that a member may offer. Clients offer one to three; each is compared with those of all other
+/// members.
 const PROTOCOLS_MAX: usize = 64;
 
 /// A request's handle: chosen by the caller, given back with the answer. Never used twice at a time.
@@ -37,7 +38,8 @@ pub struct AppendToken(pub u64);
 /// Why an append will never be committed, or is not known to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AppendError {
-    /// This node does not lead the partition any more. The records may or may not be in the log of the next leader.
+    /// This node does not lead the partition any more. The records may or may not be in the log of the next
+    /// leader.
     NotLeader,
     /// Too few replicas are in sync; nothing was appended.
     NotEnoughReplicas,
@@ -50,7 +52,8 @@ pub enum AppendError {
 }
 
 impl AppendError {
-    /// What a client that waited for the append is told (Kafka's mapping in `CoordinatorOperationExceptionHelper`).
+    /// What a client that waited for the append is told (Kafka's mapping in
+    /// `CoordinatorOperationExceptionHelper`).
     pub(super) fn client_error(self) -> ResponseError {
         match self {
             Self::NotLeader | Self::Storage => ResponseError::NotCoordinator,
@@ -131,8 +134,8 @@ pub struct GroupRequest {
 
 /// The requests that a group coordinator answers.
 ///
-/// The handler has already refused unknown topics of an OffsetCommit, checked authorization, and split requests for several groups by
-/// partition ([`partition_for_group`]). It may fill in topic ids.
+/// The handler has already refused unknown topics of an OffsetCommit, checked authorization, and split requests
+/// for several groups by partition ([`partition_for_group`]). It may fill in topic ids.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]
 pub enum RequestKind {
@@ -221,8 +224,8 @@ impl GroupRequest {
         }
     }
 
-    /// Whether what would be kept is within bounds: few enough protocols, and names that fit Kafka's 16-bit string lengths
-    /// (compact strings on the wire may be longer).
+    /// Whether what would be kept is within bounds: few enough protocols, and names that fit Kafka's 16-bit
+    /// string lengths (compact strings on the wire may be longer).
     pub(super) fn fits_limits(&self) -> bool {
         let fits = |text: &str| text.len() <= STRING_BYTES_MAX;
         let option_fits = |text: &Option<StrBytes>| text.as_deref().is_none_or(fits);

@@ -1,8 +1,8 @@
 //! Appends: from a decision to records on their way, and what happens when their fate is known.
 //!
-//! Appends are numbered in the order in which their records must stand in the log. Whoever waits for one is answered by its
-//! result or by `offsets.commit.timeout.ms`; the store waits for the result however late it comes, because the log may
-//! hold what a client was told had timed out.
+//! Appends are numbered in the order in which their records must stand in the log. Whoever waits for one is
+//! answered by its result or by `offsets.commit.timeout.ms`; the store waits for the result however late it
+//! comes, because the log may hold what a client was told had timed out.
 
 use std::collections::BTreeMap;
 
@@ -19,8 +19,8 @@ use super::service::{Clock, GroupCoordinator};
 use super::store::Change;
 use super::timers::TimerKey;
 
-/// Bytes of records beyond which an append is cut in two: well below `max.message.bytes` of the offsets topic, so that
-/// deleting a group with a hundred thousand offsets is several batches rather than one that is refused.
+/// Bytes of records beyond which an append is cut in two: well below `max.message.bytes` of the offsets topic,
+/// so that deleting a group with a hundred thousand offsets is several batches rather than one that is refused.
 const APPEND_BYTES_MAX: usize = 256 * 1024;
 /// Overhead counted for a record beside its key and value.
 const RECORD_OVERHEAD_BYTES: usize = 16;
@@ -207,7 +207,8 @@ impl GroupCoordinator {
         }
     }
 
-    /// Answers whoever waits for an append, when it does not matter any more what becomes of it. Members have been dismissed.
+    /// Answers whoever waits for an append, when it does not matter any more what becomes of it. Members have
+    /// been dismissed.
     pub(super) fn refuse_completion(&mut self, completion: Completion, error: ResponseError) {
         match completion {
             Completion::Reply { waiter, response } => self.reply(waiter, response.failed(error)),

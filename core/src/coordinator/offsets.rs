@@ -147,7 +147,8 @@ impl GroupCoordinator {
         if !is_unsettled {
             return self.answer_fetch(waiter, &request);
         }
-        // Whoever takes a partition over must not start before a commit that its former owner is about to be told of.
+        // Whoever takes a partition over must not start before a commit that its former owner is about to be
+        // told of.
         let waiting = GroupRequest {
             version: waiter.version,
             client_id: StrBytes::new(),
@@ -254,7 +255,8 @@ impl GroupCoordinator {
         self.append(changes, Completion::Reply { waiter, response: Box::new(response) });
     }
 
-    /// A topic is gone: so are the offsets in it, in every group. With an id, offsets of other topics of that name are kept.
+    /// A topic is gone: so are the offsets in it, in every group. With an id, offsets of other topics of that
+    /// name are kept.
     pub fn topic_deleted(&mut self, topic: &str, topic_id: Option<Uuid>, now_ms: u64, wall_ms: i64) {
         if !self.is_active() {
             return;
@@ -277,7 +279,8 @@ impl GroupCoordinator {
         self.timers.schedule(TimerKey::Expiry, deadline_ms);
     }
 
-    /// Deletes the offsets that nobody has needed for `offsets.retention.minutes`, and empty groups left without any.
+    /// Deletes the offsets that nobody has needed for `offsets.retention.minutes`, and empty groups left without
+    /// any.
     ///
     /// Looks at some groups at a time, so that the shard is never held up by the whole of them.
     pub(super) fn expire_offsets(&mut self) {
@@ -325,8 +328,9 @@ impl GroupCoordinator {
         expired
     }
 
-    /// Kafka's rule (KIP-211): a simple group counts from the commit, an empty group from when it became empty, a stable group
-    /// of consumers from the commit and only for topics that nobody subscribes to any more. Any other group keeps all.
+    /// Kafka's rule (KIP-211): a simple group counts from the commit, an empty group from when it became empty,
+    /// a stable group of consumers from the commit and only for topics that nobody subscribes to any more. Any
+    /// other group keeps all.
     fn is_expired(&self, group: &Group, topic: &str, value: &OffsetAndMetadata) -> bool {
         let since_ms = match (&group.protocol_type, group.state) {
             (None, _) => value.commit_timestamp_ms,

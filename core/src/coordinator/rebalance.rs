@@ -49,7 +49,8 @@ impl GroupCoordinator {
         }
     }
 
-    /// Somebody has gone during the join phase, by time: the initial delay does not hold it up then (as in Kafka).
+    /// Somebody has gone during the join phase, by time: the initial delay does not hold it up then (as in
+    /// Kafka).
     pub(super) fn complete_join_after_removal(&mut self, group: &mut Group) {
         if group.state == State::PreparingRebalance && group.have_all_joined() {
             self.complete_join(group);

@@ -1,4 +1,5 @@
-//! Golden bytes, made by Kafka 4.3.1's own generated classes (`MessageUtil.toVersionPrefixedByteBuffer`), and hostile input.
+//! Golden bytes, made by Kafka 4.3.1's own generated classes (`MessageUtil.toVersionPrefixedByteBuffer`), and
+//! hostile input.
 
 use proptest::prelude::*;
 

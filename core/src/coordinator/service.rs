@@ -16,7 +16,8 @@ use super::records::{Record, RecordError};
 use super::store::{Change, Store};
 use super::timers::{TimerKey, Timers};
 
-/// Appends that may be in flight. Beyond, requests that must write are told to come again: each holds its keys in memory.
+/// Appends that may be in flight. Beyond, requests that must write are told to come again: each holds its keys
+/// in memory.
 const APPENDS_IN_FLIGHT_MAX: usize = 16_384;
 /// Groups that one partition may hold; a new one beyond it is refused. Each takes some hundred bytes for ever.
 pub(super) const GROUPS_MAX: usize = 1_000_000;
@@ -86,7 +87,8 @@ impl GroupCoordinator {
         self.partition
     }
 
-    /// Takes one committed record of the partition; all of them come in order, before [`GroupCoordinator::activate`].
+    /// Takes one committed record of the partition; all of them come in order, before
+    /// [`GroupCoordinator::activate`].
     ///
     /// # Errors
     /// When the record is damaged or of a newer version: it is skipped and counted, and the caller should log it.
@@ -103,8 +105,8 @@ impl GroupCoordinator {
         loaded
     }
 
-    /// How many records [`GroupCoordinator::load`] had to skip. While it is not zero, the partition must not be shortened
-    /// to [`GroupCoordinator::live_records`]: what could not be read would be lost.
+    /// How many records [`GroupCoordinator::load`] had to skip. While it is not zero, the partition must not be
+    /// shortened to [`GroupCoordinator::live_records`]: what could not be read would be lost.
     #[must_use]
     pub fn unreadable_count(&self) -> u64 {
         self.unreadable_count
@@ -141,8 +143,8 @@ impl GroupCoordinator {
         self.schedule_expiry();
     }
 
-    /// This node leads no more: everybody who waits is told NOT_COORDINATOR, and all state is forgotten. Records in flight may be
-    /// in the next leader's log or not; whoever leads next reads them there.
+    /// This node leads no more: everybody who waits is told NOT_COORDINATOR, and all state is forgotten. Records
+    /// in flight may be in the next leader's log or not; whoever leads next reads them there.
     pub fn deactivate(&mut self) {
         let error = ResponseError::NotCoordinator;
         for (_, group) in std::mem::take(&mut self.groups) {
@@ -220,8 +222,9 @@ impl GroupCoordinator {
         std::mem::take(&mut self.actions)
     }
 
-    /// The whole state as records: what the partition must still hold. Records in flight count as written, so every
-    /// append taken so far must stand before these in the log, and one refused outright must have been reported.
+    /// The whole state as records: what the partition must still hold. Records in flight count as written, so
+    /// every append taken so far must stand before these in the log, and one refused outright must have been
+    /// reported.
     pub fn live_records(&self) -> impl Iterator<Item = Record> {
         let timestamp_ms = self.clock.wall_ms;
         let groups = self.store.group_values().filter_map(move |(group, slot)| {

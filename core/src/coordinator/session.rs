@@ -1,4 +1,5 @@
-//! What a member does once it has joined: SyncGroup, Heartbeat, LeaveGroup; and what happens when it stays silent.
+//! What a member does once it has joined: SyncGroup, Heartbeat, LeaveGroup; and what happens when it stays
+//! silent.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,8 @@
-//! The records of the partition as state: for each key its committed value and the values on their way to the log.
+//! The records of the partition as state: for each key its committed value and the values on their way to the
+//! log.
 //!
-//! Reads that clients see take the committed value. Decisions about what to write next take the newest one, because
-//! it stands before the next record in the log.
+//! Reads that clients see take the committed value. Decisions about what to write next take the newest one,
+//! because it stands before the next record in the log.
 
 use std::collections::BTreeMap;
 

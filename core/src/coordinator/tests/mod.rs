@@ -1,4 +1,5 @@
-//! Tests of the coordinator from outside: requests in, replies and records out, with a log and a clock of the test's own.
+//! Tests of the coordinator from outside: requests in, replies and records out, with a log and a clock of the
+//! test's own.
 
 mod admin;
 mod failover;

@@ -1,5 +1,5 @@
-//! Clients that join, sync, heartbeat, leave, commit and crash at random, over a log that stalls, fails and moves to
-//! another coordinator at random. One seed gives one run.
+//! Clients that join, sync, heartbeat, leave, commit and crash at random, over a log that stalls, fails and
+//! moves to another coordinator at random. One seed gives one run.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -45,7 +45,8 @@ struct Simulation {
     acknowledged_offset: i64,
     /// What leaders have assigned: generation and member.
     assigned: BTreeSet<(i32, String)>,
-    /// Leaders that members were told of, by coordinator and generation. A static member's id may change within one.
+    /// Leaders that members were told of, by coordinator and generation. A static member's id may change within
+    /// one.
     leaders: BTreeMap<(u64, i32), BTreeSet<String>>,
     incarnation: u64,
 }
