@@ -32,7 +32,9 @@ const SNAPSHOT_BYTES_MAX: usize = 128 << 20;
 
 /// A partition found on disk.
 pub struct Opened {
-    /// Its files, cut to the checkpoint. [`PartitionLog::written`] is the checkpoint.
+    /// Its files, cut to the checkpoint. [`PartitionLog::written`] is the checkpoint, or where the log starts if that is
+    /// later. [`PartitionLog::start`] may lie below the log start by as much as a segment, or more after a crash amidst a
+    /// drop: call [`PartitionLog::drop_below`] again.
     pub log: PartitionLog,
     /// The newest good producer snapshot at or below the checkpoint.
     pub snapshot: Option<ProducerSnapshot>,

@@ -23,8 +23,7 @@ pub(super) struct Opener<'a> {
 
 impl Opener<'_> {
     fn files(&self) -> Arc<SegmentFiles> {
-        let id = self.log.store.cache.new_id();
-        Arc::new(SegmentFiles { id, dir: self.log.dir.clone(), base_offset: self.base })
+        SegmentFiles::new(self.log.store.cache.new_id(), &self.log.dir, self.base)
     }
 
     fn raft_file(
