@@ -515,7 +515,7 @@ fn run_named(seed: u64, steps: usize) -> Truth {
 #[test]
 fn clusters_keep_their_promises() {
     let first: u64 = std::env::var("CHRONIK_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0);
-    let count: u64 = std::env::var("CHRONIK_SEEDS").ok().and_then(|count| count.parse().ok()).unwrap_or(150);
+    let count: u64 = std::env::var("CHRONIK_SEEDS").ok().and_then(|count| count.parse().ok()).unwrap_or(100);
     let mut total = (0usize, 0u64, 0u64, 0u64, 0usize);
     for seed in first..first + count {
         let truth = run_named(seed, 1500);

@@ -294,4 +294,6 @@ impl Driver {
 }
 
 #[cfg(test)]
+mod promise_tests;
+#[cfg(test)]
 mod tests;

@@ -37,6 +37,8 @@ mod term_runs;
 #[cfg(test)]
 mod cluster_tests;
 #[cfg(test)]
+mod test_replica;
+#[cfg(test)]
 mod test_support;
 
 pub use driver::{Driver, DriverConfig, DriverOutput, GroupInit, NewGroup, Proposal};

@@ -2,107 +2,15 @@
 
 use bytes::Bytes;
 use chronik_wal::types::{GroupId, KafkaOffset};
-use raft::eraftpb::{ConfState, Entry, EntryType, Snapshot};
+use raft::eraftpb::EntryType;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::driver::{Driver, DriverConfig, DriverOutput, NewGroup, Proposal};
+use crate::driver::{Driver, DriverConfig, Proposal};
 use crate::leadership::Leadership;
-use crate::test_support::{TestSink, batch_bytes};
-
-const GROUP: GroupId = GroupId(1);
-
-/// Peer 1 of three.
-struct Replica {
-    driver: Driver,
-    sink: TestSink,
-    out: DriverOutput,
-}
-
-impl Replica {
-    fn new() -> Self {
-        let mut replica = Self {
-            driver: Driver::new(DriverConfig::default()),
-            sink: TestSink::default(),
-            out: DriverOutput::default(),
-        };
-        let voters = vec![PeerId(1), PeerId(2), PeerId(3)];
-        let new = NewGroup { group: GROUP, peer: PeerId(1), voters, snapshot_data: Bytes::new() };
-        replica.driver.create_group(new, &mut replica.sink).unwrap();
-        replica.turn();
-        replica
-    }
-
-    fn turn(&mut self) {
-        while self.driver.run_ready(&mut self.sink, &mut self.out) {}
-        self.sink.submit();
-        if let Some(turn) = self.sink.complete() {
-            self.driver.on_durable(turn);
-        }
-        while self.driver.run_ready(&mut self.sink, &mut self.out) {}
-        self.out.clear();
-    }
-
-    fn step(&mut self, message: Message) -> Result<(), StepError> {
-        self.driver.step(PeerId(message.from), GROUP, message)
-    }
-
-    /// Makes it a follower of peer 2 in term 3 with two batches, offsets 0 and 1, of which the first is committed.
-    fn follower() -> Self {
-        let mut replica = Self::new();
-        let mut append = message(MessageType::MsgAppend, 3);
-        append.set_entries(vec![entry(1, 3, 0), entry(2, 3, 1)].into());
-        append.commit = 1;
-        assert_eq!(replica.step(append), Ok(()));
-        replica.turn();
-        replica
-    }
-
-    /// Makes it the leader of term 1.
-    fn leader() -> Self {
-        let mut replica = Self::new();
-        assert!(replica.driver.campaign(GROUP));
-        for (kind, term) in
-            [(MessageType::MsgRequestPreVoteResponse, 1), (MessageType::MsgRequestVoteResponse, 1)]
-        {
-            replica.turn();
-            assert_eq!(replica.step(message(kind, term)), Ok(()));
-        }
-        replica.turn();
-        let mut accept = message(MessageType::MsgAppendResponse, 1);
-        accept.index = 1;
-        assert_eq!(replica.step(accept), Ok(()));
-        replica.turn();
-        assert!(matches!(replica.driver.leadership(GROUP), Some(Leadership::Leader { .. })));
-        replica
-    }
-}
-
-fn message(kind: MessageType, term: u64) -> Message {
-    let mut message = Message::default();
-    message.set_msg_type(kind);
-    message.from = 2;
-    message.to = 1;
-    message.term = term;
-    message
-}
-
-fn entry(index: u64, term: u64, base: i64) -> Entry {
-    let mut entry = Entry::default();
-    entry.index = index;
-    entry.term = term;
-    entry.data = batch_bytes(base, i32::try_from(term).unwrap(), 1, 5);
-    entry
-}
-
-fn append(index: u64, log_term: u64, entries: Vec<Entry>) -> Message {
-    let mut append = message(MessageType::MsgAppend, 3);
-    append.index = index;
-    append.log_term = log_term;
-    append.set_entries(entries.into());
-    append
-}
+use crate::test_replica::{GROUP, Replica, append, entry, message, snapshot};
+use crate::test_support::batch_bytes;
 
 #[test]
 fn kinds_that_no_peer_sends_are_dropped() {
@@ -200,25 +108,6 @@ fn answers_about_entries_that_a_leader_never_had_are_dropped() {
     let mut stranger = message(MessageType::MsgHeartbeatResponse, 1);
     stranger.from = 44;
     assert_eq!(Replica::leader().step(stranger), Err(StepError::Refused));
-}
-
-fn snapshot(index: u64, base: i64, voters: Vec<u64>) -> Message {
-    let state = chronik_wal::entry::GroupState {
-        log_start: chronik_wal::entry::LogStart {
-            offset: KafkaOffset(base),
-            base_offset: KafkaOffset(base),
-            ..Default::default()
-        },
-        ..Default::default()
-    };
-    let mut snapshot = Snapshot::default();
-    snapshot.data = snapshot::encode_data(&state);
-    snapshot.mut_metadata().index = index;
-    snapshot.mut_metadata().term = 3;
-    snapshot.mut_metadata().set_conf_state(ConfState::from((voters, vec![])));
-    let mut message = message(MessageType::MsgSnapshot, 3);
-    message.set_snapshot(snapshot);
-    message
 }
 
 #[test]
