@@ -36,7 +36,7 @@ mod tick;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
-use chronik_wal::entry::GroupState;
+use chronik_wal::entry::{GroupState, LogStart};
 use chronik_wal::tail::{LogPosition, Tail};
 use chronik_wal::types::{GroupId, KafkaOffset, PeerId, RaftIndex, Term, TurnNumber};
 use raft::eraftpb::ConfState;
@@ -204,6 +204,12 @@ impl Driver {
         self.group(group).map(|group| &group.storage().state)
     }
 
+    /// Where the log begins, or will in a moment ([`Driver::compact_to`]).
+    #[must_use]
+    pub fn log_start(&self, group: GroupId) -> Option<LogStart> {
+        self.group(group).map(Group::log_start)
+    }
+
     /// The applied configuration.
     #[must_use]
     pub fn configuration(&self, group: GroupId) -> Option<&ConfState> {
@@ -286,3 +292,8 @@ impl Driver {
         }
     }
 }
+
+#[cfg(test)]
+mod promise_tests;
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use chronik_wal::entry::{EntryKind, LogStart};
 use chronik_wal::types::{GroupId, KafkaOffset, PeerId, RaftIndex, Term, TurnNumber};
 use raft::eraftpb::{Entry, Message, MessageType};
-use raft::{RawNode, StateRole};
+use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
 
 use crate::convert;
 use crate::driver::DriverConfig;
@@ -59,6 +59,8 @@ pub(crate) struct Group {
     /// Leadership as last told to the shard.
     pub told: Option<Leadership>,
     pub is_dirty: bool,
+    /// Followers that were waiting for a snapshot when the leader last looked.
+    snapshots_waiting: Vec<u64>,
     seed: u64,
     draws: u64,
     role: (u64, StateRole, u64),
@@ -95,6 +97,7 @@ impl Group {
             flushed_to,
             told: None,
             is_dirty: false,
+            snapshots_waiting: Vec::new(),
             seed: config.seed,
             draws: 0,
             election_ticks: config.election_ticks,
@@ -132,6 +135,11 @@ impl Group {
 
     pub(crate) fn commit(&self) -> RaftIndex {
         RaftIndex(self.node.raft.raft_log.committed)
+    }
+
+    /// Where the log begins, or will once raft-rs has applied that far.
+    pub(crate) fn log_start(&self) -> LogStart {
+        self.compaction.as_ref().map_or(self.storage().state.log_start, |(log_start, _)| *log_start)
     }
 
     /// Raft's own applied index: nothing above it may be compacted or evicted.
@@ -279,11 +287,31 @@ impl Group {
         self.flush_proposals();
         let elapsed = self.node.raft.election_elapsed;
         self.node.tick();
-        if !is_leader && self.node.raft.election_elapsed <= elapsed {
+        let has_turned = self.node.raft.election_elapsed <= elapsed;
+        if has_turned && is_leader {
+            self.retry_snapshots();
+        } else if has_turned {
             self.draws += 1;
         }
         self.settle();
         true
+    }
+
+    /// Gives up snapshots that were sent an election timeout or more ago and never answered, so that they are sent again.
+    /// raft-rs itself would wait for ever for one that was lost. They are small: an answer takes no such time.
+    fn retry_snapshots(&mut self) {
+        let progress = self.node.raft.prs().iter();
+        let mut waiting: Vec<u64> = progress
+            .filter(|(_, progress)| progress.state == ProgressState::Snapshot)
+            .map(|(id, _)| *id)
+            .collect();
+        waiting.sort_unstable();
+        for id in &waiting {
+            if self.snapshots_waiting.contains(id) {
+                self.node.report_snapshot(*id, SnapshotStatus::Failure);
+            }
+        }
+        self.snapshots_waiting = waiting;
     }
 
     /// Starts an election if this replica may: not while it leads, is no voter, or has committed entries to apply.

@@ -18,6 +18,7 @@
 //! Responses from peers that are no members are refused by `RawNode::step` itself.
 
 use chronik_wal::types::{PeerId, RaftIndex};
+use raft::StateRole;
 use raft::eraftpb::{Message, MessageType};
 
 use crate::convert;
@@ -113,7 +114,9 @@ fn check_append_response(group: &Group, message: &Message) -> Result<(), StepErr
     }
     let raft = &group.node.raft;
     let hint_is_odd = message.reject && message.reject_hint > message.index;
-    if message.term == raft.term && (message.index > group.last_index().0 || hint_is_odd) {
+    // Only a leader looks at it. One that crashed and lost its unsynced end may well get answers about that, as a follower.
+    let is_looked_at = message.term == raft.term && raft.state == StateRole::Leader;
+    if is_looked_at && (message.index > group.last_index().0 || hint_is_odd) {
         return Err(StepError::PastEnd);
     }
     Ok(())
@@ -146,3 +149,6 @@ fn check_timeout_now(group: &Group) -> Result<(), StepError> {
     let is_unready_sole_voter = group.is_sole_voter() && !group.is_at_rest();
     if !group.may_elect() || is_unready_sole_voter { Err(StepError::NotNow) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,9 @@
 //! - the same calls with the same seed give the same outputs [15]: no clock, no thread's generator, no order of a hash map;
 //! - no message of a peer stops the process.
 
+// Messages and entries are protobuf structs with fields of the generator's own: they are made empty and filled in.
+#![allow(clippy::field_reassign_with_default)]
+
 pub mod driver;
 pub mod error;
 pub mod leadership;
@@ -33,6 +36,8 @@ mod term_runs;
 
 #[cfg(test)]
 mod cluster_tests;
+#[cfg(test)]
+mod test_replica;
 #[cfg(test)]
 mod test_support;
 

@@ -55,7 +55,7 @@ impl TermRuns {
     }
 
     /// The runs, oldest first.
-    #[must_use]
+    #[cfg(test)]
     pub fn runs(&self) -> &[(RaftIndex, Term)] {
         &self.runs
     }

@@ -157,14 +157,10 @@ pub(crate) fn log_start_at(
     offset: KafkaOffset,
     reach: RaftIndex,
 ) -> LogStart {
+    let offset = offset.max(old.offset);
     let below = entries
         .iter()
         .filter(|entry| entry.index > old.index && entry.index <= reach && entry.next_offset() <= offset);
-    let Some(last) = below.last() else { return LogStart { offset: offset.max(old.offset), ..old } };
-    LogStart {
-        index: last.index,
-        term: last.term,
-        offset: offset.max(old.offset),
-        base_offset: last.next_offset(),
-    }
+    let Some(last) = below.last() else { return LogStart { offset, ..old } };
+    LogStart { index: last.index, term: last.term, offset, base_offset: last.next_offset() }
 }

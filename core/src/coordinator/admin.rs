@@ -14,10 +14,11 @@ use kafka_protocol::protocol::StrBytes;
 
 use super::Name;
 use super::api::{AppendError, GroupResponse};
+use super::appends::Completion;
 use super::group::{Group, State};
 use super::member::{Waiter, wire};
 use super::offsets::offset_tombstone;
-use super::service::{Completion, GroupCoordinator};
+use super::service::GroupCoordinator;
 use super::store::Change;
 
 /// The type that ListGroups gives to these groups (KIP-848).
@@ -47,7 +48,10 @@ impl GroupCoordinator {
     }
 
     pub(super) fn describe_groups(&mut self, waiter: Waiter, request: &DescribeGroupsRequest) {
-        let groups = request.groups.iter().map(|group_id| {
+        // Each group once, however often it is named: the answer must not be a multiple of the question.
+        let mut named = BTreeSet::new();
+        let asked = request.groups.iter().filter(|group_id| named.insert(group_id.as_str()));
+        let groups = asked.map(|group_id| {
             let group = self.groups.get(group_id.as_str());
             match group.filter(|group| group.is_committed && group.state != State::Dead) {
                 Some(group) => described(group),
@@ -86,7 +90,8 @@ impl GroupCoordinator {
         self.append(changes, Completion::GroupsDeleted { reply, groups: deleted });
     }
 
-    /// The records that delete a group: first its offsets, last the group, so that a part of them leaves a group that is still there.
+    /// The records that delete a group: first its offsets, last the group, so that a part of them leaves a group
+    /// that is still there.
     fn push_deletion(&self, name: &Name, changes: &mut Vec<Change>) {
         for (topic, slots) in self.store.offsets_of(name).into_iter().flatten() {
             let live = slots.iter().filter(|(_, slot)| slot.newest().is_some());

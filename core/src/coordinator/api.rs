@@ -23,6 +23,10 @@ use kafka_protocol::protocol::StrBytes;
 use super::records::Record;
 use super::wire::STRING_BYTES_MAX;
 
+/// Protocols that a member may offer. Clients offer one to three; each is compared with those of all other
+/// members.
+const PROTOCOLS_MAX: usize = 64;
+
 /// A request's handle: chosen by the caller, given back with the answer. Never used twice at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(pub u64);
@@ -34,7 +38,8 @@ pub struct AppendToken(pub u64);
 /// Why an append will never be committed, or is not known to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AppendError {
-    /// This node does not lead the partition any more. The records may or may not be in the log of the next leader.
+    /// This node does not lead the partition any more. The records may or may not be in the log of the next
+    /// leader.
     NotLeader,
     /// Too few replicas are in sync; nothing was appended.
     NotEnoughReplicas,
@@ -47,7 +52,8 @@ pub enum AppendError {
 }
 
 impl AppendError {
-    /// What a client that waited for the append is told (Kafka's mapping in `CoordinatorOperationExceptionHelper`).
+    /// What a client that waited for the append is told (Kafka's mapping in
+    /// `CoordinatorOperationExceptionHelper`).
     pub(super) fn client_error(self) -> ResponseError {
         match self {
             Self::NotLeader | Self::Storage => ResponseError::NotCoordinator,
@@ -128,8 +134,8 @@ pub struct GroupRequest {
 
 /// The requests that a group coordinator answers.
 ///
-/// The handler has already refused unknown topics of an OffsetCommit, checked authorization, and split requests for several groups by
-/// partition ([`partition_for_group`]). It may fill in topic ids.
+/// The handler has already refused unknown topics of an OffsetCommit, checked authorization, and split requests
+/// for several groups by partition ([`partition_for_group`]). It may fill in topic ids.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]
 pub enum RequestKind {
@@ -218,8 +224,9 @@ impl GroupRequest {
         }
     }
 
-    /// Whether all that may end up in a record fits Kafka's 16-bit string lengths. Compact strings on the wire may be longer.
-    pub(super) fn names_fit(&self) -> bool {
+    /// Whether what would be kept is within bounds: few enough protocols, and names that fit Kafka's 16-bit
+    /// string lengths (compact strings on the wire may be longer).
+    pub(super) fn fits_limits(&self) -> bool {
         let fits = |text: &str| text.len() <= STRING_BYTES_MAX;
         let option_fits = |text: &Option<StrBytes>| text.as_deref().is_none_or(fits);
         // Member ids are the client or instance id with a dash and a UUID.
@@ -232,6 +239,7 @@ impl GroupRequest {
                     && prefix_fits(&self.client_id)
                     && request.group_instance_id.as_deref().is_none_or(prefix_fits)
                     && fits(&request.protocol_type)
+                    && request.protocols.len() <= PROTOCOLS_MAX
                     && request.protocols.iter().all(|protocol| fits(&protocol.name))
             }
             RequestKind::OffsetCommit(request) => {
@@ -291,11 +299,12 @@ impl GroupResponse {
     }
 }
 
-/// A JoinGroup answer that is an error.
+/// A JoinGroup answer that is an error. Kafka names no protocol in it, not even an empty one.
 pub(super) fn join_error(member_id: StrBytes, error: ResponseError) -> JoinGroupResponse {
     JoinGroupResponse::default()
         .with_member_id(member_id)
         .with_generation_id(-1)
+        .with_protocol_name(None)
         .with_error_code(error.code())
 }
 

@@ -292,7 +292,8 @@ impl Group {
         self.protocol_type.as_deref() == Some(CONSUMER_PROTOCOL_TYPE)
     }
 
-    /// Whether consumers of this group read the topic. When their subscriptions cannot be read, any topic may be one.
+    /// Whether consumers of this group read the topic. When their subscriptions cannot be read, any topic may be
+    /// one.
     pub(super) fn is_subscribed(&self, topic: &str) -> bool {
         match &self.subscribed_topics {
             Some(topics) => topics.contains(topic),

@@ -6,18 +6,21 @@ use kafka_protocol::protocol::StrBytes;
 
 use super::Name;
 use super::api::{AppendError, join_error};
+use super::appends::{Completion, StaticRejoin};
 use super::group::{Group, State};
 use super::member::{Member, Waiter, protocols_of, wire};
-use super::service::{Completion, GROUPS_MAX, GroupCoordinator, StaticRejoin};
+use super::service::{GROUPS_MAX, GroupCoordinator};
 use super::store::Change;
 
 /// From this version on a member without an id must come back with the one it is given (KIP-394).
 const VERSION_WITH_MEMBER_ID_REQUIRED: i16 = 4;
 /// From this version on a returning static leader can be told to leave the assignment as it is (KIP-814).
 const VERSION_WITH_SKIP_ASSIGNMENT: i16 = 9;
-/// How long the first JoinGroup of a member may wait: it cannot heartbeat yet (Kafka's `classicGroupNewMemberJoinTimeoutMs`).
+/// How long the first JoinGroup of a member may wait: it cannot heartbeat yet (Kafka's
+/// `classicGroupNewMemberJoinTimeoutMs`).
 const NEW_MEMBER_JOIN_TIMEOUT_MS: u64 = 5 * 60 * 1000;
-/// Member ids of one group that may be handed out and not yet be used. Each costs a JoinGroup of a few bytes to make.
+/// Member ids of one group that may be handed out and not yet be used. Each costs a JoinGroup of a few bytes to
+/// make.
 const PENDING_MEMBERS_MAX: usize = 10_000;
 
 /// What a JoinGroup says, with what its connection knows.
@@ -89,6 +92,7 @@ impl GroupCoordinator {
             if let Some(member) = group.remove(member_id) {
                 self.end_session(group, member_id);
                 self.dismiss(member, ResponseError::GroupMaxSizeReached);
+                self.complete_join_if_all_joined(group);
             }
             let refused = join_error(StrBytes::new(), ResponseError::GroupMaxSizeReached);
             return self.reply_join(joining.waiter, refused);
@@ -108,8 +112,8 @@ impl GroupCoordinator {
     fn has_room(&self, group: &Group, member_id: &str) -> bool {
         match group.state {
             State::Empty | State::Dead => true,
-            // Those who have come back count, not the members of before: the last ones to rejoin are left out when the
-            // limit has been lowered.
+            // Those who have come back count, not the members of before: the last ones to rejoin are left out
+            // when the limit has been lowered.
             State::PreparingRebalance => {
                 let member = group.members.get(member_id);
                 member.is_some_and(|member| member.awaiting_join.is_some())
@@ -181,7 +185,8 @@ impl GroupCoordinator {
         match group.state {
             State::PreparingRebalance => self.rejoin_member(group, joining),
             State::CompletingRebalance if has_changed => self.rejoin_member(group, joining),
-            // A leader that joins a stable group wants a rebalance: the topics may have changed, not its metadata.
+            // A leader that joins a stable group wants a rebalance: the topics may have changed, not its
+            // metadata.
             State::Stable if has_changed || is_leader => self.rejoin_member(group, joining),
             // It has missed the answer of this generation's join phase, or asks again: tell it.
             State::CompletingRebalance | State::Stable => {

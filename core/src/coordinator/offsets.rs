@@ -1,5 +1,7 @@
 //! Committed offsets: OffsetCommit, OffsetFetch, OffsetDelete, expiry, and what a topic's deletion takes with it.
 
+use std::ops::Bound;
+
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::offset_commit_request::OffsetCommitRequestPartition;
 use kafka_protocol::messages::offset_commit_response::{
@@ -21,15 +23,18 @@ use uuid::Uuid;
 
 use super::Name;
 use super::api::{GroupRequest, GroupResponse, RequestKind, commit_error, fetch_groups, fetch_response};
+use super::appends::Completion;
 use super::group::{Group, State};
 use super::member::{Waiter, wire};
 use super::records::OffsetAndMetadata;
-use super::service::{Completion, GROUPS_MAX, GroupCoordinator};
+use super::service::{Clock, GROUPS_MAX, GroupCoordinator};
 use super::store::{Change, Slot};
 use super::timers::TimerKey;
 
 /// From this version on a commit for a missing group is told so (KIP-848).
 const VERSION_WITH_GROUP_ID_NOT_FOUND: i16 = 9;
+/// Groups that one tick searches for expired offsets: about a millisecond of work when each has a few dozen.
+const EXPIRY_GROUPS_PER_TICK: usize = 500;
 /// What OffsetCommit says when the broker shall decide how long to keep the offset.
 const DEFAULT_RETENTION_TIME: i64 = -1;
 
@@ -142,7 +147,8 @@ impl GroupCoordinator {
         if !is_unsettled {
             return self.answer_fetch(waiter, &request);
         }
-        // Whoever takes a partition over must not start before a commit that its former owner is about to be told of.
+        // Whoever takes a partition over must not start before a commit that its former owner is about to be
+        // told of.
         let waiting = GroupRequest {
             version: waiter.version,
             client_id: StrBytes::new(),
@@ -249,19 +255,19 @@ impl GroupCoordinator {
         self.append(changes, Completion::Reply { waiter, response: Box::new(response) });
     }
 
-    /// A topic is gone: so are the offsets in it, in every group. With an id, offsets of other topics of that name are kept.
+    /// A topic is gone: so are the offsets in it, in every group. With an id, offsets of other topics of that
+    /// name are kept.
     pub fn topic_deleted(&mut self, topic: &str, topic_id: Option<Uuid>, now_ms: u64, wall_ms: i64) {
         if !self.is_active() {
             return;
         }
-        self.clock = super::service::Clock { now_ms, wall_ms };
+        self.clock = Clock { now_ms, wall_ms };
         let is_of_topic = |value: &OffsetAndMetadata| {
             value.topic_id.is_nil() || topic_id.is_none_or(|topic_id| value.topic_id == topic_id)
         };
-        let changes: Vec<Change> = self
-            .store
-            .all_offsets()
-            .filter(|(_, name, _, slot)| ***name == *topic && slot.newest().is_some_and(is_of_topic))
+        let deleted = self.store.offsets_in_topic(topic);
+        let changes: Vec<Change> = deleted
+            .filter(|(_, _, _, slot)| slot.newest().is_some_and(is_of_topic))
             .map(|(group, name, index, _)| offset_tombstone(group, name, index))
             .collect();
         self.append(changes, Completion::Nothing);
@@ -273,11 +279,16 @@ impl GroupCoordinator {
         self.timers.schedule(TimerKey::Expiry, deadline_ms);
     }
 
-    /// Deletes the offsets that nobody has needed for `offsets.retention.minutes`, and empty groups left without any.
+    /// Deletes the offsets that nobody has needed for `offsets.retention.minutes`, and empty groups left without
+    /// any.
+    ///
+    /// Looks at some groups at a time, so that the shard is never held up by the whole of them.
     pub(super) fn expire_offsets(&mut self) {
+        let from = self.expiry_cursor.take().map_or(Bound::Unbounded, Bound::Excluded);
         let mut changes = Vec::new();
         let mut ended = Vec::new();
-        for group in self.groups.values() {
+        let mut looked_at_count = 0;
+        for group in self.groups.range::<Name, _>((from, Bound::Unbounded)).map(|(_, group)| group) {
             let expired = self.expired_offsets(group);
             let is_ending = expired.is_all && group.state == State::Empty && group.pending_members.is_empty();
             changes.extend(expired.tombstones);
@@ -285,10 +296,20 @@ impl GroupCoordinator {
                 changes.push(Change::Group { group: group.id.clone(), value: None });
                 ended.push(group.id.clone());
             }
+            looked_at_count += 1;
+            if looked_at_count == EXPIRY_GROUPS_PER_TICK {
+                self.expiry_cursor = Some(group.id.clone());
+                break;
+            }
         }
         self.bury(&ended);
         self.append(changes, Completion::GroupsDeleted { reply: None, groups: ended });
-        self.schedule_expiry();
+        if self.expiry_cursor.is_some() {
+            let next_ms = self.deadline_in(1);
+            self.timers.schedule(TimerKey::Expiry, next_ms);
+        } else {
+            self.schedule_expiry();
+        }
     }
 
     fn expired_offsets(&self, group: &Group) -> Expired {
@@ -307,8 +328,9 @@ impl GroupCoordinator {
         expired
     }
 
-    /// Kafka's rule (KIP-211): a simple group counts from the commit, an empty group from when it became empty, a stable group
-    /// of consumers from the commit and only for topics that nobody subscribes to any more. Any other group keeps all.
+    /// Kafka's rule (KIP-211): a simple group counts from the commit, an empty group from when it became empty,
+    /// a stable group of consumers from the commit and only for topics that nobody subscribes to any more. Any
+    /// other group keeps all.
     fn is_expired(&self, group: &Group, topic: &str, value: &OffsetAndMetadata) -> bool {
         let since_ms = match (&group.protocol_type, group.state) {
             (None, _) => value.commit_timestamp_ms,

@@ -3,9 +3,10 @@
 use kafka_protocol::ResponseError;
 
 use super::Name;
+use super::appends::Completion;
 use super::group::{Group, InitialDelay, State};
 use super::join::joined;
-use super::service::{Completion, GroupCoordinator};
+use super::service::GroupCoordinator;
 use super::store::Change;
 use super::timers::TimerKey;
 
@@ -48,7 +49,8 @@ impl GroupCoordinator {
         }
     }
 
-    /// Somebody has gone during the join phase, by time: the initial delay does not hold it up then (as in Kafka).
+    /// Somebody has gone during the join phase, by time: the initial delay does not hold it up then (as in
+    /// Kafka).
     pub(super) fn complete_join_after_removal(&mut self, group: &mut Group) {
         if group.state == State::PreparingRebalance && group.have_all_joined() {
             self.complete_join(group);

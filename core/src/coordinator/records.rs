@@ -8,8 +8,9 @@
 //!        offset commit:   version 4 (written), 0 to 4 (read); version 1 is written when an expiry is asked for
 //!        group metadata:  version 3 (written), 0 to 4 (read)
 //! ```
-//! Sources: the schemas `OffsetCommitKey/Value.json` and `GroupMetadataKey/Value.json` of Kafka's group-coordinator. `kafka-dump-log
-//! --offsets-decoder` reads what is written here. Decoding never panics and never allocates beyond the bytes given.
+//! Sources: the schemas `OffsetCommitKey/Value.json` and `GroupMetadataKey/Value.json` of Kafka's
+//! group-coordinator. `kafka-dump-log --offsets-decoder` reads what is written here. Decoding never panics and
+//! never allocates beyond the bytes given.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use thiserror::Error;
@@ -22,7 +23,8 @@ const LEGACY_OFFSET_COMMIT_KEY: i16 = 0;
 const OFFSET_COMMIT_KEY: i16 = 1;
 const GROUP_METADATA_KEY: i16 = 2;
 const GROUP_METADATA_VALUE_VERSION: i16 = 3;
-/// Fewest bytes that a member can take in any version of the group metadata value: three strings, two blobs, a number.
+/// Fewest bytes that a member can take in any version of the group metadata value: three strings, two blobs, a
+/// number.
 const MEMBER_BYTES_MIN: usize = 9;
 
 /// Why a record of the partition could not be understood.

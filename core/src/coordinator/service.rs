@@ -1,31 +1,26 @@
-//! The coordinator itself: its life, its appends and its clock. What it does for groups is in the files beside.
+//! The coordinator itself: its life, its requests and its clock. What it does for groups is in the files beside.
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use kafka_protocol::ResponseError;
-use kafka_protocol::messages::{DeleteGroupsResponse, JoinGroupResponse};
+use kafka_protocol::messages::JoinGroupResponse;
 
 use super::Name;
 use super::api::{
-    Action, AppendError, AppendToken, CallId, GroupConfig, GroupRequest, GroupResponse, RequestKind,
-    join_error,
+    Action, AppendToken, CallId, GroupConfig, GroupRequest, GroupResponse, RequestKind, join_error,
 };
-use super::group::{Group, State};
+use super::appends::InFlight;
+use super::group::Group;
 use super::member::{Member, Waiter};
-use super::records::{Record, RecordError, RecordKey};
+use super::records::{Record, RecordError};
 use super::store::{Change, Store};
 use super::timers::{TimerKey, Timers};
 
-/// Bytes of records beyond which an append is cut in two: well below `max.message.bytes` of the offsets topic, so that
-/// deleting a group with a hundred thousand offsets is several batches rather than one that is refused.
-const APPEND_BYTES_MAX: usize = 256 * 1024;
-/// Appends that may be in flight. Beyond, requests that must write are told to come again: each holds its keys in memory.
+/// Appends that may be in flight. Beyond, requests that must write are told to come again: each holds its keys
+/// in memory.
 const APPENDS_IN_FLIGHT_MAX: usize = 16_384;
 /// Groups that one partition may hold; a new one beyond it is refused. Each takes some hundred bytes for ever.
 pub(super) const GROUPS_MAX: usize = 1_000_000;
-/// Overhead counted for a record beside its key and value.
-const RECORD_OVERHEAD_BYTES: usize = 16;
 
 /// Whether the coordinator answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,43 +39,6 @@ pub(super) struct Clock {
     pub(super) wall_ms: i64,
 }
 
-/// What happens once an append is decided.
-pub(super) enum Completion {
-    /// Nothing: expiry, deleted topics, an emptied group.
-    Nothing,
-    /// An earlier part of the append `last`, which fails with it.
-    Part { last: AppendToken },
-    /// This answer, or its failure.
-    Reply { waiter: Waiter, response: Box<GroupResponse> },
-    /// A group's first record. When it fails the group was never there.
-    GroupCreated { group: Name },
-    /// The leader's assignment of a generation.
-    Assignment { group: Name, generation: i32, assignments: BTreeMap<Name, Bytes> },
-    /// A static member came back to a stable group under another id.
-    StaticMember(Box<StaticRejoin>),
-    /// Tombstones of groups, which are dead meanwhile.
-    GroupsDeleted { reply: Option<(Waiter, Box<DeleteGroupsResponse>)>, groups: Vec<Name> },
-}
-
-/// A static member that waits for its new id to be persisted.
-pub(super) struct StaticRejoin {
-    pub(super) group: Name,
-    pub(super) waiter: Waiter,
-    /// The member as it was before, to go back to.
-    pub(super) former: Member,
-    pub(super) new_id: Name,
-    /// The group's leader before; clients below version 9 are told this one, so that they do not assign anew.
-    pub(super) former_leader: Option<Name>,
-}
-
-struct InFlight {
-    completion: Completion,
-    /// An earlier part of the same append has failed.
-    failed: Option<AppendError>,
-    /// OffsetFetches that asked for stable offsets and wait until all before them is decided.
-    fetches: Vec<(CallId, Box<GroupRequest>)>,
-}
-
 /// Where member ids come from: 128 bits that nobody else has drawn, for a version 4 UUID.
 pub type MemberIdSource = Box<dyn FnMut() -> u128 + Send>;
 
@@ -94,10 +52,12 @@ pub struct GroupCoordinator {
     pub(super) groups: BTreeMap<Name, Group>,
     pub(super) timers: Timers,
     ids: MemberIdSource,
-    in_flight: BTreeMap<AppendToken, InFlight>,
-    next_token: u64,
+    pub(super) in_flight: BTreeMap<AppendToken, InFlight>,
+    pub(super) next_token: u64,
     unreadable_count: u64,
-    actions: Vec<Action>,
+    /// The last group that the running search for expired offsets has looked at.
+    pub(super) expiry_cursor: Option<Name>,
+    pub(super) actions: Vec<Action>,
 }
 
 impl GroupCoordinator {
@@ -116,6 +76,7 @@ impl GroupCoordinator {
             in_flight: BTreeMap::new(),
             next_token: 1,
             unreadable_count: 0,
+            expiry_cursor: None,
             actions: Vec::new(),
         }
     }
@@ -126,7 +87,8 @@ impl GroupCoordinator {
         self.partition
     }
 
-    /// Takes one committed record of the partition; all of them come in order, before [`GroupCoordinator::activate`].
+    /// Takes one committed record of the partition; all of them come in order, before
+    /// [`GroupCoordinator::activate`].
     ///
     /// # Errors
     /// When the record is damaged or of a newer version: it is skipped and counted, and the caller should log it.
@@ -143,8 +105,8 @@ impl GroupCoordinator {
         loaded
     }
 
-    /// How many records [`GroupCoordinator::load`] had to skip. While it is not zero, the partition must not be shortened
-    /// to [`GroupCoordinator::live_records`]: what could not be read would be lost.
+    /// How many records [`GroupCoordinator::load`] had to skip. While it is not zero, the partition must not be
+    /// shortened to [`GroupCoordinator::live_records`]: what could not be read would be lost.
     #[must_use]
     pub fn unreadable_count(&self) -> u64 {
         self.unreadable_count
@@ -181,8 +143,8 @@ impl GroupCoordinator {
         self.schedule_expiry();
     }
 
-    /// This node leads no more: everybody who waits is told NOT_COORDINATOR, and all state is forgotten. Records in flight may be
-    /// in the next leader's log or not; whoever leads next reads them there.
+    /// This node leads no more: everybody who waits is told NOT_COORDINATOR, and all state is forgotten. Records
+    /// in flight may be in the next leader's log or not; whoever leads next reads them there.
     pub fn deactivate(&mut self) {
         let error = ResponseError::NotCoordinator;
         for (_, group) in std::mem::take(&mut self.groups) {
@@ -202,6 +164,7 @@ impl GroupCoordinator {
         self.store = Store::default();
         self.timers.clear();
         self.unreadable_count = 0;
+        self.expiry_cursor = None;
         self.phase = Phase::Inactive;
     }
 
@@ -233,35 +196,6 @@ impl GroupCoordinator {
         }
     }
 
-    /// What became of an append. After [`AppendError::TimedOut`] a final result for the same token may follow.
-    pub fn appended(
-        &mut self,
-        token: AppendToken,
-        result: Result<(), AppendError>,
-        now_ms: u64,
-        wall_ms: i64,
-    ) {
-        self.clock = Clock { now_ms, wall_ms };
-        if result == Err(AppendError::TimedOut) {
-            return self.time_out_append(token);
-        }
-        self.timers.cancel(&TimerKey::Append(token));
-        let keys = self.store.resolve(token, result.is_ok());
-        self.note_committed(&keys, result.is_ok());
-        let Some(append) = self.in_flight.remove(&token) else { return };
-        let result = append.failed.map_or(result, Err);
-        self.complete(append.completion, result);
-        if result.is_err() {
-            self.forget_unborn(&keys);
-        }
-        for (call, request) in append.fetches {
-            let waiter = Waiter { call, version: request.version };
-            if let RequestKind::OffsetFetch(fetch) = request.kind {
-                self.answer_fetch(waiter, &fetch);
-            }
-        }
-    }
-
     /// Lets time pass: joins, sessions, offsets and appends whose time is up.
     pub fn tick(&mut self, now_ms: u64, wall_ms: i64) {
         self.clock = Clock { now_ms, wall_ms };
@@ -288,8 +222,9 @@ impl GroupCoordinator {
         std::mem::take(&mut self.actions)
     }
 
-    /// The whole state as records: what the partition must still hold. Records in flight count as written, so every
-    /// append taken so far must stand before these in the log, and one refused outright must have been reported.
+    /// The whole state as records: what the partition must still hold. Records in flight count as written, so
+    /// every append taken so far must stand before these in the log, and one refused outright must have been
+    /// reported.
     pub fn live_records(&self) -> impl Iterator<Item = Record> {
         let timestamp_ms = self.clock.wall_ms;
         let groups = self.store.group_values().filter_map(move |(group, slot)| {
@@ -344,12 +279,15 @@ impl GroupCoordinator {
         if needs_group {
             return Some(request.refused(ResponseError::InvalidGroupId));
         }
-        if !request.names_fit() {
+        if !request.fits_limits() {
             return Some(request.refused(ResponseError::InvalidRequest));
         }
         let writes = matches!(
             request.kind,
-            RequestKind::OffsetCommit(_) | RequestKind::OffsetDelete(_) | RequestKind::DeleteGroups(_)
+            RequestKind::JoinGroup(_)
+                | RequestKind::OffsetCommit(_)
+                | RequestKind::OffsetDelete(_)
+                | RequestKind::DeleteGroups(_)
         );
         if writes && self.store.in_flight_count() >= APPENDS_IN_FLIGHT_MAX {
             return Some(request.refused(ResponseError::CoordinatorNotAvailable));
@@ -384,63 +322,6 @@ impl GroupCoordinator {
         uuid::Builder::from_random_bytes((self.ids)().to_be_bytes()).into_uuid()
     }
 
-    /// Appends records, in several batches when they are too many for one. The completion runs with the last.
-    pub(super) fn append(&mut self, changes: Vec<Change>, completion: Completion) {
-        let mut batches: Vec<(Vec<Record>, Vec<Change>)> = Vec::new();
-        let mut batch_bytes = APPEND_BYTES_MAX;
-        for change in changes {
-            let record = change.record(self.clock.wall_ms);
-            let record_bytes =
-                RECORD_OVERHEAD_BYTES + record.key.len() + record.value.as_ref().map_or(0, Bytes::len);
-            if batches.is_empty() || batch_bytes + record_bytes > APPEND_BYTES_MAX {
-                batches.push((Vec::new(), Vec::new()));
-                batch_bytes = 0;
-            }
-            batch_bytes += record_bytes;
-            if let Some((records, staged)) = batches.last_mut() {
-                records.push(record);
-                staged.push(change);
-            }
-        }
-        let first = self.next_token;
-        self.next_token += batches.len() as u64;
-        let last = AppendToken(self.next_token - 1);
-        let mut completion = Some(completion);
-        for (number, (records, staged)) in (first..).zip(batches) {
-            let token = AppendToken(number);
-            let part = Completion::Part { last };
-            let completion = if token == last { completion.take().unwrap_or(part) } else { part };
-            self.store.stage(token, staged);
-            self.in_flight.insert(token, InFlight { completion, failed: None, fetches: Vec::new() });
-            let timeout_ms = u64::try_from(self.config.offsets_commit_timeout_ms).unwrap_or(0);
-            self.timers.schedule(TimerKey::Append(token), self.deadline_in(timeout_ms));
-            self.actions.push(Action::Append { token, records });
-        }
-    }
-
-    /// Where [`Self::reply_after`] counts from.
-    pub(super) fn append_mark(&self) -> AppendToken {
-        AppendToken(self.next_token)
-    }
-
-    /// Answers when what has been appended since `mark` is committed; at once when nothing has been.
-    pub(super) fn reply_after(&mut self, mark: AppendToken, waiter: Waiter, response: GroupResponse) {
-        match self.in_flight.last_entry() {
-            Some(mut append) if *append.key() >= mark => {
-                append.get_mut().completion = Completion::Reply { waiter, response: Box::new(response) };
-            }
-            _ => self.reply(waiter, response),
-        }
-    }
-
-    /// Makes a fetch wait until everything that is in flight now has been decided. Gives it back when nothing is.
-    pub(super) fn await_in_flight(&mut self, call: CallId, request: GroupRequest) -> Option<GroupRequest> {
-        let append = self.store.newest_in_flight().and_then(|token| self.in_flight.get_mut(&token));
-        let Some(append) = append else { return Some(request) };
-        append.fetches.push((call, Box::new(request)));
-        None
-    }
-
     /// Answers a member that is no longer one.
     pub(super) fn dismiss(&mut self, member: Member, error: ResponseError) {
         if let Some(waiter) = member.awaiting_join {
@@ -452,99 +333,6 @@ impl GroupCoordinator {
         }
         if let Some(waiter) = member.awaiting_sync {
             self.reply_sync_error(waiter, error);
-        }
-    }
-
-    /// The client has waited long enough. The records may still be committed, so the store goes on waiting.
-    fn time_out_append(&mut self, token: AppendToken) {
-        let Some(append) = self.in_flight.get_mut(&token) else { return };
-        let fetches = std::mem::take(&mut append.fetches);
-        let follow_up = match &append.completion {
-            // Nobody waits; what is to be done when the result is known stays to be done.
-            Completion::Nothing | Completion::Part { .. } | Completion::GroupCreated { .. } => {
-                Completion::Nothing
-            }
-            Completion::GroupsDeleted { groups, .. } => {
-                let later = Completion::GroupsDeleted { reply: None, groups: groups.clone() };
-                std::mem::replace(&mut append.completion, later)
-            }
-            _ => std::mem::replace(&mut append.completion, Completion::Nothing),
-        };
-        match follow_up {
-            Completion::GroupsDeleted { reply, .. } => {
-                let answer = Completion::GroupsDeleted { reply, groups: Vec::new() };
-                self.complete(answer, Err(AppendError::TimedOut));
-            }
-            other => self.complete(other, Err(AppendError::TimedOut)),
-        }
-        for (call, request) in fetches {
-            // Old consumers retry a fetch on NOT_COORDINATOR only (Kafka's `handleOffsetFetchException`).
-            let response = request.refused(ResponseError::NotCoordinator);
-            self.reply(Waiter { call, version: request.version }, response);
-        }
-    }
-
-    fn complete(&mut self, completion: Completion, result: Result<(), AppendError>) {
-        match completion {
-            Completion::Nothing => {}
-            Completion::Part { last } => {
-                if let (Err(error), Some(append)) = (result, self.in_flight.get_mut(&last)) {
-                    append.failed = Some(error);
-                }
-            }
-            Completion::Reply { waiter, response } => {
-                let response = match result {
-                    Ok(()) => *response,
-                    Err(error) => response.failed(error.client_error()),
-                };
-                self.reply(waiter, response);
-            }
-            Completion::GroupCreated { group } => {
-                if let Err(error) = result {
-                    self.group_was_not_created(&group, error.client_error());
-                }
-            }
-            Completion::Assignment { group, generation, assignments } => {
-                self.assignment_decided(&group, generation, &assignments, result);
-            }
-            Completion::StaticMember(rejoin) => self.static_member_decided(*rejoin, result),
-            Completion::GroupsDeleted { reply, groups } => self.groups_deleted(reply, &groups, result),
-        }
-    }
-
-    /// Answers whoever waits for an append, when it does not matter any more what becomes of it. Members have been dismissed.
-    fn refuse_completion(&mut self, completion: Completion, error: ResponseError) {
-        match completion {
-            Completion::Reply { waiter, response } => self.reply(waiter, response.failed(error)),
-            Completion::GroupsDeleted { reply: Some((waiter, response)), .. } => {
-                self.reply(waiter, GroupResponse::DeleteGroups(*response).failed(error));
-            }
-            // These are awaited by members, which the group's own waiters stand for.
-            _ => {}
-        }
-    }
-
-    fn note_committed(&mut self, keys: &[RecordKey], committed: bool) {
-        if !committed {
-            return;
-        }
-        for key in keys {
-            if let Some(group) = self.groups.get_mut(key.group()) {
-                group.is_committed = true;
-            }
-        }
-    }
-
-    /// Drops groups that were made for records which will never be.
-    fn forget_unborn(&mut self, keys: &[RecordKey]) {
-        for key in keys {
-            let name = key.group();
-            let is_unborn = self.groups.get(name).is_some_and(|group| {
-                !group.is_committed && group.state == State::Empty && group.pending_members.is_empty()
-            });
-            if is_unborn && !self.store.has_any(name) {
-                self.groups.remove(name);
-            }
         }
     }
 }

@@ -1,4 +1,5 @@
-//! What a member does once it has joined: SyncGroup, Heartbeat, LeaveGroup; and what happens when it stays silent.
+//! What a member does once it has joined: SyncGroup, Heartbeat, LeaveGroup; and what happens when it stays
+//! silent.
 
 use std::collections::BTreeMap;
 
@@ -13,9 +14,10 @@ use kafka_protocol::messages::{
 
 use super::Name;
 use super::api::{AppendError, GroupResponse};
+use super::appends::Completion;
 use super::group::{Group, State};
 use super::member::{Waiter, wire};
-use super::service::{Completion, GroupCoordinator};
+use super::service::GroupCoordinator;
 use super::store::Change;
 use super::timers::TimerKey;
 

@@ -1,7 +1,8 @@
-//! The records of the partition as state: for each key its committed value and the values on their way to the log.
+//! The records of the partition as state: for each key its committed value and the values on their way to the
+//! log.
 //!
-//! Reads that clients see take the committed value. Decisions about what to write next take the newest one, because
-//! it stands before the next record in the log.
+//! Reads that clients see take the committed value. Decisions about what to write next take the newest one,
+//! because it stands before the next record in the log.
 
 use std::collections::BTreeMap;
 
@@ -190,6 +191,19 @@ impl Store {
         self.offsets.iter().flat_map(|(group, topics)| {
             topics.iter().flat_map(move |(topic, partitions)| {
                 partitions.iter().map(move |(partition, slot)| (group, topic, *partition, slot))
+            })
+        })
+    }
+
+    /// The offsets of all groups in a topic. Takes as long as there are groups, not offsets.
+    pub(super) fn offsets_in_topic<'a>(
+        &'a self,
+        topic: &'a str,
+    ) -> impl Iterator<Item = (&'a Name, &'a Name, i32, &'a Slot<OffsetAndMetadata>)> {
+        self.offsets.iter().flat_map(move |(group, topics)| {
+            let found = topics.get_key_value(topic);
+            found.into_iter().flat_map(move |(name, partitions)| {
+                partitions.iter().map(move |(partition, slot)| (group, name, *partition, slot))
             })
         })
     }

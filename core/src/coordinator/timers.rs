@@ -58,6 +58,12 @@ impl Timers {
         self.by_time.first().map(|(deadline_ms, _)| *deadline_ms)
     }
 
+    /// Whether `key` has a deadline.
+    #[cfg(test)]
+    pub(super) fn is_scheduled(&self, key: &TimerKey) -> bool {
+        self.by_key.contains_key(key)
+    }
+
     /// Forgets all deadlines.
     pub(super) fn clear(&mut self) {
         self.by_key.clear();

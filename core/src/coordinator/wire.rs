@@ -1,4 +1,5 @@
-//! Kafka's primitive types as they stand in the records of `__consumer_offsets`, and in the consumer protocol's blobs.
+//! Kafka's primitive types as they stand in the records of `__consumer_offsets`, and in the consumer protocol's
+//! blobs.
 //!
 //! Reading never trusts a length: each is checked against the bytes that are left before anything is allocated.
 
@@ -149,8 +150,8 @@ pub(super) fn put_uvarint(buffer: &mut BytesMut, mut value: u32) {
 
 /// Appends a string with a 16-bit length.
 ///
-/// # Panics
-/// When it is longer than [`STRING_BYTES_MAX`]: requests are checked on arrival, and a cut length would damage the log.
+/// # Panics When it is longer than [`STRING_BYTES_MAX`]: requests are checked on arrival, and a cut length would
+/// damage the log.
 pub(super) fn put_string(buffer: &mut BytesMut, text: &str) {
     assert!(text.len() <= STRING_BYTES_MAX, "a string of {} bytes does not fit a record", text.len());
     buffer.put_i16(text.len() as i16);

@@ -2,8 +2,12 @@
 //!
 //! Each connection lives on one shard, as one task that both reads and writes: what arrives in one read is dispatched and
 //! what is answered at once leaves in one vectored write, without a second task in between.
+//!
+//! Measured (`examples/echo.rs`, 2 cores shared with a blocking client): a lone 128-byte request 61 µs round trip and
+//! 17 µs of CPU on the shard; 256-byte requests 128 at a time 0.25 µs of CPU each; frames of 1 MiB 3.8 GB/s and 0.09 s of CPU a GB.
+//!
 //! Reading order: this file (the service's view), `pipeline` (order), `budget` (memory), `shared` (state and
-//! answers), `reader`, `writer`, `set` (all connections of a shard: adoption, idle clients, shutdown).
+//! answers), `socket`, `reader`, `writer`, `set` (all connections of a shard: adoption, idle clients, shutdown).
 //!
 //! Invariants: requests start in the order of their arrival, a request that is not pipelined alone; responses leave in
 //! the order of requests; requests, their bytes and unsent answers are bounded per connection, request bytes per shard
@@ -22,6 +26,7 @@ mod pipeline;
 mod reader;
 mod set;
 mod shared;
+mod socket;
 #[cfg(test)]
 mod tests;
 mod writer;

@@ -6,18 +6,18 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use futures_lite::future::{or, poll_fn};
-use futures_lite::io::AsyncRead;
 use rustix::net::{RecvFlags, recv};
 
 use super::set::Counters;
 use super::shared::{Ending, Shared, Slot};
+use super::socket::Socket;
 use super::{Call, CloseReason, Service};
 use crate::frame_reader::FrameReader;
 use crate::rt::clock;
@@ -45,11 +45,12 @@ impl Scratch {
 
 /// Reads one connection until its end.
 pub(super) struct Reader<'a, S: Service> {
-    pub(super) shared: &'a Rc<Shared>,
-    pub(super) service: &'a S,
-    pub(super) connection: &'a mut S::Connection,
-    pub(super) scratch: &'a Scratch,
-    pub(super) counters: &'a Counters,
+    shared: &'a Rc<Shared>,
+    socket: &'a Socket,
+    service: &'a S,
+    connection: &'a mut S::Connection,
+    scratch: &'a Scratch,
+    counters: &'a Counters,
     frames: FrameReader,
     /// A frame that may not start yet, whether it is pipelined, and what was received after it.
     held: Option<(BytesMut, bool)>,
@@ -63,6 +64,7 @@ pub(super) struct Reader<'a, S: Service> {
 impl<'a, S: Service> Reader<'a, S> {
     pub(super) fn new(
         shared: &'a Rc<Shared>,
+        socket: &'a Socket,
         service: &'a S,
         connection: &'a mut S::Connection,
         scratch: &'a Scratch,
@@ -71,6 +73,7 @@ impl<'a, S: Service> Reader<'a, S> {
         let frames = FrameReader::new(shared.config.frame_bytes_max);
         Self {
             shared,
+            socket,
             service,
             connection,
             scratch,
@@ -129,26 +132,20 @@ impl<'a, S: Service> Reader<'a, S> {
             return Poll::Ready(Ok(()));
         }
         let scratch = self.scratch;
-        scratch.with(|buffer| {
-            let received = {
-                let mut stream = self.shared.stream.borrow_mut();
-                Pin::new(&mut *stream).poll_read(context, buffer)
-            };
-            match received {
-                Poll::Pending => {
-                    self.reads = 0;
-                    Poll::Pending
-                }
-                Poll::Ready(Ok(0)) => Poll::Ready(Err(CloseReason::Client)),
-                Poll::Ready(Ok(count)) => {
-                    self.note_received(count);
-                    let consumed = self.absorb(&buffer[..count])?;
-                    self.rest.extend_from_slice(&buffer[consumed..count]);
-                    self.settle();
-                    Poll::Ready(Ok(()))
-                }
-                Poll::Ready(Err(error)) => Poll::Ready(self.failed(&error)),
+        scratch.with(|buffer| match self.socket.poll_read(context, buffer) {
+            Poll::Pending => {
+                self.reads = 0;
+                Poll::Pending
             }
+            Poll::Ready(Ok(0)) => Poll::Ready(Err(CloseReason::Client)),
+            Poll::Ready(Ok(count)) => {
+                self.note_received(count);
+                let consumed = self.absorb(&buffer[..count])?;
+                self.rest.extend_from_slice(&buffer[consumed..count]);
+                self.settle();
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(self.failed(&error)),
         })
     }
 
@@ -157,7 +154,7 @@ impl<'a, S: Service> Reader<'a, S> {
         let Some(space) = self.frames.direct_space() else {
             return Ok(false);
         };
-        let received = self.shared.with_socket(|socket| recv(socket, space, RecvFlags::DONTWAIT));
+        let received = self.socket.with_descriptor(|descriptor| recv(descriptor, space, RecvFlags::DONTWAIT));
         let count = match received {
             Ok((_, 0)) => return Err(CloseReason::Client),
             Ok((_, count)) => count,

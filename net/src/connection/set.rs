@@ -2,17 +2,16 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::os::fd::{FromRawFd, IntoRawFd};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use futures_lite::future::or;
-use glommio::net::TcpStream;
 use glommio::timer::Timer;
 
 use super::budget::Budget;
 use super::reader::{Reader, Scratch};
 use super::shared::{Ending, Shared};
+use super::socket::Socket;
 use super::{CloseReason, ConnectionConfig, ConnectionInfo, Service, writer};
 use crate::acceptor::{Accepted, Permit};
 use crate::rt::clock;
@@ -110,12 +109,10 @@ impl<S: Service> Connections<S> {
             return;
         }
         let Accepted { id, socket, peer, local, listener, permit } = accepted;
-        // SAFETY: the descriptor is owned here and is given away.
-        let stream = unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) };
         let info = ConnectionInfo { id, peer, local, listener };
-        let shared = Rc::new(Shared::new(info, self.config, self.budget.clone(), stream));
+        let shared = Rc::new(Shared::new(info, self.config, self.budget.clone()));
         self.open.borrow_mut().insert(id, shared.clone());
-        glommio::spawn_local(serve_one(self.clone(), shared, permit)).detach();
+        glommio::spawn_local(serve_one(self.clone(), shared, Socket::new(socket), permit)).detach();
     }
 
     /// Stops reading everywhere, answers what is under way and closes; what is not done by then is cut off.
@@ -179,18 +176,19 @@ impl<S: Service> Connections<S> {
     }
 }
 
-async fn serve_one<S: Service>(set: Rc<Connections<S>>, shared: Rc<Shared>, permit: Permit) {
+async fn serve_one<S: Service>(set: Rc<Connections<S>>, shared: Rc<Shared>, socket: Socket, permit: Permit) {
     let mut connection = set.service.connected(&shared.info);
     {
-        let mut reader = Reader::new(&shared, &*set.service, &mut connection, &set.scratch, &set.counters);
+        let mut reader =
+            Reader::new(&shared, &socket, &*set.service, &mut connection, &set.scratch, &set.counters);
         let reading = async {
             reader.run().await;
             std::future::pending::<()>().await;
         };
-        or(reading, writer::run(&shared, &set.counters)).await;
+        or(reading, writer::run(&shared, &socket, &set.counters)).await;
     }
     shared.forget_requests();
-    writer::finish(&shared);
+    socket.finish();
     let reason = shared.reason();
     tracing::debug!(connection = shared.info.id, peer = %shared.info.peer, %reason, "connection closed");
     set.service.closed(connection, &reason);

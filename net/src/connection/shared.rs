@@ -4,10 +4,7 @@
 //! No `RefCell` here is borrowed across an await or while the service runs.
 
 use std::cell::{Cell, RefCell};
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::rc::Rc;
-
-use glommio::net::TcpStream;
 
 use super::budget::Budget;
 use super::pipeline::{Answer, Pipeline};
@@ -30,7 +27,6 @@ pub(super) struct Shared {
     pub(super) info: ConnectionInfo,
     pub(super) config: ConnectionConfig,
     pub(super) budget: Rc<Budget>,
-    pub(super) stream: RefCell<TcpStream>,
     pub(super) pipeline: RefCell<Pipeline>,
     pub(super) out: RefCell<OutQueue>,
     /// Something that a request of this connection waits for has changed: wakes the reading side.
@@ -49,17 +45,11 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(
-        info: ConnectionInfo,
-        config: ConnectionConfig,
-        budget: Rc<Budget>,
-        stream: TcpStream,
-    ) -> Self {
+    pub(super) fn new(info: ConnectionInfo, config: ConnectionConfig, budget: Rc<Budget>) -> Self {
         Self {
             info,
             config,
             budget,
-            stream: RefCell::new(stream),
             pipeline: RefCell::default(),
             out: RefCell::default(),
             progress: Rc::default(),
@@ -153,13 +143,6 @@ impl Shared {
 
     pub(super) fn is_muted(&self) -> bool {
         self.muted_until_ms.get() > 0 && clock::monotonic_ms() < self.muted_until_ms.get()
-    }
-
-    /// Runs `act` on the socket's descriptor.
-    pub(super) fn with_socket<R>(&self, act: impl FnOnce(BorrowedFd<'_>) -> R) -> R {
-        let stream = self.stream.borrow();
-        // SAFETY: the stream owns the descriptor and is borrowed, hence open, for the length of the call.
-        act(unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) })
     }
 }
 

@@ -35,6 +35,7 @@ struct Timekeeper {
     due_ns: Cell<u64>,
     rescues: Cell<u64>,
     ticks: Cell<u64>,
+    worst_tick_late_ns: Cell<u64>,
     restart: Event,
 }
 
@@ -54,13 +55,20 @@ pub struct SafetyStats {
     /// Wake-ups of a mailbox that came only after a tick although the bell had rung over a millisecond before it.
     /// An upper bound of the wake-ups that the runtime lost: a shard that gets no CPU counts here as well.
     pub rescues: u64,
+    /// The latest tick, in nanoseconds past its time: how long the shard was kept from its loop, by a task that did not
+    /// yield or by a machine that gave it no CPU.
+    pub worst_tick_late_ns: u64,
 }
 
 /// Counters of the calling shard's timer.
 #[must_use]
 pub fn stats() -> SafetyStats {
-    with(|keeper| SafetyStats { ticks: keeper.ticks.get(), rescues: keeper.rescues.get() })
-        .unwrap_or_default()
+    with(|keeper| SafetyStats {
+        ticks: keeper.ticks.get(),
+        rescues: keeper.rescues.get(),
+        worst_tick_late_ns: keeper.worst_tick_late_ns.get(),
+    })
+    .unwrap_or_default()
 }
 
 /// While it lives, the shard's safety timer runs at its short interval.
@@ -128,6 +136,8 @@ async fn run(keeper: Rc<Timekeeper>) {
             tick.await;
         }
         keeper.ticks.set(keeper.ticks.get() + 1);
+        let late_ns = clock::monotonic_ns().saturating_sub(keeper.due_ns.get());
+        keeper.worst_tick_late_ns.set(keeper.worst_tick_late_ns.get().max(late_ns));
         let active = keeper.touched.take() || keeper.outstanding.get() > 0;
         calm_intervals = if active { 0 } else { calm_intervals.saturating_add(1) };
     }

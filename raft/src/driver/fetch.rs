@@ -53,7 +53,7 @@ impl Driver {
     pub fn compact_to(&mut self, group: GroupId, log_start: LogStart, snapshot_data: Bytes) {
         let Some(slot) = self.slot_of(group) else { return };
         let group = self.at(slot);
-        let old = group.compaction.as_ref().map_or(group.storage().state.log_start, |(pending, _)| *pending);
+        let old = group.log_start();
         assert!(
             log_start.index >= old.index && log_start.offset >= old.offset,
             "a log start never moves back"

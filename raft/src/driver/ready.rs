@@ -67,7 +67,7 @@ impl Driver {
     fn serve_ready(&mut self, slot: usize, wal: &mut dyn LogSink, out: &mut DriverOutput) -> usize {
         self.counters.readies += 1;
         let tail_before = self.at(slot).storage().tail.bytes();
-        let (ready_bytes, entries, states, committed) = {
+        let (ready_bytes, entries, states, needs_disk, committed) = {
             let group = self.at(slot);
             let mut ready = group.node.ready();
             let mut writes = Writes { bytes: 0, entries: 0, states: 0, needs_disk: ready.must_sync() };
@@ -82,15 +82,15 @@ impl Driver {
             if let Some(number) = persisted {
                 group.node.on_persist_ready(number);
             }
-            (writes.bytes, writes.entries, writes.states, committed)
+            (writes.bytes, writes.entries, writes.states, writes.needs_disk, committed)
         };
         self.counters.entries_written += entries;
         self.counters.states_written += states;
         let tail_after = self.at(slot).storage().tail.bytes();
         self.tail_bytes = self.tail_bytes + tail_after - tail_before;
-        if let Some(unpersisted) = self.at(slot).unpersisted.back() {
-            let awaited = (unpersisted.turn, self.at(slot).id);
-            self.await_turn(awaited);
+        if needs_disk {
+            let id = self.at(slot).id;
+            self.await_turn((wal.filling_turn(), id));
         }
         self.update_awake(slot);
         ready_bytes + self.hand_out(slot, committed, wal, out)

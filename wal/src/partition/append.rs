@@ -85,8 +85,7 @@ impl Plan<'_> {
         };
         let mut shape = Shape::empty(head);
         shape.raft_bytes = super::raft_log_file::HEADER_BYTES as u64;
-        let files =
-            SegmentFiles { id: self.cache.new_id(), dir: self.dir.clone(), base_offset: head.base_offset };
+        let files = SegmentFiles::new(self.cache.new_id(), &self.dir, head.base_offset);
         let write = SegmentWrite {
             index: shape.index_origin().header().to_vec(),
             raft: head.encode().to_vec(),
@@ -94,14 +93,7 @@ impl Plan<'_> {
             ..SegmentWrite::default()
         };
         let (new_others, new_terms) = (Vec::new(), Vec::new());
-        self.segments.push(PlannedSegment {
-            files: Arc::new(files),
-            created: true,
-            shape,
-            new_others,
-            new_terms,
-            write,
-        });
+        self.segments.push(PlannedSegment { files, created: true, shape, new_others, new_terms, write });
     }
 
     /// Goes on with the active segment.

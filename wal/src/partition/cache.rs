@@ -118,7 +118,7 @@ impl FileCache {
             return Ok(file);
         }
         let file = disk.open(&files.path(part), mode)?;
-        self.put(key, Held::File(Arc::clone(&file)));
+        self.put(files, key, Held::File(Arc::clone(&file)));
         Ok(file)
     }
 
@@ -139,13 +139,14 @@ impl FileCache {
         let ahead = if growing { MAP_AHEAD_BYTES } else { 0 };
         let len = usize::try_from(bytes + ahead).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
         let map = disk.open(&files.path(Part::Log), OpenMode::Read)?.map(len)?;
-        self.put(key, Held::Map(Arc::clone(&map)));
+        self.put(files, key, Held::Map(Arc::clone(&map)));
         Ok(map)
     }
 
-    /// Lets go of everything of a segment that is dropped.
+    /// Lets go of everything of a segment that is dropped, for good.
     pub(super) fn forget(&self, files: &SegmentFiles) {
         let mut state = self.lock();
+        files.set_dropped();
         let first = Key { segment: files.id, slot: Slot::Write(Part::Log) };
         let last = Key { segment: files.id, slot: Slot::Map };
         let keys: Vec<Key> = state.open.range(first..=last).map(|(key, _)| *key).collect();
@@ -165,8 +166,11 @@ impl FileCache {
         Some(held.clone())
     }
 
-    fn put(&self, key: Key, held: Held) {
+    fn put(&self, files: &SegmentFiles, key: Key, held: Held) {
         let mut state = self.lock();
+        if files.is_dropped() {
+            return;
+        }
         state.remove(key);
         state.uses += 1;
         let used = state.uses;

@@ -28,7 +28,8 @@ impl PartitionLog {
     pub fn delete(self) -> FileJob {
         assert!(!self.is_busy(), "one job that changes files at a time");
         let to = self.store.data_dir.join(self.identity.deleted_name());
-        FileJob(Work::MoveDirectory { from: self.dir, to })
+        let segments = self.segments.into_iter().map(|segment| segment.files).collect();
+        FileJob(Work::MoveDirectory { cache: self.store.cache, segments, from: self.dir, to })
     }
 }
 

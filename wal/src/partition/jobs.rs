@@ -24,7 +24,7 @@ pub(super) enum Work {
     Sync(SyncJob),
     Drop(DropJob),
     Unlink(Vec<PathBuf>),
-    MoveDirectory { from: PathBuf, to: PathBuf },
+    MoveDirectory { cache: Arc<FileCache>, segments: Vec<Arc<SegmentFiles>>, from: PathBuf, to: PathBuf },
     RemoveDirectory(PathBuf),
     Read { view: SegmentView, from: KafkaOffset, up_to: KafkaOffset, max_bytes: usize, min_one_batch: bool },
     Entries { view: SegmentView, from: RaftIndex, max_bytes: usize },
@@ -67,7 +67,11 @@ impl FileJob {
             Work::Sync(job) => FileDone::Synced(job.run(disk)),
             Work::Drop(job) => FileDone::Dropped(job.run(disk)),
             Work::Unlink(paths) => FileDone::Unlinked(unlink_all(disk, &paths)),
-            Work::MoveDirectory { from, to } => FileDone::Moved(move_directory(disk, &from, to)),
+            Work::MoveDirectory { cache, segments, from, to } => {
+                let moved = move_directory(disk, &from, to);
+                segments.iter().for_each(|files| cache.forget(files));
+                FileDone::Moved(moved)
+            }
             Work::RemoveDirectory(path) => {
                 let removed = disk.remove_dir_all(&path);
                 FileDone::Unlinked(removed.map_err(|error| FilesError::write(&path, "removing", error)))

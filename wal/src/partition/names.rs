@@ -1,6 +1,8 @@
 //! Which partition a directory belongs to, and the names and small text files within it, all as Apache Kafka has them.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::error::FilesError;
 use crate::disk::{self, Disk};
@@ -116,6 +118,9 @@ pub(super) struct SegmentFiles {
     pub(super) id: u64,
     pub(super) dir: PathBuf,
     pub(super) base_offset: KafkaOffset,
+    /// Set when the segment is dropped: a read still in flight must not bring it back into the cache, where it would keep
+    /// the disk's space.
+    dropped: AtomicBool,
 }
 
 /// One of a segment's files.
@@ -139,6 +144,18 @@ impl Part {
 }
 
 impl SegmentFiles {
+    pub(super) fn new(id: u64, dir: &Path, base_offset: KafkaOffset) -> Arc<Self> {
+        Arc::new(Self { id, dir: dir.into(), base_offset, dropped: AtomicBool::new(false) })
+    }
+
+    pub(super) fn is_dropped(&self) -> bool {
+        self.dropped.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_dropped(&self) {
+        self.dropped.store(true, Ordering::Release);
+    }
+
     pub(super) fn path(&self, part: Part) -> PathBuf {
         self.dir.join(file_name(self.base_offset, part.extension()))
     }

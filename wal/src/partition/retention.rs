@@ -6,10 +6,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::PartitionLog;
 use super::append::snapshot_path;
 use super::jobs::{DropJob, FileJob, Work};
 use super::names::SegmentFiles;
-use super::{PartitionLog, Pending};
+use super::write::Pending;
 use crate::entry::LogStart;
 use crate::types::KafkaOffset;
 

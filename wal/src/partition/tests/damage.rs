@@ -1,6 +1,7 @@
 //! Damage: what can be made again is, what cannot is reported with its place.
 
 use super::*;
+use crate::partition::names::Part;
 
 /// Three segments or more, synced; the entries and the checkpoint.
 fn filled(disk: &Arc<SimDisk>) -> (Rig, Vec<LogEntry>, FlushPoint) {
