@@ -19,6 +19,7 @@ use std::sync::Arc;
 pub mod os;
 pub mod sim;
 mod sim_file;
+mod sim_names;
 pub mod uring;
 
 pub use os::OsDisk;

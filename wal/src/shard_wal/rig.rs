@@ -77,6 +77,8 @@ pub(crate) struct Rig {
     pub(crate) disk: SimDisk,
     pub(crate) wal: ShardWal,
     pub(crate) now_ms: u64,
+    /// Segments that the script has recycled.
+    pub(crate) released: usize,
     base: Model,
     ops: Vec<(TurnNumber, Op)>,
     rng: SmallRng,
@@ -88,7 +90,7 @@ impl Rig {
         let mut recovered = recover(disk, &config)?;
         let wal = ShardWal::open(disk, config, &mut recovered)?;
         let rng = SmallRng::seed_from_u64(seed);
-        Ok(Rig { disk: disk.clone(), wal, now_ms: 0, base, ops: Vec::new(), rng })
+        Ok(Rig { disk: disk.clone(), wal, now_ms: 0, released: 0, base, ops: Vec::new(), rng })
     }
 
     pub(crate) fn fresh(seed: u64) -> Rig {
@@ -249,7 +251,7 @@ impl Rig {
             } else {
                 self.drain()?;
             }
-            self.recycle()?;
+            self.released += self.recycle()?;
         }
         self.wal.close();
         self.drain()

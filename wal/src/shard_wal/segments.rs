@@ -118,14 +118,17 @@ impl Segments {
         made + others as u64 * config.segment_bytes + self.quarantined
     }
 
-    /// Whether no further segment can be made before one is released.
-    fn at_bound(&self, config: &WalConfig) -> bool {
-        self.free.is_empty() && self.bytes(config) + config.segment_bytes > config.wal_max_bytes
+    /// Whether no further segment can be made before one is released. The last one within the bound is made only
+    /// when frames wait for it that need not ask for room: recycling itself writes, and must not wait for itself.
+    fn at_bound(&self, config: &WalConfig, frames_wait: bool) -> bool {
+        let kept_back = if frames_wait { 0 } else { config.segment_bytes };
+        let room = config.wal_max_bytes.saturating_sub(kept_back + config.segment_bytes);
+        self.free.is_empty() && self.bytes(config) > room
     }
 
     /// A slot for a segment that is to be made now; none at the bound of the WAL.
-    fn take_slot(&mut self, config: &WalConfig) -> Option<FreeSlot> {
-        if self.at_bound(config) {
+    fn take_slot(&mut self, config: &WalConfig, frames_wait: bool) -> Option<FreeSlot> {
+        if self.at_bound(config, frames_wait) {
             return None;
         }
         if let Some(free) = self.free.pop_front() {
@@ -208,7 +211,7 @@ impl ShardWal {
         if !self.wants_segment() {
             return None;
         }
-        let free = self.segments.take_slot(&self.config)?;
+        let free = self.segments.take_slot(&self.config, self.frames_wait())?;
         let newest = self.segments.prepared.back().unwrap_or(self.segments.current()).sequence;
         let segment =
             Segment { sequence: WalSeq(newest.0 + 1), slot: free.slot, len: self.config.segment_bytes };
@@ -229,7 +232,13 @@ impl ShardWal {
 
     /// Whether a segment is wanted and none can be made before one is released.
     pub(super) fn is_at_bound(&self) -> bool {
-        self.segments.job.is_none() && self.wants_segment() && self.segments.at_bound(&self.config)
+        let idle = self.segments.job.is_none();
+        idle && self.wants_segment() && self.segments.at_bound(&self.config, self.frames_wait())
+    }
+
+    /// Whether frames were put that go to a segment that is not prepared.
+    fn frames_wait(&self) -> bool {
+        self.segments.prepared_from(self.filling.sequence).is_none()
     }
 
     /// The job of [`ShardWal::next_job`] has ended.

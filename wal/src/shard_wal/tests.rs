@@ -141,6 +141,27 @@ fn the_wal_is_bounded_and_recycled() {
     assert!(recover(&rig.disk, &small_config()).unwrap().damage.is_empty());
 }
 
+/// Recycling writes states and a checkpoint; at the bound, with no room left at all, it must not wait for itself.
+#[test]
+fn recycling_at_the_bound_never_waits_for_itself() {
+    let config = WalConfig { segments_kept: 100, ..small_config() };
+    let mut rig = Rig::open(&SimDisk::new(12), config, BTreeMap::new(), 12).unwrap();
+    let mut recycled = 0;
+    for round in 0..200 {
+        // States ask nobody: they use up the reserve and all else.
+        rig.state(GroupId(round % 20), 1, LogStart::default());
+        for _ in 0..4 {
+            if rig.wal.has_room(9100) {
+                rig.append(A, 9000);
+            }
+        }
+        while rig.turn().unwrap().is_some() || rig.job().unwrap() {}
+        recycled += rig.recycle().unwrap();
+        assert!(!rig.wal.has_pending());
+    }
+    assert!(recycled > 5);
+}
+
 /// A log of A's entries with B's state and one uncommitted entry of B in the oldest segment.
 fn with_an_old_segment() -> Rig {
     let mut rig = Rig::fresh(8);
