@@ -174,8 +174,8 @@ mod tests {
     #[test]
     fn turns_written_by_the_ring_are_recovered() {
         let root = tempfile::tempdir().unwrap();
-        let config = WalConfig::new(root.path(), IDENTITY);
-        let sizes = [10, 5000, 100_000, 32 << 20, 300, 32 << 20, 20];
+        let config = WalConfig { segment_bytes: 40 << 20, ..WalConfig::new(root.path(), IDENTITY) };
+        let sizes = [10, 5000, 100_000, 32 << 20, 300, 20];
         let written = config.clone();
         LocalExecutorBuilder::new(Placement::Unbound)
             .spawn(move || async move {

@@ -21,13 +21,14 @@ pub struct WalConfig {
     /// Length of the segment that is made at start when no recycled one is at hand; short, so that a first start does
     /// not wait for 64 MiB of zeros. A multiple of 4 KiB.
     pub first_segment_bytes: u64,
-    /// All segments together take no more than this.
+    /// All segments together take no more than this. Produce leaves the last segment of it to recycling.
     pub wal_max_bytes: u64,
     /// A turn takes frames up to so many bytes (one larger frame gets a turn of its own).
     pub turn_bytes_max: usize,
     /// Room that produce leaves free for states, metadata, deletes and what recycling writes.
     pub reserve_bytes: u64,
-    /// Recycling is asked for when more full segments than this are live.
+    /// Recycling is asked for when more full segments than this are live. It bounds what a start has to read, and the
+    /// memory that recovery takes.
     pub segments_kept: usize,
     /// After so long without a turn, a closing turn is written.
     pub idle_ms: u64,
