@@ -50,6 +50,7 @@ pub use raft::eraftpb;
 /// The voters in an encoded configuration ([`chronik_wal::entry::GroupState::configuration`]); none when it cannot be read.
 #[must_use]
 pub fn voters(configuration: &[u8]) -> Option<Vec<chronik_wal::types::PeerId>> {
-    let configuration = <raft::eraftpb::ConfState as protobuf::Message>::parse_from_bytes(configuration).ok()?;
+    let configuration =
+        <raft::eraftpb::ConfState as protobuf::Message>::parse_from_bytes(configuration).ok()?;
     Some(configuration.voters.into_iter().map(chronik_wal::types::PeerId).collect())
 }

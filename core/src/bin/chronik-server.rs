@@ -55,8 +55,9 @@ fn configuration(args: &StartArgs) -> Result<ServerConfig, String> {
 }
 
 fn log_to_stderr(config: &ServerConfig) -> Result<(), String> {
-    let filter = EnvFilter::try_new(&config.log)
-        .map_err(|error| format!("--log (or CHRONIK_LOG) '{}': {error}; try 'info' or 'info,chronik_core=debug'", config.log))?;
+    let filter = EnvFilter::try_new(&config.log).map_err(|error| {
+        format!("--log (or CHRONIK_LOG) '{}': {error}; try 'info' or 'info,chronik_core=debug'", config.log)
+    })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match config.log_format {
         LogFormat::Text => builder.init(),

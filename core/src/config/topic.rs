@@ -2,7 +2,6 @@
 //!
 //! The typed view is made when a topic appears or a config changes, on shard 0, and read from every shard in the snapshot.
 
-
 use chronik_wal::batch::TimestampType;
 use chronik_wal::compress::{self, CompressionLevels};
 

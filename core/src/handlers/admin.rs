@@ -15,8 +15,8 @@ use chronik_net::codec::messages::{
     FindCoordinatorRequest, IncrementalAlterConfigsResponse,
 };
 use chronik_net::codec::{
-    ErrorCode, MetadataBroker, MetadataHead, MetadataPartition, MetadataRequest, MetadataTopic, MetadataWriter,
-    Request, RequestHeader, Response,
+    ErrorCode, MetadataBroker, MetadataHead, MetadataPartition, MetadataRequest, MetadataTopic,
+    MetadataWriter, Request, RequestHeader, Response,
 };
 use chronik_wal::types::ShardId;
 use kafka_protocol::ResponseError;
@@ -156,16 +156,19 @@ fn refused(request: &Request, code: ResponseError) -> Option<Response> {
 }
 
 /// FindCoordinator; the first one for a group makes `__consumer_offsets`.
-async fn find(broker: &Rc<Broker>, request: FindCoordinatorRequest, version: i16, listener: &str) -> Response {
-    let answer =
-        find_coordinator::find_coordinator(&broker.router.snapshot(), &request, version, listener);
+async fn find(
+    broker: &Rc<Broker>,
+    request: FindCoordinatorRequest,
+    version: i16,
+    listener: &str,
+) -> Response {
+    let answer = find_coordinator::find_coordinator(&broker.router.snapshot(), &request, version, listener);
     if !answer.needs_offsets_topic {
         return Response::FindCoordinator(answer.response);
     }
     let make = AdminRequest::AutoCreate(vec![CONSUMER_OFFSETS.to_owned()]);
     ask(broker, make, AUTO_CREATE_MS).await;
-    let answer =
-        find_coordinator::find_coordinator(&broker.router.snapshot(), &request, version, listener);
+    let answer = find_coordinator::find_coordinator(&broker.router.snapshot(), &request, version, listener);
     Response::FindCoordinator(answer.response)
 }
 
@@ -236,5 +239,8 @@ fn write_metadata(header: &RequestHeader, answer: &MetadataAnswer) -> Option<Res
         }
     }
     let frame = writer.finish(answer.cluster_authorized_operations, code(answer.error_code));
-    frame.inspect_err(|error| tracing::error!(%error, "Metadata could not be encoded")).ok().map(Response::Metadata)
+    frame
+        .inspect_err(|error| tracing::error!(%error, "Metadata could not be encoded"))
+        .ok()
+        .map(Response::Metadata)
 }

@@ -75,7 +75,8 @@ fn start(broker: &Rc<Broker>, connection: &mut Connection, header: RequestHeader
         Request::Fetch(request) => fetch::start(broker, connection, header, request),
         Request::ApiVersions(request) => {
             let response = if request.is_valid(header.api_version) {
-                connection.software = format!("{} {}", request.client_software_name, request.client_software_version);
+                connection.software =
+                    format!("{} {}", request.client_software_name, request.client_software_version);
                 ApiVersionsResponse::supported(Vec::<SupportedFeature>::new())
             } else {
                 ApiVersionsResponse::refused(ErrorCode::InvalidRequest)
@@ -93,10 +94,12 @@ fn slow(broker: &Rc<Broker>, connection: &Connection, header: RequestHeader, req
     let context = groups::Context::new(&header, connection);
     Box::pin(async move {
         let response = match request {
-            Request::ListOffsets(request) => Some(offsets::list(broker, request).await),
+            Request::ListOffsets(request) => Some(offsets::list(broker, header.api_version, request).await),
             Request::OffsetForLeaderEpoch(request) => Some(offsets::epoch_ends(broker, request).await),
             Request::DeleteRecords(request) => Some(offsets::delete_records(broker, request).await),
-            Request::DescribeLogDirs(request) => Some(log_dirs::describe(broker, request).await),
+            Request::DescribeLogDirs(request) => {
+                Some(log_dirs::describe(broker, header.api_version, request).await)
+            }
             Request::InitProducerId(request) => Some(producer_id::init(broker, request).await),
             request @ (Request::JoinGroup(_)
             | Request::SyncGroup(_)

@@ -13,9 +13,9 @@ use chronik_net::codec::{
 use chronik_net::rt::clock;
 use chronik_wal::types::{KafkaOffset, LeaderEpoch, ShardId};
 
+use super::dispatch::{Later, frame};
 use super::fetch_session::{PartitionKey, Plan, SessionRequest, Told, TopicKey, Wanted};
 use super::gather::{First, first};
-use super::dispatch::{Later, frame};
 use super::service::{Broker, Connection, resolve_key};
 use crate::metadata::snapshot::Snapshot;
 use crate::shard::fetch::trim;
@@ -85,7 +85,8 @@ pub fn start(
 }
 
 fn session_request(request: &FetchRequest, version: i16) -> SessionRequest {
-    let (id, epoch) = if version >= SESSIONS_FROM { (request.session_id, request.session_epoch) } else { (0, -1) };
+    let (id, epoch) =
+        if version >= SESSIONS_FROM { (request.session_id, request.session_epoch) } else { (0, -1) };
     let mut partitions = Vec::new();
     for topic in &request.topics {
         let key = topic_key(&topic.topic);
@@ -131,7 +132,11 @@ fn prepare(
         min_bytes: u32::try_from(request.min_bytes).unwrap_or(0),
         max_bytes,
         max_wait_ms: u32::try_from(request.max_wait_ms).unwrap_or(0),
-        isolation: if request.isolation_level == 1 { Isolation::ReadCommitted } else { Isolation::ReadUncommitted },
+        isolation: if request.isolation_level == 1 {
+            Isolation::ReadCommitted
+        } else {
+            Isolation::ReadUncommitted
+        },
         items: Vec::new(),
     };
     let mut slices: Vec<_> = broker.router.shards().map(|_| (slice.clone(), Vec::new())).collect();
@@ -187,7 +192,8 @@ fn respond(
             log_start_offset: outcome.log_start_offset,
             error: outcome.error != ErrorCode::None,
         };
-        let news = plan.session_id == 0 || sessions.tell(plan.session_id, &key, told, !outcome.records.is_empty());
+        let news =
+            plan.session_id == 0 || sessions.tell(plan.session_id, &key, told, !outcome.records.is_empty());
         if plan.incremental && !news && outcome.diverging.is_none() {
             continue;
         }
@@ -218,9 +224,8 @@ fn partition_response(partition: i32, outcome: FetchOutcome) -> FetchPartitionRe
     response.log_start_offset = outcome.log_start_offset.0;
     response.diverging_epoch =
         outcome.diverging.map(|(epoch, end)| EpochEndOffset { epoch: epoch.0, end_offset: end.0 });
-    response.current_leader = outcome
-        .leader
-        .map(|leader| CurrentLeader { leader_id: leader.node.0, leader_epoch: leader.epoch.0 });
+    response.current_leader =
+        outcome.leader.map(|leader| CurrentLeader { leader_id: leader.node.0, leader_epoch: leader.epoch.0 });
     response.records = outcome.records;
     response
 }

@@ -87,7 +87,14 @@ struct Session {
 
 impl Session {
     fn new(by_id: bool, now_ms: u64) -> Self {
-        Self { epoch: 1, by_id, used_ms: now_ms, slots: BTreeMap::new(), places: BTreeMap::new(), next_place: 0 }
+        Self {
+            epoch: 1,
+            by_id,
+            used_ms: now_ms,
+            slots: BTreeMap::new(),
+            places: BTreeMap::new(),
+            next_place: 0,
+        }
     }
 
     fn put(&mut self, key: PartitionKey, wanted: Wanted) {
@@ -263,7 +270,9 @@ impl SessionCache {
                 return true;
             }
             let oldest = self.sessions.iter().min_by_key(|(_, session)| session.used_ms);
-            let Some((id, used_ms)) = oldest.map(|(id, session)| (*id, session.used_ms)) else { return false };
+            let Some((id, used_ms)) = oldest.map(|(id, session)| (*id, session.used_ms)) else {
+                return false;
+            };
             if now_ms.saturating_sub(used_ms) < EVICTABLE_AFTER_MS {
                 return false;
             }

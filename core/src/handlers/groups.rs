@@ -126,7 +126,9 @@ async fn fetch_many(broker: &Rc<Broker>, context: &Context, request: OffsetFetch
         let part = OffsetFetchRequest::default()
             .with_require_stable(request.require_stable)
             .with_groups(vec![group]);
-        if let GroupResponse::OffsetFetch(answer) = ask(broker, context, &id, RequestKind::OffsetFetch(part)).await {
+        if let GroupResponse::OffsetFetch(answer) =
+            ask(broker, context, &id, RequestKind::OffsetFetch(part)).await
+        {
             merged.groups.extend(answer.groups);
         }
     }

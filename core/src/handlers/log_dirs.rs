@@ -14,9 +14,13 @@ use chronik_net::codec::{Response, StrBytes};
 use super::service::Broker;
 use crate::shard::message::{Reply, Request as Question};
 
+/// First version that tells the room of the disk.
+const SPACE_FROM: i16 = 4;
+
 /// Answers DescribeLogDirs.
-pub async fn describe(broker: Rc<Broker>, request: DescribeLogDirsRequest) -> Response {
-    let asked: Vec<_> = broker.router.shards().map(|shard| broker.router.ask(shard, Question::Sizes).1).collect();
+pub async fn describe(broker: Rc<Broker>, version: i16, request: DescribeLogDirsRequest) -> Response {
+    let asked: Vec<_> =
+        broker.router.shards().map(|shard| broker.router.ask(shard, Question::Sizes).1).collect();
     let mut sizes = BTreeMap::new();
     for answer in asked {
         if let Some(Reply::Sizes(parts)) = answer.await {
@@ -47,7 +51,7 @@ pub async fn describe(broker: Rc<Broker>, request: DescribeLogDirsRequest) -> Re
             topics.push(DescribeLogDirsTopic::default().with_name(name).with_partitions(partitions));
         }
     }
-    let (total, usable) = space(&broker);
+    let (total, usable) = if version >= SPACE_FROM { space(&broker) } else { (-1, -1) };
     let result = DescribeLogDirsResult::default()
         .with_log_dir(StrBytes::from_string(broker.data_dir.display().to_string()))
         .with_topics(topics)

@@ -7,8 +7,12 @@ use std::rc::Rc;
 use chronik_net::codec::messages::delete_records_response::{
     DeleteRecordsPartitionResult, DeleteRecordsTopicResult,
 };
-use chronik_net::codec::messages::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
-use chronik_net::codec::messages::offset_for_leader_epoch_response::{EpochEndOffset, OffsetForLeaderTopicResult};
+use chronik_net::codec::messages::list_offsets_response::{
+    ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
+};
+use chronik_net::codec::messages::offset_for_leader_epoch_response::{
+    EpochEndOffset, OffsetForLeaderTopicResult,
+};
 use chronik_net::codec::messages::{
     DeleteRecordsRequest, DeleteRecordsResponse, ListOffsetsRequest, ListOffsetsResponse,
     OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse,
@@ -51,10 +55,14 @@ async fn scatter<I: Copy, A>(
     answers
 }
 
+/// First ListOffsets version whose answer has a leader epoch.
+const LIST_EPOCH_FROM: i16 = 4;
+
 /// ListOffsets.
-pub async fn list(broker: Rc<Broker>, request: ListOffsetsRequest) -> Response {
+pub async fn list(broker: Rc<Broker>, version: i16, request: ListOffsetsRequest) -> Response {
     let snapshot = broker.router.snapshot();
-    let isolation = if request.isolation_level == 1 { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
+    let isolation =
+        if request.isolation_level == 1 { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
     let mut response = ListOffsetsResponse::default();
     let mut items = Vec::new();
     let mut places = Vec::new();
@@ -94,7 +102,9 @@ pub async fn list(broker: Rc<Broker>, request: ListOffsetsRequest) -> Response {
                 place.error_code = error.code();
                 place.offset = offset.0;
                 place.timestamp = timestamp;
-                place.leader_epoch = epoch.0;
+                if version >= LIST_EPOCH_FROM {
+                    place.leader_epoch = epoch.0;
+                }
             }
             None => place.error_code = ErrorCode::NotLeaderOrFollower.code(),
         }

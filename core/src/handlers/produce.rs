@@ -114,7 +114,11 @@ pub fn start(
 /// Small batches are copied out of the buffer they came in, so that a few hundred bytes do not keep a large one alive.
 fn unpinned(records: BytesMut) -> BytesMut {
     const COPY_BELOW: usize = 1024;
-    if records.len() < COPY_BELOW && records.capacity() > 2 * COPY_BELOW { BytesMut::from(&records[..]) } else { records }
+    if records.len() < COPY_BELOW && records.capacity() > 2 * COPY_BELOW {
+        BytesMut::from(&records[..])
+    } else {
+        records
+    }
 }
 
 fn fill(partition: &mut ProducePartitionResponse, outcome: ProduceOutcome) {
@@ -123,14 +127,11 @@ fn fill(partition: &mut ProducePartitionResponse, outcome: ProduceOutcome) {
     partition.log_append_time_ms = outcome.log_append_time_ms;
     partition.log_start_offset = outcome.log_start_offset.0;
     partition.error_message = outcome.message.map(Into::into);
-    let record_error = |(batch_index, message): (i32, String)| RecordError {
-        batch_index,
-        message: Some(message.into()),
-    };
+    let record_error =
+        |(batch_index, message): (i32, String)| RecordError { batch_index, message: Some(message.into()) };
     partition.record_errors = outcome.record_errors.into_iter().map(record_error).collect();
-    partition.current_leader = outcome
-        .leader
-        .map(|leader| CurrentLeader { leader_id: leader.node.0, leader_epoch: leader.epoch.0 });
+    partition.current_leader =
+        outcome.leader.map(|leader| CurrentLeader { leader_id: leader.node.0, leader_epoch: leader.epoch.0 });
 }
 
 /// Adds the addresses of the leaders that the response names (KIP-951).
@@ -141,11 +142,7 @@ fn name_leaders(response: &mut ProduceResponse, snapshot: &Snapshot, listener: &
 }
 
 /// The addresses of these nodes on a listener, each once.
-pub fn endpoints(
-    nodes: impl Iterator<Item = i32>,
-    snapshot: &Snapshot,
-    listener: &str,
-) -> Vec<NodeEndpoint> {
+pub fn endpoints(nodes: impl Iterator<Item = i32>, snapshot: &Snapshot, listener: &str) -> Vec<NodeEndpoint> {
     let mut nodes: Vec<i32> = nodes.filter(|node| *node >= 0).collect();
     nodes.sort_unstable();
     nodes.dedup();

@@ -55,12 +55,7 @@ impl Service for BrokerService {
         tracing::debug!(connection = info.id, peer = %info.peer, listener = &*info.listener, "connection accepted");
         self.0.metrics.connections.add(1);
         self.0.metrics.connections_accepted.add(1);
-        Connection {
-            id: info.id,
-            peer: info.peer,
-            listener: info.listener.clone(),
-            software: String::new(),
-        }
+        Connection { id: info.id, peer: info.peer, listener: info.listener.clone(), software: String::new() }
     }
 
     fn pipelines(&self, frame: &[u8]) -> bool {

@@ -85,7 +85,8 @@ fn serve(config: &ServerConfig, opened: Opened) -> Result<(), StartError> {
         total: usize::try_from(snapshot.config.max_connections).unwrap_or(usize::MAX),
         per_ip: usize::try_from(snapshot.config.max_connections_per_ip).unwrap_or(usize::MAX),
     };
-    let addresses: Vec<String> = listeners.iter().map(|l| format!("{}://{}", l.name(), l.address())).collect();
+    let addresses: Vec<String> =
+        listeners.iter().map(|l| format!("{}://{}", l.name(), l.address())).collect();
     let mut acceptor = Acceptor::start(listeners, sockets, limits).map_err(StartError::Acceptor)?;
     let (stop_sender, stop) = mpsc::channel();
     let signals = signal::listen(move |name| {

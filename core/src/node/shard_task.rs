@@ -23,7 +23,6 @@ use crate::handlers::fetch_session::SessionCache;
 use crate::handlers::service::{Broker, BrokerService};
 use crate::metadata::snapshot::Snapshot;
 use crate::shard::Shard;
-use crate::shard::open::OpenError;
 use crate::shard::pump::{Mail, Pump, take_mail};
 use crate::shard::router::Router;
 
@@ -90,7 +89,8 @@ impl ShardTask {
             sessions: RefCell::new(sessions(&config, &seed)),
             data_dir: seed.data_dir.clone(),
         });
-        let connections = Connections::new(Rc::new(BrokerService(broker)), connection_config(&config, seed.shard_count));
+        let connections =
+            Connections::new(Rc::new(BrokerService(broker)), connection_config(&config, seed.shard_count));
         let stop = Rc::new(Wake::new());
         glommio::spawn_local(take_mail(mailbox, router.clone(), stop.clone())).detach();
         glommio::spawn_local(connections.clone().serve(sockets)).detach();
@@ -130,4 +130,3 @@ fn connection_config(config: &BrokerConfig, shard_count: u16) -> ConnectionConfi
         ..defaults
     }
 }
-

@@ -8,9 +8,9 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 
 use chronik_net::acceptor::{self, BindError, BoundListener, ListenerConfig};
+use chronik_net::rt::clock;
 use chronik_net::rt::executor::{ShardsError, available_cpus};
 use chronik_net::rt::preflight::{self, PreflightError};
-use chronik_net::rt::clock;
 use chronik_wal::disk::{Disk, OsDisk};
 use chronik_wal::identity::{Identity, IdentityError, new_directory_id};
 use chronik_wal::lock::{DirectoryLock, LockError};
@@ -50,7 +50,9 @@ pub enum StartError {
     Reshard(#[from] ReshardError),
     #[error(transparent)]
     Bind(#[from] BindError),
-    #[error("listener {name}: '{host}:{port}' is no address: give an IP address or a host name that resolves ({source})")]
+    #[error(
+        "listener {name}: '{host}:{port}' is no address: give an IP address or a host name that resolves ({source})"
+    )]
     Address { name: String, host: String, port: u16, source: io::Error },
     #[error("cannot read the data: {0}")]
     Open(#[from] OpenError),
@@ -154,8 +156,7 @@ fn open_identity(config: &ServerConfig, disk: &dyn Disk) -> Result<Identity, Sta
     let identity = match Identity::load(disk, &config.data_dir, config.node_id)? {
         Some(identity) => identity,
         None => {
-            let identity =
-                Identity::new(config.node_id, new_directory_id(), config.shards.unwrap_or(cores));
+            let identity = Identity::new(config.node_id, new_directory_id(), config.shards.unwrap_or(cores));
             // ORDER: durable before anything is written under it (SAFETY.md, rule 8).
             identity.store(disk, &config.data_dir)?;
             identity
@@ -201,7 +202,8 @@ fn bind_all(config: &ServerConfig) -> Result<Vec<BoundListener>, StartError> {
 /// When it has none.
 pub fn resolve(name: &str, endpoint: &Endpoint) -> Result<SocketAddr, StartError> {
     let Endpoint { host, port } = endpoint;
-    let fail = |source| StartError::Address { name: name.to_owned(), host: host.clone(), port: *port, source };
+    let fail =
+        |source| StartError::Address { name: name.to_owned(), host: host.clone(), port: *port, source };
     let mut addresses = (host.as_str(), *port).to_socket_addrs().map_err(fail)?;
     addresses.next().ok_or_else(|| fail(io::Error::from(io::ErrorKind::NotFound)))
 }

@@ -69,7 +69,9 @@ impl Partition {
             Ok(log_append_time_ms) => {
                 batch::assign(&mut records, next_offset, term.leader_epoch());
                 match batch::peek(&records) {
-                    Ok(info) => Checked::Append(Accepted { data: records.freeze(), info, log_append_time_ms }),
+                    Ok(info) => {
+                        Checked::Append(Accepted { data: records.freeze(), info, log_append_time_ms })
+                    }
                     Err(error) => Checked::Refused(refusal(&error)),
                 }
             }

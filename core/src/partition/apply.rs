@@ -33,7 +33,8 @@ impl Partition {
         self.epochs.append(entry.term.leader_epoch(), entry.base_offset);
         match entry.kind {
             EntryKind::Batch => {
-                let info = batch::peek(&entry.data).expect("a committed batch was checked before it was proposed");
+                let info =
+                    batch::peek(&entry.data).expect("a committed batch was checked before it was proposed");
                 assert_eq!(entry.base_offset, self.high_watermark, "offsets are dense");
                 self.high_watermark = info.next_offset();
                 self.producers.apply(&info, entry.index, wall_ms);

@@ -313,11 +313,8 @@ impl Shard {
         let registration = controller.plan_registration(self.node, &host.own);
         host.controller = Some(controller);
         for plan in [cluster, registration] {
-            let nobody = Plan {
-                commands: plan.commands,
-                response: AdminReply::NotController,
-                awaited: Vec::new(),
-            };
+            let nobody =
+                Plan { commands: plan.commands, response: AdminReply::NotController, awaited: Vec::new() };
             self.carry_plan(None, nobody, u32::MAX);
         }
     }
@@ -415,12 +412,8 @@ impl Shard {
             }
             return;
         }
-        let event = LeaderEvent {
-            topic_id: partition.name.topic_id,
-            partition: partition.name.index,
-            term,
-            leader,
-        };
+        let event =
+            LeaderEvent { topic_id: partition.name.topic_id, partition: partition.name.index, term, leader };
         self.leader_events.push(event);
     }
 
@@ -458,7 +451,6 @@ pub fn apply_batch(state: &mut MetadataState, data: &[u8]) -> Vec<Change> {
     }
     changes
 }
-
 
 fn random_uuid(random: &mut SmallRng) -> Uuid {
     let mut bytes = [0; 16];

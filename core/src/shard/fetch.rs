@@ -10,8 +10,8 @@ use chronik_raft::leadership::Leadership;
 use chronik_wal::partition::FileDone;
 use chronik_wal::types::GroupId;
 
-use super::message::{Call, FetchItem, FetchOutcome, FetchSlice, Reply};
 use super::housekeeping::Stopping;
+use super::message::{Call, FetchItem, FetchOutcome, FetchSlice, Reply};
 use super::{Job, JobOwner, Shard, Timer};
 use crate::partition::read::Source;
 

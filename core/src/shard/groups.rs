@@ -340,7 +340,9 @@ impl Shard {
         let mut batches = 0;
         let mut rest = records;
         while !rest.is_empty() {
-            let Some(Leadership::Leader { term }) = self.driver.leadership(group) else { return Err(batches) };
+            let Some(Leadership::Leader { term }) = self.driver.leadership(group) else {
+                return Err(batches);
+            };
             let mut builder = BatchBuilder::new();
             let mut bytes = 0;
             let fits = rest.iter().take_while(|record| {
@@ -358,7 +360,8 @@ impl Shard {
             batch::assign(&mut data, offset, term.leader_epoch());
             let data = data.freeze();
             let size = data.len() as u64;
-            let Ok((index, term)) = self.driver.propose(group, Proposal { kind: EntryKind::Batch, data }) else {
+            let Ok((index, term)) = self.driver.propose(group, Proposal { kind: EntryKind::Batch, data })
+            else {
                 return Err(batches);
             };
             self.wait_for(group, Waiter { index, term, who });

@@ -11,8 +11,8 @@ use chronik_net::codec::ErrorCode;
 use chronik_wal::types::{GroupId, KafkaOffset, LeaderEpoch, NodeId, ShardId, Term};
 use uuid::Uuid;
 
-use crate::coordinator::{GroupRequest, GroupResponse};
 use super::controller::{AdminReply, AdminRequest};
+use crate::coordinator::{GroupRequest, GroupResponse};
 use crate::metadata::snapshot::Snapshot;
 use crate::metadata::state::Change;
 

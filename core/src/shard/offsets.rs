@@ -6,16 +6,16 @@
 use chronik_net::codec::ErrorCode;
 use chronik_raft::driver::Proposal;
 use chronik_raft::leadership::Leadership;
-use chronik_wal::entry::EntryKind;
 use chronik_wal::compress::DecompressCaps;
+use chronik_wal::entry::EntryKind;
 use chronik_wal::partition::FileDone;
 use chronik_wal::records;
 use chronik_wal::types::{GroupId, KafkaOffset, LeaderEpoch};
 
+use super::housekeeping::Stopping;
 use super::message::{
     Call, DeleteItem, EpochAnswer, EpochQuery, OffsetAnswer, OffsetQuery, PartitionSize, Reply,
 };
-use super::housekeeping::Stopping;
 use super::{Job, JobOwner, Shard, Timer};
 use crate::partition::read::check_epoch;
 use crate::partition::{Partition, Waiter, Waiting};
@@ -138,7 +138,8 @@ impl Shard {
         if partition.files.max_timestamp() >= timestamp {
             return Lookup::InFiles(timestamp);
         }
-        let batch = self.committed_batches(group, partition).find(|(info, _)| info.max_timestamp >= timestamp);
+        let batch =
+            self.committed_batches(group, partition).find(|(info, _)| info.max_timestamp >= timestamp);
         found(batch.and_then(|(_, data)| find_in(data, timestamp)), partition)
     }
 
@@ -155,7 +156,9 @@ impl Shard {
             .flat_map(|tail| tail.entries(tail.first_index(), tail.last_index().next(), u64::MAX))
             .filter(move |entry| entry.index > written && entry.index <= applied)
             .filter(|entry| entry.kind == EntryKind::Batch)
-            .filter_map(|entry| chronik_wal::batch::peek(&entry.data).ok().map(|info| (info, &entry.data[..])))
+            .filter_map(|entry| {
+                chronik_wal::batch::peek(&entry.data).ok().map(|info| (info, &entry.data[..]))
+            })
     }
 
     /// A search by time is back.
@@ -188,8 +191,7 @@ impl Shard {
     }
 
     fn epoch_end(&self, query: &EpochQuery) -> EpochAnswer {
-        let refused =
-            |error| EpochAnswer { error, epoch: LeaderEpoch::UNKNOWN, end_offset: KafkaOffset(-1) };
+        let refused = |error| EpochAnswer { error, epoch: LeaderEpoch::UNKNOWN, end_offset: KafkaOffset(-1) };
         let Some(partition) = self.partitions.get(&query.group) else {
             return refused(self.absence(query.group));
         };

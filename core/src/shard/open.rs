@@ -20,7 +20,8 @@ use chronik_wal::disk::Disk;
 use chronik_wal::entry::{EntryKind, FlushPoint, GroupState, LogEntry, LogSink};
 use chronik_wal::frame::WalIdentity;
 use chronik_wal::partition::{
-    FileCache, FileDone, FileLimits, FileStore, FilesError, Opened, PartitionIdentity, PartitionLog, RollPolicy,
+    FileCache, FileDone, FileLimits, FileStore, FilesError, Opened, PartitionIdentity, PartitionLog,
+    RollPolicy,
 };
 use chronik_wal::producer_state::ProducerLimits;
 use chronik_wal::recovery::{EntryReader, Recovered, RecoveredGroup, recover};
@@ -319,8 +320,17 @@ impl Shard {
                 let policy = topics::roll_policy(&topic.config);
                 let identity = topics::identity(topic, number as i32, group);
                 let limits = topics::file_limits(topic);
-                let opened =
-                    open_group(disk, seed, &self.store.clone(), identity, limits, group, found, &policy, &mut budget);
+                let opened = open_group(
+                    disk,
+                    seed,
+                    &self.store.clone(),
+                    identity,
+                    limits,
+                    group,
+                    found,
+                    &policy,
+                    &mut budget,
+                );
                 let opened = match opened {
                     Ok(opened) => opened,
                     Err(error) => {
@@ -337,7 +347,13 @@ impl Shard {
                     &opened.state,
                     &self.config,
                 );
-                if let Err(error) = made.recover_producers(disk, opened.snapshot, opened.replay_from, self.producer_limits(), seed.wall_ms) {
+                if let Err(error) = made.recover_producers(
+                    disk,
+                    opened.snapshot,
+                    opened.replay_from,
+                    self.producer_limits(),
+                    seed.wall_ms,
+                ) {
                     self.mark_damaged(group, error.to_string());
                     continue;
                 }
@@ -379,7 +395,12 @@ impl Shard {
             state,
             entries,
             flushed: partition.files.written(),
-            file_term_runs: partition.files.term_runs().iter().map(|run| (run.first_index, run.term)).collect(),
+            file_term_runs: partition
+                .files
+                .term_runs()
+                .iter()
+                .map(|run| (run.first_index, run.term))
+                .collect(),
         };
         self.driver.add_group(init).map_err(|error| OpenError::Group { group, why: error.to_string() })?;
         self.partitions.insert(group, partition);

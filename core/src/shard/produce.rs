@@ -12,8 +12,8 @@ use chronik_raft::leadership::Leadership;
 use chronik_wal::entry::EntryKind;
 use chronik_wal::types::{GroupId, KafkaOffset, LeaderEpoch, NodeId, Term};
 
-use super::message::{Acks, Call, LeaderHint, ProduceItem, ProduceOutcome, ProduceSlice, Reply};
 use super::housekeeping::Stopping;
+use super::message::{Acks, Call, LeaderHint, ProduceItem, ProduceOutcome, ProduceSlice, Reply};
 use super::{Shard, Timer};
 use crate::partition::append::{Accepted, Checked};
 use crate::partition::{Waiter, Waiting};
@@ -115,8 +115,7 @@ impl Shard {
                 return Some(self.acknowledged(item.group, base_offset, log_append_time_ms));
             }
             Checked::InFlight { index, term, base_offset } => {
-                let who =
-                    Waiting::Produce { slice, item: place, base_offset, log_append_time_ms: -1 };
+                let who = Waiting::Produce { slice, item: place, base_offset, log_append_time_ms: -1 };
                 self.wait_for(item.group, Waiter { index, term, who });
                 return None;
             }
@@ -214,7 +213,12 @@ impl Shard {
         Ok(())
     }
 
-    fn acknowledged(&self, group: GroupId, base_offset: KafkaOffset, log_append_time_ms: i64) -> ProduceOutcome {
+    fn acknowledged(
+        &self,
+        group: GroupId,
+        base_offset: KafkaOffset,
+        log_append_time_ms: i64,
+    ) -> ProduceOutcome {
         let mut outcome = ProduceOutcome::refused(ErrorCode::None);
         outcome.base_offset = base_offset;
         outcome.log_append_time_ms = log_append_time_ms;

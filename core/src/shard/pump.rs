@@ -133,7 +133,8 @@ impl Pump {
     /// Sleeps until something comes in or the next timer is due.
     async fn wait(&mut self, flushed: bool) {
         let busy = self.shard.has_work_in_flight();
-        self.unanswered = if busy { self.unanswered.take().or_else(|| Some(safety::outstanding())) } else { None };
+        self.unanswered =
+            if busy { self.unanswered.take().or_else(|| Some(safety::outstanding())) } else { None };
         let now_ms = now().mono_ms;
         let due_ms = self.shard.next_deadline_ms().map_or(IDLE_WAIT_MS, |at_ms| at_ms.saturating_sub(now_ms));
         let longest_ms = if self.shard.has_stopped() { STOPPED_WAIT_MS } else { IDLE_WAIT_MS };

@@ -164,4 +164,3 @@ impl Router {
         self.waiting.borrow().len()
     }
 }
-

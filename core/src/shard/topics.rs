@@ -5,12 +5,12 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use chronik_raft::driver::NewGroup;
 use chronik_wal::entry::LogStart;
 use chronik_wal::identity::shard_of;
 use chronik_wal::partition::{FileDone, FileJob, FileLimits, PartitionIdentity, PartitionLog, RollPolicy};
 use chronik_wal::types::{GroupId, PeerId};
-use bytes::Bytes;
 
 use super::{Job, JobOwner, Shard};
 use crate::config::topic::TopicConfig;

@@ -166,7 +166,8 @@ impl Shard {
         let offset = partition.high_watermark;
         let producers = &partition.producers;
         let mut snapshot = |_| {
-            (!producers.is_empty()).then(|| ProducerSnapshot { offset, bytes: producers.encode_snapshot().into() })
+            (!producers.is_empty())
+                .then(|| ProducerSnapshot { offset, bytes: producers.encode_snapshot().into() })
         };
         let job = partition.files.append(&entries, policy, self.now.wall_ms, &mut snapshot);
         if let Some(job) = job {
@@ -222,7 +223,10 @@ impl Shard {
         match partition.files.finished(done) {
             Ok(()) => {}
             Err(FilesError::NoSpace { .. }) => {
-                tracing::warn!(group = group.0, "no space for partition files: produce waits, reads and deletes go on");
+                tracing::warn!(
+                    group = group.0,
+                    "no space for partition files: produce waits, reads and deletes go on"
+                );
                 self.write_behind.retry_at_ms = Some(self.now.mono_ms + FULL_RETRY_MS);
                 self.write_behind.urgent.insert(group);
                 return;
