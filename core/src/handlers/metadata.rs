@@ -212,7 +212,8 @@ fn named_row(
 ) -> TopicRow {
     let failed = |code: ResponseError| TopicRow {
         error_code: code.code(),
-        name: key.name.map(Arc::from),
+        // Below v12 the answer has no way to say that there is no name.
+        name: key.name.or((query.version < 12).then_some("")).map(Arc::from),
         id: key.id,
         is_internal: key.name.is_some_and(is_internal),
         authorized_operations: topic_operations(query),

@@ -17,7 +17,12 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::layers::ConfigMap;
+use crate::metadata::command::Endpoint;
 use crate::metadata::snapshot::SnapshotBuilder;
+
+fn endpoint(host: &str, port: u16) -> Endpoint {
+    Endpoint { host: host.to_owned(), port }
+}
 
 /// A metadata leader with brokers 1 to `brokers`, whose plans are committed when the test says so.
 struct World {
