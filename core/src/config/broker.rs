@@ -3,7 +3,7 @@
 //! The typed view is made at start-up and whenever the metadata log changes a broker config; every shard reads it in the snapshot.
 
 use super::definition::{ConfigDefinition, ConfigError, Kind, UpdateMode};
-use super::layers::{BrokerLayers, ConfigMap};
+use super::layers::BrokerLayers;
 use super::tables::broker_config;
 use super::topic::MESSAGE_BYTES_MAX;
 
@@ -104,24 +104,20 @@ pub fn check_static(name: &str, value: &str) -> Result<String, ConfigError> {
 /// Checks one value that is to be set while running: for one broker, or for all.
 ///
 /// # Errors
-/// As [`check_static`], and [`ConfigError::ReadOnly`].
+/// As [`check_static`], and [`ConfigError::ReadOnly`] or [`ConfigError::OneBrokerOnly`].
 pub fn check_dynamic(name: &str, value: &str, for_all_brokers: bool) -> Result<String, ConfigError> {
     let definition = broker_config(name)?;
     check_may_change(definition, for_all_brokers)?;
     check(definition, value)
 }
 
-/// Whether a config may be set or unset while running.
-///
-/// # Errors
-/// [`ConfigError::ReadOnly`].
-pub fn check_may_change(definition: &ConfigDefinition, for_all_brokers: bool) -> Result<(), ConfigError> {
-    let may = match definition.update_mode {
-        UpdateMode::ReadOnly => false,
-        UpdateMode::PerBroker => !for_all_brokers,
-        UpdateMode::ClusterWide => true,
-    };
-    if may { Ok(()) } else { Err(ConfigError::ReadOnly { names: definition.name.to_owned() }) }
+fn check_may_change(definition: &ConfigDefinition, for_all_brokers: bool) -> Result<(), ConfigError> {
+    let name = definition.name;
+    match definition.update_mode {
+        UpdateMode::ReadOnly => Err(ConfigError::ReadOnly { name }),
+        UpdateMode::PerBroker if for_all_brokers => Err(ConfigError::OneBrokerOnly { name }),
+        UpdateMode::PerBroker | UpdateMode::ClusterWide => Ok(()),
+    }
 }
 
 /// Checks that the values fit together; call it with what they will be after a change.
@@ -136,14 +132,6 @@ pub fn check_together(layers: &BrokerLayers) -> Result<(), ConfigError> {
         ));
     }
     Ok(())
-}
-
-/// As [`check_dynamic`] for a whole map.
-///
-/// # Errors
-/// The first that is refused.
-pub fn check_dynamic_map(configs: &ConfigMap, for_all_brokers: bool) -> Result<(), ConfigError> {
-    configs.iter().try_for_each(|(name, value)| check_dynamic(name, value, for_all_brokers).map(drop))
 }
 
 fn check(definition: &'static ConfigDefinition, value: &str) -> Result<String, ConfigError> {
@@ -201,8 +189,8 @@ mod tests {
         assert_eq!(check_dynamic("log.retention.ms", "1000", true).as_deref(), Ok("1000"));
         assert_eq!(check_dynamic("log.retention.ms", "1000", false).as_deref(), Ok("1000"));
         let read_only = check_dynamic("num.partitions", "3", false).unwrap_err();
-        assert_eq!(read_only.to_string(), "Cannot update these configs dynamically: num.partitions");
-        assert!(matches!(check_dynamic("listeners", "x", true), Err(ConfigError::ReadOnly { .. })));
+        assert_eq!(read_only.to_string(), "Cannot update these configs dynamically: [num.partitions]");
+        assert!(matches!(check_dynamic("listeners", "x", true), Err(ConfigError::OneBrokerOnly { .. })));
         assert!(matches!(check_dynamic("listeners", "x", false), Err(ConfigError::Elsewhere { .. })));
         assert!(matches!(check_dynamic("nope", "x", false), Err(ConfigError::Unknown { .. })));
     }

@@ -45,11 +45,17 @@ pub enum ConfigError {
         /// Where to set it.
         place: &'static str,
     },
-    /// It cannot change while the broker runs, or not for a single broker.
-    #[error("Cannot update these configs dynamically: {names}")]
+    /// It cannot change while the broker runs.
+    #[error("Cannot update these configs dynamically: [{name}]")]
     ReadOnly {
-        /// The configs, comma-separated.
-        names: String,
+        /// The config.
+        name: &'static str,
+    },
+    /// It can change for a single broker, not for all.
+    #[error("Cannot update these configs at default cluster level, broker id must be specified: [{name}]")]
+    OneBrokerOnly {
+        /// The config.
+        name: &'static str,
     },
     /// Two configs that contradict one another.
     #[error("{0}")]

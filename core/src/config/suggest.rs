@@ -3,7 +3,7 @@
 /// Names farther than this many edits from what was typed are not worth offering: it takes more than a slip of the finger.
 const EDITS_MAX: usize = 8;
 
-/// The candidate with the fewest edits from `name`, if any is near: at most a third of the name's length and [`EDITS_MAX`].
+/// The candidate with the fewest edits from `name`, if any is near: at most a third of the name's length.
 #[must_use]
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let allowed = (name.chars().count() / 3 + 1).min(EDITS_MAX);

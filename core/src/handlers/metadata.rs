@@ -3,12 +3,14 @@
 //! The response is kept as pointers into the snapshot; the codec walks [`MetadataAnswer::topics`] and, for each,
 //! [`TopicRow::partitions`], so that the listing of 3,000 topics copies no names.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use kafka_protocol::error::ResponseError;
 use uuid::Uuid;
 
 use super::{CLUSTER_OPERATIONS, NONE, OPERATIONS_NOT_ASKED, PartitionRow, TOPIC_OPERATIONS};
+use crate::metadata::controller::REQUEST_PARTITIONS_MAX;
 use crate::metadata::names::{check_topic_name, is_internal};
 use crate::metadata::snapshot::{Snapshot, TopicView};
 
@@ -23,7 +25,7 @@ pub enum TopicSelection<'a> {
 }
 
 /// A topic that a request names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TopicKey<'a> {
     /// By name (null only from v10 on).
     pub name: Option<&'a str>,
@@ -148,10 +150,11 @@ impl MetadataAnswer {
 
     /// The names that could not be created get the error that the controller gave.
     pub fn creation_failed(&mut self, failed: &[(String, ResponseError)]) {
-        for (name, error) in failed {
-            let rows = self.topics.iter_mut().filter(|row| row.view.is_none());
-            for row in rows.filter(|row| row.name.as_deref() == Some(name)) {
-                row.error_code = error.code();
+        let errors: BTreeMap<&str, i16> =
+            failed.iter().map(|(name, error)| (&**name, error.code())).collect();
+        for row in self.topics.iter_mut().filter(|row| row.view.is_none()) {
+            if let Some(code) = row.name.as_deref().and_then(|name| errors.get(name)) {
+                row.error_code = *code;
             }
         }
     }
@@ -161,10 +164,13 @@ impl MetadataAnswer {
 #[must_use]
 pub fn metadata(snapshot: &Arc<Snapshot>, query: &MetadataQuery<'_>) -> MetadataAnswer {
     let mut to_create = Vec::new();
+    let mut seen = BTreeSet::new();
     let topics = match &query.topics {
         TopicSelection::All => snapshot.topics.values().map(|view| known_row(view, query)).collect(),
         TopicSelection::These(keys) => {
-            keys.iter().map(|key| named_row(snapshot, query, key, &mut to_create)).collect()
+            // A topic named twice is answered once, as Kafka does: a small frame must not ask for a huge answer.
+            let fresh = keys.iter().filter(|key| seen.insert(**key));
+            fresh.map(|key| named_row(snapshot, query, key, &mut to_create)).collect()
         }
     };
     let cluster_operations = query.include_cluster_authorized_operations && (8..=10).contains(&query.version);
@@ -206,7 +212,8 @@ fn named_row(
 ) -> TopicRow {
     let failed = |code: ResponseError| TopicRow {
         error_code: code.code(),
-        name: key.name.map(Arc::from),
+        // Below v12 the answer has no way to say that there is no name.
+        name: key.name.or((query.version < 12).then_some("")).map(Arc::from),
         id: key.id,
         is_internal: key.name.is_some_and(is_internal),
         authorized_operations: topic_operations(query),
@@ -230,7 +237,7 @@ fn named_row(
         return failed(ResponseError::InvalidTopicException);
     }
     let may_create = query.allow_auto_topic_creation && snapshot.config.auto_create_topics_enable;
-    if may_create && !to_create.iter().any(|other| other == name) {
+    if may_create && to_create.len() < REQUEST_PARTITIONS_MAX {
         to_create.push(name.to_owned());
     }
     failed(ResponseError::UnknownTopicOrPartition)

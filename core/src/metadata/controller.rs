@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use chronik_wal::types::NodeId;
 
-use super::command::{Command, Endpoint, PartitionPlacement, Replica, RequestId};
+use super::command::{Command, PartitionPlacement, Replica, RequestId};
 use super::placement::{Candidate, place, ring};
 use super::producer_ids::BLOCK_IDS;
 use super::snapshot::Snapshot;
@@ -330,12 +330,6 @@ pub fn uuid_base64(id: &Uuid) -> String {
     let number = id.as_u128();
     let digit = |at: u32| if at < 21 { number >> (122 - 6 * at) } else { number << 4 };
     (0..22).map(|at| char::from(DIGITS[usize::try_from(digit(at) & 63).expect("six bits")])).collect()
-}
-
-/// Where a broker's listener is advertised; a shorthand for registrations.
-#[must_use]
-pub fn endpoint(host: &str, port: u16) -> Endpoint {
-    Endpoint { host: host.to_owned(), port }
 }
 
 #[cfg(test)]

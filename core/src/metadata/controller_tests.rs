@@ -17,7 +17,12 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::layers::ConfigMap;
+use crate::metadata::command::Endpoint;
 use crate::metadata::snapshot::SnapshotBuilder;
+
+fn endpoint(host: &str, port: u16) -> Endpoint {
+    Endpoint { host: host.to_owned(), port }
+}
 
 /// A metadata leader with brokers 1 to `brokers`, whose plans are committed when the test says so.
 struct World {
@@ -168,7 +173,11 @@ fn every_error_of_create_topics() {
         (topic(&long, 1, 1), 17, "longer than the max allowed length 249"),
         (topic("exists", 1, 1), 36, "Topic 'exists' already exists."),
         (topic("dot_ted", 1, 1), 17, "Topic 'dot_ted' collides with existing topic: dot.ted"),
-        (topic("__cluster_metadata", 1, 1), 29, "Authorization failed."),
+        (
+            topic("__cluster_metadata", 1, 1),
+            42,
+            "Creation of internal topic __cluster_metadata is prohibited.",
+        ),
         (topic("__transaction_state", 1, 1), 17, "transaction coordinator is not available"),
         (topic("t", 0, 1), 37, "Number of partitions was set to an invalid non-positive value."),
         (topic("t", -2, 1), 37, "non-positive"),
@@ -465,7 +474,7 @@ fn every_error_of_alter_configs() {
         ),
         (alter(2, "__consumer_offsets", &[("cleanup.policy", SET, Some("delete"))]), 40, "set by the broker"),
         (alter(4, "1", &[("num.partitions", SET, Some("2"))]), 42, "Cannot update these configs dynamically"),
-        (alter(4, "", &[("num.partitions", DELETE, None)]), 42, "Cannot update these configs dynamically"),
+        (alter(4, "", &[("listeners", SET, Some("x"))]), 42, "broker id must be specified: [listeners]"),
         (alter(4, "1", &[("no.such", SET, Some("2"))]), 40, "Unknown broker config name"),
         (alter(4, "1", &[("log.retention.ms", SET, Some("x"))]), 40, "Not a number"),
         (alter(4, "9", &[("log.retention.ms", SET, Some("1"))]), 102, "No broker with id 9 found."),

@@ -3,7 +3,8 @@
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Origin, ServerConfigError, Settings};
+use super::settings::Settings;
+use super::{Origin, ServerConfigError};
 
 /// Reads the node file into the settings.
 pub(super) fn read(path: &str, text: &str, settings: &mut Settings) -> Result<(), ServerConfigError> {

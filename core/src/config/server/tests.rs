@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::broker::BrokerConfig;
+use crate::config::layers::BrokerLayers;
 
 const NODE_FILE: &str = r#"
 node_id = 1

@@ -13,7 +13,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 
 use super::{Controller, Plan, PlanContext, REQUEST_CONFIG_BYTES_MAX, RowError};
-use crate::config::broker::{check_dynamic, check_may_change};
+use crate::config::broker::check_dynamic;
 use crate::config::definition::{ConfigDefinition, ConfigError, Kind, split_list};
 use crate::config::layers::{BrokerLayers, ConfigMap, topic_value};
 use crate::config::tables::{broker_config, topic_config};
@@ -159,7 +159,7 @@ fn operation(number: i8) -> Result<Operation, RowError> {
 
 fn config_error(error: &ConfigError) -> RowError {
     let code = match error {
-        ConfigError::ReadOnly { .. } => ResponseError::InvalidRequest,
+        ConfigError::ReadOnly { .. } | ConfigError::OneBrokerOnly { .. } => ResponseError::InvalidRequest,
         _ => ResponseError::InvalidConfig,
     };
     RowError::new(code, error.to_string())
@@ -260,10 +260,7 @@ fn altered_value(
     let definition = if of_topic { topic_config(alteration.name) } else { broker_config(alteration.name) };
     let for_all = *scope == ConfigScope::Cluster;
     if alteration.operation == Operation::Delete {
-        // What does not exist is not set either.
-        if let (Ok(definition), false) = (definition, of_topic) {
-            check_may_change(definition, for_all).map_err(|error| config_error(&error))?;
-        }
+        // What cannot be set is not set: Kafka refuses no removal (asked of 4.3.1).
         return Ok(None);
     }
     let definition = definition.map_err(|error| config_error(&error))?;

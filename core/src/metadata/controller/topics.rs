@@ -155,11 +155,8 @@ impl Controller {
             };
             rows.push(match found {
                 Ok(topic) => {
-                    let repeated =
-                        commands.iter().any(|c| matches!(c, Command::DeleteTopic { id } if *id == topic.id));
-                    if !repeated {
-                        commands.push(Command::DeleteTopic { id: topic.id });
-                    }
+                    // Names and ids of one topic are refused as duplicates, so each topic comes here once.
+                    commands.push(Command::DeleteTopic { id: topic.id });
                     row.with_name(Some(TopicName(text(&topic.name)))).with_topic_id(topic.id)
                 }
                 Err(error) if retry && is_unknown(error.code) => row,
@@ -258,7 +255,8 @@ fn plan_topic(
     let name: &str = &topic.name;
     check_topic_name(name).map_err(|e| RowError::new(ResponseError::InvalidTopicException, e.to_string()))?;
     if name == CLUSTER_METADATA {
-        return Err(RowError::new(ResponseError::TopicAuthorizationFailed, "Authorization failed."));
+        let message = "Creation of internal topic __cluster_metadata is prohibited.";
+        return Err(RowError::new(ResponseError::InvalidRequest, message));
     }
     if state.topic(name).is_some() {
         return Err(RowError::new(
