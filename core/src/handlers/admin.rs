@@ -50,7 +50,11 @@ pub async fn answer(
             Response::DescribeCluster(cluster::describe_cluster(&snapshot, &request, listener))
         }
         Request::DescribeTopicPartitions(request) => Response::DescribeTopicPartitions(
-            topic_partitions::describe_topic_partitions(&snapshot, &request, listener).ok()?,
+            match topic_partitions::describe_topic_partitions(&snapshot, &request, listener) {
+                Ok(response) => response,
+                Err(_) if request.topics.is_empty() => return None,
+                Err(code) => topic_partitions::refused(&request, code),
+            },
         ),
         Request::DescribeConfigs(request) => {
             Response::DescribeConfigs(configs::describe_configs(&snapshot, &request))

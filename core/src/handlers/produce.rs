@@ -50,7 +50,7 @@ pub fn start(
         _ => return refuse_all(header, &request, ErrorCode::InvalidRequiredAcks),
     };
     if request.transactional_id.is_some() {
-        return refuse_all(header, &request, ErrorCode::TransactionalIdAuthorizationFailed);
+        return refuse_all(header, &request, ErrorCode::InvalidRequest);
     }
     let internal_allowed = header.client_id.as_deref() == Some(ADMIN_CLIENT_ID);
     let timeout_ms = u32::try_from(request.timeout_ms).unwrap_or(0);

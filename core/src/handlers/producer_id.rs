@@ -14,13 +14,8 @@ use crate::shard::message::{Reply, Request as Question};
 
 /// Answers InitProducerId.
 pub async fn init(broker: Rc<Broker>, request: InitProducerIdRequest) -> Response {
-    if request.transactional_id.is_some() {
-        return refused(ErrorCode::TransactionalIdAuthorizationFailed);
-    }
-    let known = (request.producer_id.0, request.producer_epoch);
-    // KIP-360: a producer may name the id it had, with its epoch; without transactions a new id serves as well.
-    if (known.0 < 0) != (known.1 < 0) {
-        return refused(ErrorCode::InvalidRequest);
+    if let Some(error) = refusal(&request) {
+        return refused(error);
     }
     let (_, answer) = broker.router.ask(ShardId(0), Question::ProducerId);
     match answer.await {
@@ -32,6 +27,13 @@ pub async fn init(broker: Rc<Broker>, request: InitProducerIdRequest) -> Respons
     }
 }
 
+/// Why no id is given: INVALID_REQUEST, which clients do not retry.
+fn refusal(request: &InitProducerIdRequest) -> Option<ErrorCode> {
+    // KIP-360: a producer may name the id it had, with its epoch; without transactions a new id serves as well.
+    let half_named = (request.producer_id.0 < 0) != (request.producer_epoch < 0);
+    (request.transactional_id.is_some() || half_named).then_some(ErrorCode::InvalidRequest)
+}
+
 fn refused(error: ErrorCode) -> Response {
     Response::InitProducerId(
         InitProducerIdResponse::default()
@@ -39,4 +41,25 @@ fn refused(error: ErrorCode) -> Response {
             .with_producer_id(ProducerId(-1))
             .with_producer_epoch(-1),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use chronik_net::codec::StrBytes;
+    use chronik_net::codec::messages::TransactionalId;
+
+    use super::*;
+
+    #[test]
+    fn transactional_and_half_named_producers_are_refused() {
+        let plain = InitProducerIdRequest::default().with_producer_id(ProducerId(-1)).with_producer_epoch(-1);
+        assert_eq!(refusal(&plain), None);
+        let again = plain.clone().with_producer_id(ProducerId(7)).with_producer_epoch(3);
+        assert_eq!(refusal(&again), None, "a producer that names what it had gets a new id");
+        let half = plain.clone().with_producer_id(ProducerId(7));
+        assert_eq!(refusal(&half), Some(ErrorCode::InvalidRequest));
+        let id = TransactionalId(StrBytes::from_static_str("t"));
+        let transactional = plain.with_transactional_id(Some(id));
+        assert_eq!(refusal(&transactional), Some(ErrorCode::InvalidRequest));
+    }
 }

@@ -10,7 +10,7 @@ use kafka_protocol::messages::describe_configs_response::DescribeConfigsResource
 use kafka_protocol::messages::describe_topic_partitions_request::{Cursor, TopicRequest};
 use kafka_protocol::messages::{
     DescribeClusterRequest, DescribeConfigsRequest, DescribeTopicPartitionsRequest, FindCoordinatorRequest,
-    InitProducerIdRequest, ProducerId, TopicName, TransactionalId,
+    TopicName,
 };
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
@@ -19,12 +19,10 @@ use super::cluster::describe_cluster;
 use super::configs::describe_configs;
 use super::find_coordinator::{find_coordinator, partition_for_key};
 use super::metadata::{MetadataAnswer, MetadataQuery, TopicKey, TopicSelection, metadata};
-use super::producer_id::{InitProducerId, init_producer_id};
 use super::topic_partitions::describe_topic_partitions;
 use super::*;
 use crate::config::layers::ConfigMap;
 use crate::metadata::command::{Command, ConfigScope, Endpoint, PartitionPlacement, Replica};
-use crate::metadata::producer_ids::ProducerIds;
 use crate::metadata::snapshot::SnapshotBuilder;
 use crate::metadata::state::MetadataState;
 
@@ -456,28 +454,4 @@ fn behaviour_42_every_config_is_described_with_its_source() {
     {
         assert_eq!(describe(&world, kind, name, None), Err(code), "{kind} {name}");
     }
-}
-
-#[test]
-fn producer_ids_come_from_blocks_and_transactions_are_refused() {
-    let mut ids = ProducerIds::default();
-    let plain = InitProducerIdRequest::default()
-        .with_producer_id(ProducerId(-1))
-        .with_producer_epoch(-1)
-        .with_transactional_id(None);
-    assert_eq!(init_producer_id(&mut ids, &plain), InitProducerId::Wait { request_block: true });
-    assert_eq!(init_producer_id(&mut ids, &plain), InitProducerId::Wait { request_block: false });
-    ids.block_granted(4000, 1000);
-    let mut answer = |request: &InitProducerIdRequest| match init_producer_id(&mut ids, request) {
-        InitProducerId::Answer(response) => {
-            (response.error_code, response.producer_id.0, response.producer_epoch)
-        }
-        InitProducerId::Wait { .. } => panic!("there is a block"),
-    };
-    assert_eq!(answer(&plain), (0, 4000, 0));
-    let bumped = plain.clone().with_producer_id(ProducerId(7)).with_producer_epoch(3);
-    assert_eq!(answer(&bumped), (0, 4001, 0), "an idempotent producer gets a fresh id");
-    assert_eq!(answer(&plain.clone().with_producer_id(ProducerId(7))).0, 42);
-    let transactional = plain.with_transactional_id(Some(TransactionalId(text("t"))));
-    assert_eq!(answer(&transactional), (42, -1, -1));
 }

@@ -58,6 +58,20 @@ pub fn describe_topic_partitions(
     Ok(page.response)
 }
 
+/// The answer to a request as a whole refused: every topic that it names has the error.
+#[must_use]
+pub fn refused(
+    request: &DescribeTopicPartitionsRequest,
+    code: ResponseError,
+) -> DescribeTopicPartitionsResponse {
+    let topics = request.topics.iter().map(|topic| {
+        DescribeTopicPartitionsResponseTopic::default()
+            .with_name(Some(topic.name.clone()))
+            .with_error_code(code.code())
+    });
+    DescribeTopicPartitionsResponse::default().with_topics(topics.collect()).with_next_cursor(None)
+}
+
 struct Page<'a> {
     snapshot: &'a Snapshot,
     listener: &'a str,

@@ -28,18 +28,33 @@ pub enum Source {
     },
 }
 
+/// How one item is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    /// Which records may be seen.
+    pub isolation: Isolation,
+    /// Bytes at most.
+    pub max_bytes: usize,
+    /// The first batch is given however large it is (KIP-74).
+    pub at_least_one: bool,
+}
+
+/// The log as its leader has it.
+#[derive(Clone, Copy)]
+pub struct LeaderLog<'a> {
+    /// The term in which it leads.
+    pub term: Term,
+    /// The newest entries.
+    pub tail: &'a Tail,
+    /// The log end offset.
+    pub end: KafkaOffset,
+}
+
 impl Partition {
-    /// Decides one item of a fetch on the leader of `term`.
-    pub fn read(
-        &self,
-        item: &FetchItem,
-        isolation: Isolation,
-        max_bytes: usize,
-        at_least_one: bool,
-        term: Term,
-        tail: &Tail,
-        log_end_offset: KafkaOffset,
-    ) -> Source {
+    /// Decides one item of a fetch on the leader.
+    pub fn read(&self, item: &FetchItem, reading: &Reading, log: &LeaderLog<'_>) -> Source {
+        let Reading { isolation, max_bytes, at_least_one } = *reading;
+        let LeaderLog { term, tail, end: log_end_offset } = *log;
         if let Err(code) = check_epoch(item.current_epoch, term) {
             return Source::Done(FetchOutcome::refused(code));
         }

@@ -7,13 +7,13 @@
 use bytes::Bytes;
 use chronik_net::codec::ErrorCode;
 use chronik_raft::leadership::Leadership;
-use chronik_wal::partition::FileDone;
+use chronik_wal::partition::{FileDone, FilesError};
 use chronik_wal::types::GroupId;
 
 use super::housekeeping::Stopping;
 use super::message::{Call, FetchItem, FetchOutcome, FetchSlice, Reply};
 use super::{Job, JobOwner, Shard, Timer};
-use crate::partition::read::Source;
+use crate::partition::read::{LeaderLog, Reading, Source};
 
 /// A read from files takes at most this much at a time, so that few pages are brought in for a slow client.
 const FILE_READ_BYTES_MAX: usize = 1 << 20;
@@ -28,6 +28,8 @@ pub struct PendingFetch {
     deadline_ms: u64,
     registered: bool,
     now: bool,
+    /// Items whose segment went away while it was read.
+    gone: Vec<usize>,
 }
 
 impl PendingFetch {
@@ -72,7 +74,7 @@ impl Shard {
             outcomes.push(outcome);
         }
         let pending =
-            PendingFetch { call, slice, outcomes, reads: 0, deadline_ms, registered: false, now: false };
+            PendingFetch { call, slice, outcomes, reads: 0, deadline_ms, registered: false, now: false, gone: Vec::new() };
         self.fetches.insert(number, pending);
         for (place, group, from, below, max_bytes, at_least_one) in reads {
             self.start_read(number, place, group, from, below, max_bytes, at_least_one);
@@ -98,7 +100,8 @@ impl Shard {
             return Source::Done(refused);
         };
         let end = self.driver.log_end_offset(item.group).unwrap_or_default();
-        let mut source = partition.read(item, slice.isolation, max_bytes, at_least_one, term, tail, end);
+        let reading = Reading { isolation: slice.isolation, max_bytes, at_least_one };
+        let mut source = partition.read(item, &reading, &LeaderLog { term, tail, end });
         if let Source::Done(outcome) = &mut source
             && matches!(outcome.error, ErrorCode::FencedLeaderEpoch)
         {
@@ -134,13 +137,26 @@ impl Shard {
         if let Some(outcome) = pending.outcomes.get_mut(place) {
             match result {
                 Ok(read) => outcome.records = vec![read.data],
+                // The segment was dropped meanwhile: the item is read anew, and then lies below the log start.
+                Err(FilesError::Gone { .. }) => pending.gone.push(place),
                 Err(error) => {
                     tracing::error!(%error, "reading a segment failed");
                     *outcome = FetchOutcome::refused(ErrorCode::KafkaStorageError);
                 }
             }
         }
+        self.read_gone(fetch);
         self.decide_fetch(fetch);
+    }
+
+    fn read_gone(&mut self, fetch: u64) {
+        let Some(pending) = self.fetches.get_mut(&fetch) else { return };
+        for place in std::mem::take(&mut pending.gone) {
+            let group = self.fetches.get(&fetch).and_then(|pending| pending.slice.items.get(place)).map(|i| i.group);
+            if let Some(group) = group {
+                self.read_again(fetch, group);
+            }
+        }
     }
 
     pub(crate) fn decide_fetch(&mut self, fetch: u64) {

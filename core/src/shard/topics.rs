@@ -46,6 +46,10 @@ impl Shard {
         let Some(view) = self.snapshot.topic_by_id(&topic.id).cloned() else { return };
         for number in first..view.partitions.len() {
             self.add_partition(&view, number);
+            let placed = topic.partitions.get(number);
+            if let Some(placed) = placed.filter(|placed| placed.first_leader == self.node) {
+                self.driver.campaign(placed.group);
+            }
         }
     }
 
@@ -69,9 +73,6 @@ impl Shard {
         let name = partition_name(topic, number as i32);
         let made = Partition::new(name, partition.group, topic.config.clone(), files, &self.config);
         self.partitions.insert(partition.group, made);
-        if partition.replicas.first().is_some_and(|first| first.node == self.node) {
-            self.driver.campaign(partition.group);
-        }
         if &*topic.name == CONSUMER_OFFSETS {
             self.add_coordinator(partition.group, number as i32);
         }

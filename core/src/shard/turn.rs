@@ -189,6 +189,7 @@ impl Shard {
             let term = self.driver.term(group, index).unwrap_or_default();
             let start = LogStart { index, term, offset, base_offset: offset };
             let image = self.metadata_image();
+            self.hold_files(group);
             return self.driver.compact_to(group, start, image.into());
         }
         let start = match partition.files.drop_point(offset) {

@@ -38,6 +38,8 @@ pub struct WriteBehind {
     drops_by_turn: BTreeMap<TurnNumber, Vec<(GroupId, Drop)>>,
     /// Drops that may be done.
     drops: BTreeMap<GroupId, Drop>,
+    /// Partitions whose files begin anew once their log start is durable: not written until then.
+    resetting: BTreeSet<GroupId>,
     in_flight: usize,
     retry_at_ms: Option<u64>,
 }
@@ -96,6 +98,11 @@ impl Shard {
         self.write_behind.drops_by_turn.entry(turn).or_default().push((group, drop));
     }
 
+    /// The files of the group begin anew: what lies before the new log start is not written any more.
+    pub(crate) fn hold_files(&mut self, group: GroupId) {
+        self.write_behind.resetting.insert(group);
+    }
+
     /// Turns up to this one are durable.
     pub(crate) fn drops_durable(&mut self, turn: TurnNumber) {
         while let Some(entry) = self.write_behind.drops_by_turn.first_entry() {
@@ -150,7 +157,8 @@ impl Shard {
         if !self.partitions.contains_key(&group) {
             return self.write_behind.forget(group);
         }
-        if !self.may_start(group) || self.write_behind.drops.contains_key(&group) {
+        let dropping = self.write_behind.drops.contains_key(&group) || self.write_behind.resetting.contains(&group);
+        if !self.may_start(group) || dropping {
             return;
         }
         self.write_behind.urgent.remove(&group);
@@ -220,7 +228,9 @@ impl Shard {
         }
         let Some(partition) = self.partitions.get_mut(&group) else { return };
         let before = partition.files.written().index;
+        let dropped = matches!(done, FileDone::Dropped(_));
         match partition.files.finished(done) {
+            Ok(()) if dropped => return self.dropped(group),
             Ok(()) => {}
             Err(FilesError::NoSpace { .. }) => {
                 tracing::warn!(
@@ -237,6 +247,20 @@ impl Shard {
         if written > before {
             self.written(group, before, written);
         }
+    }
+
+    /// Segments are gone. After a reset the files go on with what the tail has.
+    fn dropped(&mut self, group: GroupId) {
+        if !self.write_behind.resetting.remove(&group) {
+            return;
+        }
+        let (Some(partition), Some(tail)) = (self.partitions.get_mut(&group), self.driver.tail(group)) else {
+            return;
+        };
+        let written = partition.files.written().index;
+        let rest = tail.entries(written.next().max(tail.first_index()), partition.applied.next(), u64::MAX);
+        partition.unwritten_bytes = rest.map(|entry| entry.data.len() as u64).sum();
+        self.write_behind.urgent.insert(group);
     }
 
     /// The files hold the log up to `written` now: the tail may let go of it.
