@@ -11,6 +11,11 @@ pub mod records;
 // --- shard WAL, disk, recovery (owner: walog)
 pub mod disk;
 pub mod frame;
+pub mod identity;
+pub mod lock;
+pub mod recovery;
+pub mod reshard;
+pub mod shard_wal;
 #[cfg(test)]
 pub(crate) mod test_batch;
 // --- partition files (owner: files)

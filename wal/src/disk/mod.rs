@@ -19,6 +19,8 @@ use std::sync::Arc;
 pub mod os;
 pub mod sim;
 mod sim_file;
+mod sim_names;
+pub mod uring;
 
 pub use os::OsDisk;
 pub use sim::SimDisk;

@@ -9,7 +9,7 @@
 //!
 //! Lock order: the disk's state before a file's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -18,6 +18,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::sim_file::{Inode, SimFile};
+use super::sim_names::{NameChange, Names};
 use super::{DirEntry, Disk, DiskFile, OpenMode};
 
 /// Which faults are injected, beside those that a test asks for by name. Probabilities are per call.
@@ -71,70 +72,6 @@ pub(super) enum Step {
     Read,
     Write,
     Sync,
-}
-
-/// One change of the name space that no `sync_dir` has covered yet.
-#[derive(Clone)]
-enum NameChange {
-    Put(PathBuf, Arc<Inode>),
-    MakeDir(PathBuf),
-    Remove(PathBuf),
-    Rename(PathBuf, PathBuf),
-}
-
-impl NameChange {
-    fn touches(&self, directory: &Path) -> bool {
-        match self {
-            Self::Put(path, _) | Self::MakeDir(path) | Self::Remove(path) => path.parent() == Some(directory),
-            Self::Rename(from, to) => from.parent() == Some(directory) || to.parent() == Some(directory),
-        }
-    }
-}
-
-#[derive(Clone, Default)]
-struct Names {
-    files: BTreeMap<PathBuf, Arc<Inode>>,
-    directories: BTreeSet<PathBuf>,
-}
-
-impl Names {
-    fn apply(&mut self, change: &NameChange) {
-        match change {
-            NameChange::Put(path, inode) => {
-                self.files.insert(path.clone(), Arc::clone(inode));
-            }
-            NameChange::MakeDir(path) => {
-                self.directories.insert(path.clone());
-            }
-            NameChange::Remove(path) => {
-                self.files.retain(|name, _| !name.starts_with(path));
-                self.directories.retain(|name| !name.starts_with(path));
-            }
-            NameChange::Rename(from, to) => self.rename(from, to),
-        }
-    }
-
-    fn rename(&mut self, from: &Path, to: &Path) {
-        let moved = |name: &Path| match name.strip_prefix(from) {
-            Ok(rest) if rest.as_os_str().is_empty() => Some(to.to_path_buf()),
-            Ok(rest) => Some(to.join(rest)),
-            Err(_) => None,
-        };
-        let names: Vec<_> = self.files.keys().filter(|name| name.starts_with(from)).cloned().collect();
-        for name in names {
-            let inode = self.files.remove(&name).expect("just listed");
-            self.files.insert(moved(&name).expect("starts with it"), inode);
-        }
-        let names: Vec<_> = self.directories.iter().filter(|name| name.starts_with(from)).cloned().collect();
-        for name in names {
-            self.directories.remove(&name);
-            self.directories.insert(moved(&name).expect("starts with it"));
-        }
-    }
-
-    fn has(&self, path: &Path) -> bool {
-        self.files.contains_key(path) || self.directories.contains(path)
-    }
 }
 
 pub(super) struct State {

@@ -4,9 +4,9 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::entry::{FlushPoint, GroupState, HardState, LogStart};
+use crate::entry::{EntryKind, FlushPoint, GroupState, HardState, LogStart};
 use crate::test_batch::batch;
-use crate::types::PeerId;
+use crate::types::{GroupId, KafkaOffset, PeerId, RaftIndex, Term};
 
 const IDENTITY: WalIdentity = WalIdentity { node: NodeId(7), directory: [9; 16], shard: ShardId(2) };
 

@@ -1,0 +1,172 @@
+//! Reads the turns of one segment and decides which are whole. No memory beyond one turn.
+
+use std::io;
+
+use zerocopy::IntoBytes;
+
+use crate::disk::DiskFile;
+use crate::frame::{
+    BLOCK, FIRST_TURN, FRAME_HEADER, FrameHeader, FrameInfo, FrameKind, TURN_HEADER, TurnHeader, TurnInfo,
+    WalIdentity,
+};
+use crate::types::{GroupId, TurnNumber, WalSeq};
+
+/// How much is read at once when looking for a later turn.
+const SEARCH_STEP: usize = 1 << 20;
+
+/// One frame of a turn that verified.
+pub(super) struct ScannedFrame<'a> {
+    pub(super) info: FrameInfo,
+    pub(super) payload: &'a [u8],
+    /// Position of its header in the segment.
+    pub(super) position: u64,
+}
+
+/// What stands at a position where a turn is expected.
+pub(super) enum Found {
+    /// A turn, all of it sound. Its frames are in the buffer.
+    Whole(TurnInfo),
+    /// A sound turn header; some frames are bad, and their groups are known when the frame headers are sound.
+    BadFrames(TurnInfo, Option<Vec<GroupId>>),
+    /// No turn header of this segment, or one of an older turn.
+    Nothing,
+    /// The disk cannot read it.
+    Unreadable(io::Error),
+}
+
+/// One segment, read turn by turn.
+pub(super) struct SegmentScan<'a> {
+    pub(super) file: &'a dyn DiskFile,
+    pub(super) seed: u32,
+    pub(super) sequence: WalSeq,
+    /// Bytes that may be read.
+    pub(super) limit: u64,
+    buffer: Vec<u8>,
+}
+
+impl<'a> SegmentScan<'a> {
+    pub(super) fn new(
+        file: &'a dyn DiskFile,
+        identity: &WalIdentity,
+        sequence: WalSeq,
+        limit: u64,
+    ) -> SegmentScan<'a> {
+        SegmentScan { file, seed: identity.seed(sequence), sequence, limit, buffer: Vec::new() }
+    }
+
+    /// What stands at `position`; only a turn after `last` counts.
+    pub(super) fn look(&mut self, position: u64, last: TurnNumber) -> Found {
+        let mut block = [0; TURN_HEADER];
+        if position + BLOCK as u64 > self.limit {
+            return Found::Nothing;
+        }
+        if let Err(error) = self.file.read_exact_at(&mut block, position) {
+            return Found::Unreadable(error);
+        }
+        let Some(turn) = TurnHeader::read(&block, self.seed, self.sequence) else { return Found::Nothing };
+        // The length was checked with the header, and is checked against the segment before anything is allocated.
+        if turn.turn <= last || position + turn.padded_len() > self.limit {
+            return Found::Nothing;
+        }
+        self.buffer.resize(turn.body_len as usize, 0);
+        if let Err(error) = self.file.read_exact_at(&mut self.buffer, position + TURN_HEADER as u64) {
+            return Found::Unreadable(error);
+        }
+        self.judge(turn)
+    }
+
+    fn judge(&self, turn: TurnInfo) -> Found {
+        let mut headers_crc = self.seed;
+        let mut bad = Vec::new();
+        let mut at = 0;
+        for _ in 0..turn.frames {
+            let Some((header, info, payload)) = self.frame_at(at) else {
+                return Found::BadFrames(turn, None);
+            };
+            headers_crc = crc32c::crc32c_append(headers_crc, header.as_bytes());
+            if !header.verifies(self.seed, &info, payload) {
+                bad.push(info.group);
+            }
+            at += FRAME_HEADER + payload.len();
+        }
+        if headers_crc != turn.frames_crc || at != self.buffer.len() {
+            return Found::BadFrames(turn, None);
+        }
+        if bad.is_empty() { Found::Whole(turn) } else { Found::BadFrames(turn, Some(bad)) }
+    }
+
+    fn frame_at(&self, at: usize) -> Option<(FrameHeader, FrameInfo, &[u8])> {
+        let bytes = self.buffer.get(at..)?;
+        let (header, info) = FrameHeader::read(bytes)?;
+        let payload = bytes.get(FRAME_HEADER..FRAME_HEADER.checked_add(info.len as usize)?)?;
+        Some((header, info, payload))
+    }
+
+    /// The sound frames of the turn that was just looked at, which stands at `position`.
+    pub(super) fn frames(&self, position: u64, turn: TurnInfo) -> impl Iterator<Item = ScannedFrame<'_>> {
+        let mut at = 0;
+        (0..turn.frames).filter_map(move |_| {
+            let (header, info, payload) = self.frame_at(at)?;
+            let frame_position = position + (TURN_HEADER + at) as u64;
+            at += FRAME_HEADER + payload.len();
+            header.verifies(self.seed, &info, payload).then_some(ScannedFrame {
+                info,
+                payload,
+                position: frame_position,
+            })
+        })
+    }
+
+    /// The first turn header at or after `from` that says that turns after `last` had been durable.
+    pub(super) fn later_turn(&self, from: u64, last: TurnNumber) -> io::Result<Option<u64>> {
+        let mut buffer = vec![0; SEARCH_STEP.min(usize::try_from(self.limit).unwrap_or(SEARCH_STEP))];
+        let mut at = from;
+        while at + BLOCK as u64 <= self.limit {
+            let whole = (self.limit - at).min(buffer.len() as u64) / BLOCK as u64 * BLOCK as u64;
+            let chunk = &mut buffer[..usize::try_from(whole).unwrap_or(BLOCK)];
+            self.file.read_exact_at(chunk, at)?;
+            for (number, block) in chunk.chunks_exact(BLOCK).enumerate() {
+                let turn = TurnHeader::read(block, self.seed, self.sequence);
+                if turn.is_some_and(|turn| turn.turn > last && turn.durable > last) {
+                    return Ok(Some(at + (number * BLOCK) as u64));
+                }
+            }
+            at += chunk.len() as u64;
+        }
+        Ok(None)
+    }
+
+    /// The payload of the first frame of the first turn, if that turn is whole and the frame is of this kind.
+    pub(super) fn first_frame(&mut self, kind: FrameKind) -> Option<(TurnInfo, Vec<u8>)> {
+        let Found::Whole(turn) = self.look(FIRST_TURN, TurnNumber(0)) else { return None };
+        let frame = self.frames(FIRST_TURN, turn).next()?;
+        (frame.info.kind == kind).then(|| (turn, frame.payload.to_vec()))
+    }
+
+    /// The newest turn that this segment's first two turns say was durable before them.
+    ///
+    /// Two, because the first one may be what a recovery wrote last before a crash, torn; then it has no second. Or it
+    /// was damaged later; then the second one tells.
+    pub(super) fn first_mark(&self) -> TurnNumber {
+        let first = self.header_at(FIRST_TURN);
+        let second = self.header_at(FIRST_TURN + first.map_or(BLOCK as u64, |turn| turn.padded_len()));
+        let mark = |turn: Option<TurnInfo>| turn.map_or(TurnNumber(0), |turn| turn.durable);
+        mark(first).max(mark(second))
+    }
+
+    fn header_at(&self, position: u64) -> Option<TurnInfo> {
+        let mut block = [0; TURN_HEADER];
+        if position + BLOCK as u64 > self.limit || self.file.read_exact_at(&mut block, position).is_err() {
+            return None;
+        }
+        TurnHeader::read(&block, self.seed, self.sequence)
+    }
+}
+
+/// The sequence of the turn after a header block that cannot be read, if that turn's header verifies.
+pub(super) fn claimed_sequence(file: &dyn DiskFile, identity: &WalIdentity) -> Option<WalSeq> {
+    let mut block = [0; TURN_HEADER];
+    file.read_exact_at(&mut block, FIRST_TURN).ok()?;
+    let sequence = TurnHeader::claimed_sequence(&block)?;
+    TurnHeader::read(&block, identity.seed(sequence), sequence).map(|_| sequence)
+}
