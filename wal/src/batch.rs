@@ -27,7 +27,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 pub use error::{BatchError, RecordError};
 pub(crate) use produce::store_crc;
 pub use produce::{
-    ProduceLimits, assign, check_crc, stamp_log_append_time, store_max_timestamp, validate_produced,
+    ProduceLimits, RECORD_ERRORS_MAX, assign, check_crc, stamp_log_append_time, store_max_timestamp,
+    validate_produced,
 };
 
 use crate::compress::Compression;

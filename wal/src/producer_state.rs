@@ -206,6 +206,9 @@ impl ProducerTable {
 
     /// Notes a batch that [`Self::check`] found new and raft has accepted at (`index`, `term`). `info` has its assigned
     /// base offset.
+    ///
+    /// # Panics
+    /// When something is in flight at `index` or above: a truncation or the loss of leadership was not told.
     pub fn propose(&mut self, info: &BatchInfo, index: RaftIndex, term: Term) {
         if !is_tracked(info) {
             return;
@@ -218,12 +221,17 @@ impl ProducerTable {
             index,
             term,
         });
-        let before = self.in_flight.insert(index, info.producer_id);
-        assert!(before.is_none(), "two batches proposed at index {index}");
+        if let Some((newest, _)) = self.in_flight.last_key_value() {
+            assert!(*newest < index, "proposed at index {index}, after one at {newest}");
+        }
+        self.in_flight.insert(index, info.producer_id);
     }
 
-    /// Takes a committed batch into the state. Called on every replica, in log order, also at replay and when the table
-    /// was filled from a snapshot. `wall_ms` is the time now; at replay that too, which only makes a producer live longer.
+    /// Takes a committed batch into the state. Called on every replica, in log order, also at replay. `wall_ms` is the
+    /// time now; at replay that too, which only makes a producer live longer.
+    ///
+    /// A batch at or below the producer's newest offset changes nothing: a replay may begin before the place that a
+    /// snapshot was taken at.
     pub fn apply(&mut self, info: &BatchInfo, index: RaftIndex, wall_ms: i64) {
         self.settle_in_flight(index);
         if !is_tracked(info) {
@@ -232,6 +240,11 @@ impl ProducerTable {
         self.applied_count += 1;
         let applied_at = self.applied_count;
         let producer = self.producer_mut(info.producer_id);
+        producer.applied_wall_ms = wall_ms;
+        producer.applied_at = applied_at;
+        if producer.batches.back().is_some_and(|newest| info.base_offset <= newest.base_offset) {
+            return;
+        }
         producer.push_applied(
             info.producer_epoch,
             AppliedBatch {
@@ -241,8 +254,6 @@ impl ProducerTable {
                 timestamp: info.max_timestamp,
             },
         );
-        producer.applied_wall_ms = wall_ms;
-        producer.applied_at = applied_at;
     }
 
     /// Forgets every batch in flight: leadership is lost.

@@ -9,7 +9,7 @@
 //!
 //! Invariants: a record is yielded only when it has been parsed to its last header and fills its length exactly, so a
 //! [`Record`]'s headers iterate without errors; nothing is allocated but the decompressed payload, within
-//! [`DecompressCaps`](crate::compress::DecompressCaps).
+//! [`DecompressCaps`].
 
 mod builder;
 mod recompress;

@@ -96,7 +96,7 @@ pub enum BatchError {
     /// Well-formed records that this topic refuses. INVALID_RECORD (87), with the list.
     #[error("{} of the batch's records are refused, first: {}", errors.len(), first(errors))]
     RefusedRecords {
-        /// The first [`super::produce::RECORD_ERRORS_MAX`] of them.
+        /// The first [`RECORD_ERRORS_MAX`](super::RECORD_ERRORS_MAX) of them.
         errors: Vec<RecordError>,
     },
     /// Timestamps outside the topic's bounds, or set by the producer to LogAppendTime. INVALID_TIMESTAMP (32), with the
@@ -105,7 +105,7 @@ pub enum BatchError {
     InvalidTimestamp {
         /// What is wrong, of the first.
         reason: String,
-        /// The first [`super::produce::RECORD_ERRORS_MAX`] of the refused records.
+        /// The first [`RECORD_ERRORS_MAX`](super::RECORD_ERRORS_MAX) of the refused records.
         errors: Vec<RecordError>,
     },
 }

@@ -214,26 +214,39 @@ fn a_snapshot_keeps_all_five_batches() {
     assert_eq!(read.encode_snapshot(), bytes);
 }
 
-/// One producer as Kafka 4.3.1 itself wrote it (`ProducerStateManager`, one batch of two records).
+/// A file that Kafka 4.3.1's `ProducerStateManager` wrote: producer 4242, epoch 3, one batch of two records at offset 100
+/// with the sequence numbers 7 and 8.
 #[test]
 fn a_snapshot_of_kafka_is_read() {
-    let mut bytes = Vec::new();
-    bytes.extend_from_slice(&1i16.to_be_bytes());
-    bytes.extend_from_slice(&[0; 4]);
-    bytes.extend_from_slice(&1i32.to_be_bytes());
-    bytes.extend_from_slice(&4242i64.to_be_bytes());
-    bytes.extend_from_slice(&3i16.to_be_bytes());
-    bytes.extend_from_slice(&8i32.to_be_bytes());
-    bytes.extend_from_slice(&101i64.to_be_bytes());
-    bytes.extend_from_slice(&1i32.to_be_bytes());
-    bytes.extend_from_slice(&1000i64.to_be_bytes());
-    bytes.extend_from_slice(&(-1i32).to_be_bytes());
-    bytes.extend_from_slice(&(-1i64).to_be_bytes());
-    let crc = crc32c::crc32c(&bytes[6..]);
-    bytes[2..6].copy_from_slice(&crc.to_be_bytes());
+    let hex = "0001151f6b740000000100000000000010920003000000080000000000000065000000010000000000\
+               0003e8ffffffffffffffffffffffff";
+    let bytes: Vec<u8> =
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();
     let read = ProducerTable::decode_snapshot(&bytes, ProducerLimits::default(), 0).unwrap();
     assert_eq!(read.check(&batch(4242, 3, 7, 2, 0)), duplicate(100));
+    assert_eq!(read.check(&batch(4242, 3, 9, 1, 0)), ProducerCheck::New);
     assert_eq!(read.encode_snapshot(), bytes);
+}
+
+#[test]
+fn a_replay_may_begin_before_the_snapshot() {
+    let whole = table_with(9);
+    let bytes = table_with(7).encode_snapshot();
+    let mut read = ProducerTable::decode_snapshot(&bytes, ProducerLimits::default(), 0).unwrap();
+    for number in 3..9 {
+        let offset = i64::from(number);
+        read.apply(&batch(7, 0, number, 1, offset), RaftIndex(offset as u64 + 1), 1000);
+    }
+    assert_eq!(read.encode_snapshot(), whole.encode_snapshot());
+    assert_eq!(read.check(&batch(7, 0, 9, 1, 9)), ProducerCheck::New);
+}
+
+#[test]
+#[should_panic(expected = "proposed at index 5, after one at 5")]
+fn a_truncation_that_was_not_told_is_noticed() {
+    let mut table = table();
+    table.propose(&batch(1, 0, 0, 1, 0), RaftIndex(5), TERM);
+    table.propose(&batch(2, 0, 0, 1, 0), RaftIndex(5), TERM);
 }
 
 #[test]
