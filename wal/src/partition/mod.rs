@@ -27,7 +27,7 @@
 //!
 //! Measured (2 cores, Linux 6.18, ext4, release build, shared with other builds; `tests/large.rs` repeats it): 4.3 GB of 16 KB batches
 //! in the page cache are walked, checked against their checksums and handed out in 0.39 s, 0.09 s a GB; a partition of that
-//! size opens in 0.3 ms, one of 10,000 segments in 0.28 s.
+//! size opens in 0.3 ms, one of 10,000 segments in 0.28 s; an append job of one batch of 4 KB takes 22 µs.
 
 mod append;
 mod cache;
