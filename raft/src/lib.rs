@@ -18,6 +18,13 @@
 //! - all committed entries are applied before the first tick after a start [10];
 //! - the same calls with the same seed give the same outputs [15]: no clock, no thread's generator, no order of a hash map;
 //! - no message of a peer stops the process.
+//!
+//! Groups with other members always tick: letting quiet ones rest [16] needs the liveness of the links between nodes, which
+//! belongs to the peer transport.
+//!
+//! Measured (`examples/proposals.rs`, one core of a busy 2-core machine, 331-byte batches, from `propose` to committed): 0.20 to
+//! 0.28 µs a proposal in one group with 16 to 1,024 of them a turn, 1.1 µs with one a turn; 1.4 to 1.7 µs spread over 1,000
+//! groups. An idle group of one keeps about 1.6 KB.
 
 // Messages and entries are protobuf structs with fields of the generator's own: they are made empty and filled in.
 #![allow(clippy::field_reassign_with_default)]
