@@ -22,9 +22,9 @@
 //! Groups with other members always tick: letting quiet ones rest [16] needs the liveness of the links between nodes, which
 //! belongs to the peer transport.
 //!
-//! Measured (`examples/proposals.rs`, one core of a busy 2-core machine, 331-byte batches, from `propose` to committed): 0.20 to
-//! 0.28 µs a proposal in one group with 16 to 1,024 of them a turn, 1.1 µs with one a turn; 1.4 to 1.7 µs spread over 1,000
-//! groups. An idle group of one keeps about 1.6 KB.
+//! Measured (`examples/proposals.rs`, wall clock on a 2-core machine that was also compiling, 331-byte batches, from `propose` to
+//! committed, range over three runs): 0.20 to 0.61 µs a proposal in one group with 16 to 1,024 of them a turn, 1.1 to 2.2 µs with
+//! one a turn; 1.4 to 3.5 µs spread over 1,000 groups, mostly cache misses. An idle group of one keeps about 1.6 KB.
 
 // Messages and entries are protobuf structs with fields of the generator's own: they are made empty and filled in.
 #![allow(clippy::field_reassign_with_default)]
