@@ -63,6 +63,9 @@ pub(crate) struct Group {
     snapshots_waiting: Vec<u64>,
     seed: u64,
     draws: u64,
+    /// The draw that `election_timeout` belongs to.
+    drawn: Option<u64>,
+    election_timeout: usize,
     role: (u64, StateRole, u64),
     election_ticks: usize,
     size_per_message_max: usize,
@@ -100,6 +103,8 @@ impl Group {
             snapshots_waiting: Vec::new(),
             seed: config.seed,
             draws: 0,
+            drawn: None,
+            election_timeout: 0,
             election_ticks: config.election_ticks,
             size_per_message_max: usize::try_from(config.size_per_message_bytes_max).unwrap_or(usize::MAX),
             uncommitted_bytes_max: usize::try_from(config.uncommitted_bytes_max).unwrap_or(usize::MAX),
@@ -355,6 +360,14 @@ impl Group {
         }
     }
 
+    /// The election timeout of this draw, in ticks: a function of seed, group, replica and the number of draws alone.
+    fn draw_election_timeout(&self) -> usize {
+        let noise =
+            mix(self.seed ^ mix(self.id.0) ^ mix(self.peer.0 << 32) ^ mix(self.draws.rotate_left(17)));
+        let spread = noise % self.election_ticks as u64;
+        self.election_ticks + usize::try_from(spread).expect("below the election ticks")
+    }
+
     /// Puts the election timeout back to a value drawn from the shard's seed: raft-rs draws from the thread's generator at
     /// each reset (SAFETY.md, rule 15). A new value is drawn when the role has changed or the timer has fired.
     pub(crate) fn settle(&mut self) {
@@ -364,11 +377,11 @@ impl Group {
             self.role = role;
             self.draws += 1;
         }
-        let noise =
-            mix(self.seed ^ mix(self.id.0) ^ mix(self.peer.0 << 32) ^ mix(self.draws.rotate_left(17)));
-        let spread = noise % self.election_ticks as u64;
-        let timeout = self.election_ticks + usize::try_from(spread).expect("below the election ticks");
-        self.node.raft.set_randomized_election_timeout(timeout);
+        if self.drawn != Some(self.draws) {
+            self.drawn = Some(self.draws);
+            self.election_timeout = self.draw_election_timeout();
+        }
+        self.node.raft.set_randomized_election_timeout(self.election_timeout);
     }
 }
 

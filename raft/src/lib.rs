@@ -13,11 +13,18 @@
 //! Invariants (numbers of SAFETY.md in brackets):
 //! - nothing is proposed but by a leader that has applied an entry of its own term [11]; a proposal keeps its index and term [12];
 //! - offsets are dense: a batch is appended at the end of the log, uncommitted tail included, or not at all;
-//! - a promise (vote, acknowledgement) leaves after the turn that holds it is durable; commit needs this node's disk too [10];
+//! - a promise (vote, acknowledgement) leaves after the turn that holds it is durable; entries are handed out once this disk has them too [10];
 //! - configuration changes count as applied once they are durable [10];
 //! - all committed entries are applied before the first tick after a start [10];
 //! - the same calls with the same seed give the same outputs [15]: no clock, no thread's generator, no order of a hash map;
 //! - no message of a peer stops the process.
+//!
+//! Groups with other members always tick: letting quiet ones rest [16] needs the liveness of the links between nodes, which
+//! belongs to the peer transport.
+//!
+//! Measured (`examples/proposals.rs`, wall clock on a 2-core machine that was also compiling, 331-byte batches, from `propose` to
+//! committed, range over three runs): 0.20 to 0.61 µs a proposal in one group with 16 to 1,024 of them a turn, 1.1 to 2.2 µs with
+//! one a turn; 1.4 to 3.5 µs spread over 1,000 groups. An idle group of one keeps about 1.6 KB.
 
 // Messages and entries are protobuf structs with fields of the generator's own: they are made empty and filled in.
 #![allow(clippy::field_reassign_with_default)]
