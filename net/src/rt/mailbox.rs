@@ -20,6 +20,9 @@
 //! not sleep; if the receiver's comes first, the sender sees `asleep` and rings. Both may happen: then a count is left
 //! in the eventfd, the next read returns at once, and the receiver finds an empty queue: harmless.
 //! Of several senders one alone rings, the one whose swap turns the flag from true to false.
+//!
+//! Measured (`tests/mailbox_soak.rs`, debug build, 2 cores): 2 million round trips, the worst 4.2 ms; with every core taken by
+//! other work the worst follows the lateness of the shard's own timer (156 and 151 ms), so it is the scheduler's.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
