@@ -73,8 +73,16 @@ impl Shard {
             empty_so_far &= outcome.records.is_empty();
             outcomes.push(outcome);
         }
-        let pending =
-            PendingFetch { call, slice, outcomes, reads: 0, deadline_ms, registered: false, now: false, gone: Vec::new() };
+        let pending = PendingFetch {
+            call,
+            slice,
+            outcomes,
+            reads: 0,
+            deadline_ms,
+            registered: false,
+            now: false,
+            gone: Vec::new(),
+        };
         self.fetches.insert(number, pending);
         for (place, group, from, below, max_bytes, at_least_one) in reads {
             self.start_read(number, place, group, from, below, max_bytes, at_least_one);
@@ -152,7 +160,8 @@ impl Shard {
     fn read_gone(&mut self, fetch: u64) {
         let Some(pending) = self.fetches.get_mut(&fetch) else { return };
         for place in std::mem::take(&mut pending.gone) {
-            let group = self.fetches.get(&fetch).and_then(|pending| pending.slice.items.get(place)).map(|i| i.group);
+            let group =
+                self.fetches.get(&fetch).and_then(|pending| pending.slice.items.get(place)).map(|i| i.group);
             if let Some(group) = group {
                 self.read_again(fetch, group);
             }

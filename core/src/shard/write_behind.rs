@@ -157,7 +157,8 @@ impl Shard {
         if !self.partitions.contains_key(&group) {
             return self.write_behind.forget(group);
         }
-        let dropping = self.write_behind.drops.contains_key(&group) || self.write_behind.resetting.contains(&group);
+        let dropping =
+            self.write_behind.drops.contains_key(&group) || self.write_behind.resetting.contains(&group);
         if !self.may_start(group) || dropping {
             return;
         }
