@@ -200,7 +200,7 @@ impl PartitionLog {
     /// Lets go of descriptors and mappings, which the next read makes again: after a start has read the files through, so
     /// that a gigabyte of log does not count as the process's memory.
     pub fn unmap(&self) {
-        self.segments.iter().for_each(|segment| self.store.cache.forget(&segment.files));
+        self.segments.iter().for_each(|segment| self.store.cache.let_go(&segment.files));
     }
 
     /// How many segments there are.
