@@ -5,6 +5,8 @@ pub mod handlers;
 pub mod metadata;
 // --- group coordinator (owner: group)
 pub mod coordinator;
+// --- metrics, health and status over HTTP (owner: admin)
+pub mod admin;
 // --- shards, partitions, produce and fetch (owner: lead)
 pub mod metrics;
 pub mod node;
