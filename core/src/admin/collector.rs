@@ -147,7 +147,9 @@ mod tests {
         families.counter("a_total", "Counts.").set(vec![], 7u64);
         families.gauge("empty", "Nothing.");
         families.gauge("g", "Has.").set(vec![("x", "q\"\\\n".into())], -2).set_float(vec![], 0.5);
-        families.histogram("h_seconds", "Took.").set_latency(vec![("api", "Fetch".into())], [&latency, &latency]);
+        families
+            .histogram("h_seconds", "Took.")
+            .set_latency(vec![("api", "Fetch".into())], [&latency, &latency]);
         let text = families.encode().unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[..3], ["# HELP a_total Counts.", "# TYPE a_total counter", "a_total 7"]);

@@ -30,7 +30,8 @@ impl Verdict {
 
     fn json(&self, what: &str) -> Value {
         let degraded = self.degraded.iter().take(DEGRADED_NAMED_MAX);
-        let degraded = degraded.map(|(partition, reason)| json!({ "partition": partition, "reason": reason }));
+        let degraded =
+            degraded.map(|(partition, reason)| json!({ "partition": partition, "reason": reason }));
         json!({
             "status": if self.holds() { "ok" } else { "failing" },
             what: self.holds(),
@@ -98,7 +99,9 @@ fn readiness(state: &State, answers: Option<&Answers>) -> Verdict {
     verdict.degraded = damaged(&snapshot, answers);
     let count = verdict.degraded.len();
     if count > 0 {
-        verdict.reasons.push(format!("{count} damaged partitions are offline; the log says how each is mended"));
+        verdict
+            .reasons
+            .push(format!("{count} damaged partitions are offline; the log says how each is mended"));
     }
     verdict
 }

@@ -100,8 +100,10 @@ impl Drop for Place {
 fn accept_all(listener: &BoundListener, stop: &Stop, handler: &Handler) {
     let open = Arc::new(AtomicUsize::new(0));
     while !stop.asked.load(Ordering::Acquire) {
-        let mut polled =
-            [PollFd::new(&stop.bell, PollFlags::IN), PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)];
+        let mut polled = [
+            PollFd::new(&stop.bell, PollFlags::IN),
+            PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN),
+        ];
         if poll(&mut polled, None).is_err() || polled[1].revents().is_empty() {
             continue;
         }

@@ -29,7 +29,9 @@ impl Process {
             resident_bytes: field(&status, "VmRSS:").map(|kibibytes| kibibytes * 1024),
             cpu_seconds: Some(clock::process_cpu_ns() as f64 / 1e9),
             // The directory that is being read is one of them.
-            open_files: fs::read_dir("/proc/self/fd").ok().map(|files| files.count().saturating_sub(1) as u64),
+            open_files: fs::read_dir("/proc/self/fd")
+                .ok()
+                .map(|files| files.count().saturating_sub(1) as u64),
             open_files_max: limit.current,
             threads: field(&status, "Threads:"),
         }

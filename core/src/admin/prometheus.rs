@@ -51,7 +51,10 @@ pub(super) fn metrics(state: &State, view: &NodeView) -> Response {
     let partitions_left_out = partitions(&mut families, &answers);
     let (groups_left_out, offsets_left_out) = groups(&mut families, view, &answers);
     families
-        .gauge("chronik_metrics_left_out", "Things without series of their own because there are too many, by kind.")
+        .gauge(
+            "chronik_metrics_left_out",
+            "Things without series of their own because there are too many, by kind.",
+        )
         .set(label("kind", "partition"), partitions_left_out)
         .set(label("kind", "group"), groups_left_out)
         .set(label("kind", "committed_offset"), offsets_left_out);
@@ -99,10 +102,17 @@ fn node(families: &mut Families, state: &State, view: &NodeView) {
     }
 }
 
-/// One sample a shard, from its counters.
-fn by_shard(families: &mut Families, view: &NodeView, value: impl Fn(&ShardMetrics) -> f64) {
+/// One sample a shard, from a counter.
+fn by_shard(families: &mut Families, view: &NodeView, counter: impl Fn(&ShardMetrics) -> &Counter) {
     for (number, metrics) in view.metrics.iter().enumerate() {
-        families.set_float(label("shard", number), value(metrics));
+        families.set(label("shard", number), counter(metrics).get());
+    }
+}
+
+/// One sample a shard in seconds, from a counter of microseconds.
+fn seconds_by_shard(families: &mut Families, view: &NodeView, counter: impl Fn(&ShardMetrics) -> &Counter) {
+    for (number, metrics) in view.metrics.iter().enumerate() {
+        families.set_float(label("shard", number), counter(metrics).get() as f64 / 1e6);
     }
 }
 
@@ -121,14 +131,25 @@ fn shards(families: &mut Families, view: &NodeView, answers: &Answers) {
     for shard in &answers.silent {
         families.set(label("shard", shard.0), 0);
     }
-    let seconds = |micros: u64| micros as f64 / 1e6;
-    families.counter("chronik_shard_busy_seconds_total", "Processor time of the shard's thread; 1 a second is a full core.");
-    by_shard(families, view, |metrics| seconds(metrics.busy_us.get()));
-    families.counter("chronik_shard_safety_wakes_total", "Wake-ups that only the safety timer brought; they should stay rare.");
-    by_shard(families, view, |metrics| metrics.safety_wakes.get() as f64);
-    families.gauge("chronik_shard_timer_late_seconds_max", "How late the shard's timer was at worst since the start.");
-    by_shard(families, view, |metrics| seconds(metrics.safety_late_us.get()));
-    families.gauge("chronik_tail_bytes", "Bytes of log entries in memory: not yet in files, or cached for consumers.");
+    families.counter(
+        "chronik_shard_busy_seconds_total",
+        "Processor time of the shard's thread; 1 a second is a full core.",
+    );
+    seconds_by_shard(families, view, |metrics| &metrics.busy_us);
+    families.counter(
+        "chronik_shard_safety_wakes_total",
+        "Wake-ups that only the safety timer brought; they should stay rare.",
+    );
+    by_shard(families, view, |metrics| &metrics.safety_wakes);
+    families.gauge(
+        "chronik_shard_timer_late_seconds_max",
+        "How late the shard's timer was at worst since the start.",
+    );
+    seconds_by_shard(families, view, |metrics| &metrics.safety_late_us);
+    families.gauge(
+        "chronik_tail_bytes",
+        "Bytes of log entries in memory: not yet in files, or cached for consumers.",
+    );
     by_answer(families, answers, |totals| totals.tail_bytes);
     families.gauge("chronik_produce_waiting", "Produce slices whose batches are on their way to the disks.");
     by_answer(families, answers, |totals| totals.produces as u64);
@@ -146,7 +167,7 @@ fn wal(families: &mut Families, view: &NodeView, answers: &Answers) {
         families.set_latency(label("shard", number), [&metrics.wal_sync]);
     }
     families.counter("chronik_wal_written_bytes_total", "Bytes written to the WAL, padding included.");
-    by_shard(families, view, |metrics| metrics.wal_bytes.get() as f64);
+    by_shard(families, view, |metrics| &metrics.wal_bytes);
     families.gauge("chronik_wal_used_bytes", "Bytes of the WAL that a restart would read.");
     by_answer(families, answers, |totals| totals.wal_used_bytes);
     families.gauge("chronik_wal_pending_bytes", "Bytes that wait for the next write of the WAL.");
@@ -159,7 +180,10 @@ fn requests(families: &mut Families, view: &NodeView) {
     };
     let count = |api: ApiKey| of(api).flat_map(|metrics| metrics.latency.counts()).sum::<u64>();
     let apis = || SUPPORTED.iter().map(|range| range.api);
-    families.histogram("chronik_request_seconds", "From a whole request in memory to its response ready, by API.");
+    families.histogram(
+        "chronik_request_seconds",
+        "From a whole request in memory to its response ready, by API.",
+    );
     for api in apis().filter(|api| ALWAYS_TIMED.contains(api) || count(*api) > 0) {
         families.set_latency(label("api", api.name()), of(api).map(|metrics| &metrics.latency));
     }
@@ -179,8 +203,12 @@ fn traffic(families: &mut Families, view: &NodeView) {
         ("chronik_record_bytes_in_total", "Bytes of record batches taken in.", |m| &m.bytes_in),
         ("chronik_records_in_total", "Records taken in.", |m| &m.records_in),
         ("chronik_record_bytes_out_total", "Bytes of record batches handed out.", |m| &m.bytes_out),
-        ("chronik_produce_failed_total", "Partitions of produce requests that were refused.", |m| &m.produce_failed),
-        ("chronik_fetch_failed_total", "Partitions of fetch requests that were refused.", |m| &m.fetch_failed),
+        ("chronik_produce_failed_total", "Partitions of produce requests that were refused.", |m| {
+            &m.produce_failed
+        }),
+        ("chronik_fetch_failed_total", "Partitions of fetch requests that were refused.", |m| {
+            &m.fetch_failed
+        }),
     ];
     for (name, help, counter) in counters {
         families.counter(name, help).set(vec![], sum(view, counter));
@@ -206,31 +234,50 @@ fn cluster(families: &mut Families, view: &NodeView, answers: &Answers) {
     let snapshot = view.snapshot.load();
     let is_controller = snapshot.controller == Some(view.node);
     families
-        .gauge("chronik_active_controller", "1 on the node that leads the metadata group; the cluster's sum must be 1.")
+        .gauge(
+            "chronik_active_controller",
+            "1 on the node that leads the metadata group; the cluster's sum must be 1.",
+        )
         .set(vec![], i64::from(is_controller));
     families.gauge("chronik_brokers", "Brokers that are registered.").set(vec![], snapshot.brokers.len());
-    families.gauge("chronik_topics", "Topics of the cluster, internal ones included.").set(vec![], snapshot.topics.len());
-    let all = |figure: fn(&Totals) -> usize| answers.reports.iter().map(|report| figure(&report.totals)).sum::<usize>();
+    families
+        .gauge("chronik_topics", "Topics of the cluster, internal ones included.")
+        .set(vec![], snapshot.topics.len());
+    let all = |figure: fn(&Totals) -> usize| {
+        answers.reports.iter().map(|report| figure(&report.totals)).sum::<usize>()
+    };
     let gauges: [(&'static str, &'static str, fn(&Totals) -> usize); 6] = [
         ("chronik_partitions", "Partition replicas on this node.", |t| t.partitions),
         ("chronik_leaders", "Partitions led by this node.", |t| t.leaders),
-        ("chronik_offline_partitions", "Replicas here without a leader, damaged ones included.", |t| t.offline),
-        ("chronik_under_replicated_partitions", "Partitions led here that lack a replica in sync.", |t| t.under_replicated),
-        ("chronik_under_min_isr_partitions", "Partitions led here below min.insync.replicas.", |t| t.under_min_isr),
-        ("chronik_coordinators_loading", "Group coordinators that still read their log.", |t| t.coordinators_loading),
+        ("chronik_offline_partitions", "Replicas here without a leader, damaged ones included.", |t| {
+            t.offline
+        }),
+        ("chronik_under_replicated_partitions", "Partitions led here that lack a replica in sync.", |t| {
+            t.under_replicated
+        }),
+        ("chronik_under_min_isr_partitions", "Partitions led here below min.insync.replicas.", |t| {
+            t.under_min_isr
+        }),
+        ("chronik_coordinators_loading", "Group coordinators that still read their log.", |t| {
+            t.coordinators_loading
+        }),
     ];
     for (name, help, figure) in gauges {
         families.gauge(name, help).set(vec![], all(figure));
     }
     let damaged: usize = answers.reports.iter().map(|report| report.damaged.len()).sum();
     families
-        .gauge("chronik_damaged_partitions", "Replicas here whose log has lost something; /health names them.")
+        .gauge(
+            "chronik_damaged_partitions",
+            "Replicas here whose log has lost something; /health names them.",
+        )
         .set(vec![], damaged);
 }
 
 /// Series of partitions. Gives how many have none.
 fn partitions(families: &mut Families, answers: &Answers) -> usize {
-    let mut rows: Vec<&PartitionReport> = answers.reports.iter().flat_map(|report| &report.partitions).collect();
+    let mut rows: Vec<&PartitionReport> =
+        answers.reports.iter().flat_map(|report| &report.partitions).collect();
     let all: usize = answers.reports.iter().map(|report| report.high_watermarks.len()).sum();
     rows.sort_unstable_by_key(|row| row.group);
     rows.truncate(PARTITIONS_MAX);

@@ -36,9 +36,7 @@ pub(super) fn status(state: &State, view: &NodeView) -> Response {
     let answers = inspect(view, &ReportScope::default());
     let snapshot = view.snapshot.load();
     let partition_count: usize = snapshot.topics.iter().map(|(_, topic)| topic.partitions.len()).sum();
-    let listener = |(name, address): &(String, std::net::SocketAddr)| {
-        json!({ "name": name, "address": address.to_string() })
-    };
+    let listener = |(name, address): &(String, std::net::SocketAddr)| json!({ "name": name, "address": address.to_string() });
     let damaged = health::damaged(&snapshot, &answers).into_iter();
     let damaged = damaged.map(|(partition, reason)| json!({ "partition": partition, "reason": reason }));
     let body = json!({
@@ -122,12 +120,15 @@ pub(super) fn partitions(view: &NodeView, get: &Get) -> Response {
     let (limit, after) = match (limit(get), after.transpose()) {
         (Ok(limit), Ok(after)) => (limit, after),
         (Err(refusal), _) => return refusal,
-        (_, Err(_)) => return Response::error(400, "after must be the group number that the last page ended with"),
+        (_, Err(_)) => {
+            return Response::error(400, "after must be the group number that the last page ended with");
+        }
     };
     // One more than wanted tells whether there is a next page.
     let page = PartitionPage { after, limit: limit + 1 };
     let answers = inspect(view, &ReportScope { partitions: Some(page), groups: None });
-    let mut rows: Vec<&PartitionReport> = answers.reports.iter().flat_map(|report| &report.partitions).collect();
+    let mut rows: Vec<&PartitionReport> =
+        answers.reports.iter().flat_map(|report| &report.partitions).collect();
     rows.sort_unstable_by_key(|row| row.group);
     let more = rows.len() > limit;
     rows.truncate(limit);

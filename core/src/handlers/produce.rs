@@ -168,12 +168,7 @@ fn refused_count(response: &ProduceResponse) -> u64 {
     partitions.filter(|partition| partition.error != ErrorCode::None).count() as u64
 }
 
-fn refuse_all(
-    broker: &Broker,
-    header: RequestHeader,
-    request: &ProduceRequest,
-    error: ErrorCode,
-) -> Later {
+fn refuse_all(broker: &Broker, header: RequestHeader, request: &ProduceRequest, error: ErrorCode) -> Later {
     let refused = |topic: &ProduceTopic| ProduceTopicResponse {
         topic: topic.topic.clone(),
         partitions: topic

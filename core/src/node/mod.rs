@@ -89,8 +89,7 @@ fn serve(config: &ServerConfig, opened: Opened) -> Result<(), StartError> {
     };
     let named = |listener: &BoundListener| (listener.name().to_owned(), listener.address());
     let bound: Vec<(String, SocketAddr)> = listeners.iter().map(named).collect();
-    let addresses: Vec<String> =
-        bound.iter().map(|(name, address)| format!("{name}://{address}")).collect();
+    let addresses: Vec<String> = bound.iter().map(|(name, address)| format!("{name}://{address}")).collect();
     let mut acceptor = Acceptor::start(listeners, sockets, limits).map_err(StartError::Acceptor)?;
     let (stop_sender, stop) = mpsc::channel();
     let signals = signal::listen(move |name| {
