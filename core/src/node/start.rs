@@ -23,6 +23,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use uuid::Uuid;
 
+use crate::admin::AdminEndpoint;
 use crate::config::server::{Listener, ServerConfig};
 use crate::metadata::command::Endpoint;
 use crate::metadata::snapshot::{Snapshot, SnapshotBuilder};
@@ -35,6 +36,9 @@ use crate::shard::topics::{identity as partition_identity, metadata_identity};
 
 /// Files and mappings of partitions that are open at once.
 const OPEN_FILES_MAX: usize = 4_096;
+
+/// How the admin port is called in what is said of it.
+const ADMIN_LISTENER: &str = "admin";
 
 /// Why a node does not start. Each is one line with the remedy in it.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +70,8 @@ pub enum StartError {
     ShardEnded,
     #[error("cannot make a mailbox: {0}; raise the limit of open files (ulimit -n)")]
     Mailbox(io::Error),
+    #[error("cannot start the admin endpoint: {0}")]
+    Admin(io::Error),
     #[error("cannot start the acceptor: {0}")]
     Acceptor(io::Error),
     #[error("cannot listen to signals: {0}")]
@@ -100,6 +106,8 @@ pub struct Opened {
     pub shards: Vec<ShardStart>,
     /// Its ports, bound.
     pub listeners: Vec<BoundListener>,
+    /// Its admin endpoint, which answers already.
+    pub admin: AdminEndpoint,
     /// Its disk.
     pub disk: Arc<dyn Disk>,
     /// Held as long as the node runs.
@@ -120,6 +128,7 @@ pub fn open(config: &ServerConfig) -> Result<Opened, StartError> {
     let lock = DirectoryLock::acquire(&config.data_dir)?;
     preflight::check_data_directory(&config.data_dir)?;
     let listeners = bind_all(config)?;
+    let admin = open_admin(config)?;
     let disk: Arc<dyn Disk> = Arc::new(OsDisk);
     let identity = open_identity(config, &*disk)?;
     let own = own_registration(config, &identity, &listeners);
@@ -147,7 +156,7 @@ pub fn open(config: &ServerConfig) -> Result<Opened, StartError> {
         metadata: metadata.take(),
     });
     let shards = shards.collect();
-    Ok(Opened { identity, snapshot, shards, listeners, disk, lock, metrics })
+    Ok(Opened { identity, snapshot, shards, listeners, admin, disk, lock, metrics })
 }
 
 /// Reads the identity of the data directory, or mints one; a change of the shard count is carried out here.
@@ -194,6 +203,15 @@ fn bind_all(config: &ServerConfig) -> Result<Vec<BoundListener>, StartError> {
         Ok(acceptor::bind(&ListenerConfig { name: name.clone(), address })?)
     };
     config.listeners.iter().map(bind).collect()
+}
+
+/// The admin endpoint answers from here on: who watches a long recovery is told that the node lives.
+fn open_admin(config: &ServerConfig) -> Result<AdminEndpoint, StartError> {
+    let address = resolve(ADMIN_LISTENER, &config.admin)?;
+    let listener = acceptor::bind(&ListenerConfig { name: ADMIN_LISTENER.to_owned(), address })?;
+    let admin = AdminEndpoint::start(listener).map_err(StartError::Admin)?;
+    tracing::info!(address = %admin.address(), "admin endpoint listens");
+    Ok(admin)
 }
 
 /// The first address of a host.

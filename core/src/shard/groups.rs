@@ -24,9 +24,11 @@ use rand::{RngCore, SeedableRng};
 use uuid::Uuid;
 
 use super::message::{Call, Reply};
+use super::report::GroupPage;
 use super::{Job, JobOwner, Shard, Timer};
 use crate::config::broker::BrokerConfig;
 use crate::coordinator::records::Record;
+use crate::coordinator::report::GroupReport;
 use crate::coordinator::{
     Action, AppendError, AppendToken, CallId, GroupConfig, GroupCoordinator, GroupRequest, GroupResponse,
 };
@@ -99,9 +101,30 @@ pub struct Coordinators {
 }
 
 impl Coordinators {
-    /// Committed offsets of every group, for metrics: group, topic, partition, offset.
-    pub fn committed_offsets(&self) -> impl Iterator<Item = (&str, &str, i32, i64)> {
-        self.hosts.values().flat_map(|host| host.coordinator.committed_offsets())
+    /// A page of the groups of every coordinator that answers, in no order across coordinators.
+    pub(super) fn reports(&self, page: &GroupPage) -> Vec<GroupReport> {
+        let mut reports = Vec::new();
+        let mut offsets_room = page.offsets_max;
+        for host in self.hosts.values().filter(|host| host.coordinator.is_active()) {
+            let found = host.coordinator.reports(page.after.as_deref(), page.limit, offsets_room);
+            offsets_room -= found.iter().map(|group| group.offsets.len()).sum::<usize>();
+            reports.extend(found);
+        }
+        reports
+    }
+
+    /// Groups by state.
+    pub(super) fn group_counts(&self) -> BTreeMap<&'static str, usize> {
+        let mut counts = BTreeMap::new();
+        for (state, count) in self.hosts.values().flat_map(|host| host.coordinator.group_counts()) {
+            *counts.entry(state).or_default() += count;
+        }
+        counts
+    }
+
+    /// Coordinators that are still reading their partition.
+    pub(super) fn loading_count(&self) -> usize {
+        self.hosts.values().filter(|host| matches!(host.phase, Phase::Loading { .. })).count()
     }
 }
 

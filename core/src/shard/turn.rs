@@ -124,6 +124,9 @@ impl Shard {
 
     fn leadership_changed(&mut self, group: GroupId, leadership: Leadership) {
         tracing::debug!(group = group.0, ?leadership, "leadership");
+        if matches!(leadership, Leadership::Leader { .. } | Leadership::Follower { .. }) {
+            self.metrics.leadership_changes.add(1);
+        }
         let leads = matches!(leadership, Leadership::Leader { .. });
         if !leads {
             let mut decided = Vec::new();
@@ -155,7 +158,7 @@ impl Shard {
     }
 
     /// The node of a replica, by the placement.
-    fn node_of(&self, group: GroupId, peer: PeerId) -> Option<NodeId> {
+    pub(crate) fn node_of(&self, group: GroupId, peer: PeerId) -> Option<NodeId> {
         let name = &self.partitions.get(&group)?.name;
         let view = self.snapshot.topic_by_id(&name.topic_id)?.partition(name.index)?;
         view.replicas.iter().find(|replica| replica.peer == peer).map(|replica| replica.node)
