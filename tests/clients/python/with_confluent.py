@@ -1,5 +1,7 @@
 """confluent-kafka (librdkafka) against a broker."""
 
+import select
+import sys
 import threading
 
 from common import COMPRESSIONS, check, check_equal, eventually, main, sample_records, step, unique
@@ -260,4 +262,31 @@ def send_all_fast(bootstrap, topic, lines):
     return delivered[0]
 
 
-main({"roundtrip": roundtrip, "groups": groups, "admin": admin, "million": million})
+def chaos(bootstrap, topic):
+    """The idempotent producer through a broker that is killed again and again; see ChaosProducer.java."""
+    producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 1,
+                         "message.timeout.ms": 600_000, "request.timeout.ms": 3000, "retry.backoff.ms": 20,
+                         "reconnect.backoff.ms": 20, "reconnect.backoff.max.ms": 200})
+    failures = []
+
+    def reported(value):
+        def report(error, message):
+            if error:
+                failures.append(str(error))
+            else:
+                print(f"acked {value} {message.offset()}", flush=True)
+        return report
+
+    sent = 0
+    while not failures and not select.select([sys.stdin], [], [], 0)[0]:
+        # The backlog is bounded, so that each kill meets fresh records.
+        if len(producer) < 1000:
+            producer.produce(topic, b"%d" % sent, partition=0, on_delivery=reported(sent))
+            sent += 1
+        producer.poll(0.002 if sent % 50 == 0 else 0)
+    check_equal(producer.flush(60), 0, "records left in the producer")
+    check_equal(failures, [], "failed records")
+    print(f"sent {sent}", flush=True)
+
+
+main({"chaos": chaos, "roundtrip": roundtrip, "groups": groups, "admin": admin, "million": million})
