@@ -87,11 +87,12 @@ impl Shard {
 
     fn take_in(&mut self, output: DriverOutput) -> bool {
         let worked = !output.leadership.is_empty() || !output.committed.is_empty();
-        for (group, leadership) in output.leadership {
-            self.leadership_changed(group, leadership);
-        }
         for committed in output.committed {
             self.apply(committed.group, &committed.entries);
+        }
+        // ORDER: a replica leads only once it has applied what its term opened with (SAFETY.md, rule 11).
+        for (group, leadership) in output.leadership {
+            self.leadership_changed(group, leadership);
         }
         for compacted in output.compacted {
             let drop = match compacted.group {
