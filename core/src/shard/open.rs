@@ -339,6 +339,8 @@ impl Shard {
                     }
                 };
                 let name = topics::partition_name(topic, number as i32);
+                let written = opened.files.written().next_offset;
+                let log_end = opened.entries.last().map_or(written, LogEntry::next_offset);
                 let mut made = Partition::recovered(
                     name,
                     group,
@@ -351,6 +353,7 @@ impl Shard {
                     disk,
                     opened.snapshot,
                     opened.replay_from,
+                    log_end,
                     self.producer_limits(),
                     seed.wall_ms,
                 ) {

@@ -17,6 +17,9 @@ use super::Shard;
 /// Things put again or asked for in one turn.
 const STEP_MAX: usize = 256;
 
+/// A group whose unwritten entries take no more than this has them put again rather than flushed.
+const COPY_BYTES_MAX: u64 = 1024;
+
 /// Bytes of uncommitted entries put again in one go.
 const REWRITE_BYTES_MAX: u64 = 64 << 20;
 
@@ -47,9 +50,16 @@ impl Shard {
 
     fn prepare_release(&mut self) {
         let (partitions, driver) = (&self.partitions, &self.driver);
-        let progress = |group: GroupId| GroupProgress {
-            flushed: partitions.get(&group).map_or(RaftIndex(0), |p| p.files.synced().index),
-            committed: driver.applied(group).unwrap_or_default(),
+        let progress = |group: GroupId| {
+            let partition = partitions.get(&group);
+            let flushed = partition.map_or(RaftIndex(0), |p| p.files.synced().index);
+            let applied = driver.applied(group).unwrap_or_default();
+            let written = partition.map_or(RaftIndex(0), |p| p.files.written().index);
+            // A few hundred bytes are put again rather than written to a file of their own and synced: as if they were not
+            // committed yet. They must all be in memory still, so only where nothing waits for its sync.
+            let is_small = partition.is_some_and(|p| p.unwritten_bytes <= COPY_BYTES_MAX) && written == flushed;
+            let committed = if is_small { flushed } else { applied };
+            GroupProgress { flushed, committed }
         };
         let needs = self.wal.oldest_needs(&progress, STEP_MAX);
         if needs.is_empty() {

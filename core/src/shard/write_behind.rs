@@ -22,6 +22,9 @@ const FILE_JOBS_MAX: usize = 16;
 /// Most entries looked at for one append.
 const APPEND_BYTES_MAX: u64 = 8 << 20;
 
+/// Bytes of batches that a start replays at most, about, to find a partition's producers again.
+const KEEP_PRODUCERS_BYTES: u64 = 16 << 20;
+
 /// After the disk was full, files are tried again after this long.
 const FULL_RETRY_MS: u64 = 1_000;
 
@@ -54,12 +57,6 @@ pub enum Drop {
 }
 
 impl WriteBehind {
-    /// Whether jobs are on their way, or would be if there was room.
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
-        self.in_flight == 0 && self.urgent.is_empty() && self.to_sync.is_empty() && self.drops.is_empty()
-    }
-
     fn forget(&mut self, group: GroupId) {
         self.urgent.remove(&group);
         self.to_sync.remove(&group);
@@ -75,7 +72,8 @@ impl Shard {
         let Some(since_ms) = partition.unwritten_since_ms else { return };
         if partition.unwritten_bytes >= self.limits.write_behind_bytes {
             self.write_behind.urgent.insert(group);
-        } else {
+        } else if partition.unwritten_bytes > 0 {
+            // An entry that only opens a term waits for the first batch: thousands of empty partitions make no file.
             self.write_behind.by_age.insert((since_ms, group));
         }
     }
@@ -84,13 +82,6 @@ impl Shard {
     pub(crate) fn flush_soon(&mut self, group: GroupId) {
         self.write_behind.urgent.insert(group);
         self.write_behind.to_sync.insert(group);
-    }
-
-    /// Has every group's files written and synced: for a clean stop.
-    pub(crate) fn flush_all(&mut self) {
-        for group in self.partitions.keys().copied().collect::<Vec<_>>() {
-            self.flush_soon(group);
-        }
     }
 
     /// Segments may go once `turn` is durable.
@@ -230,8 +221,10 @@ impl Shard {
         let Some(partition) = self.partitions.get_mut(&group) else { return };
         let before = partition.files.written().index;
         let dropped = matches!(done, FileDone::Dropped(_));
+        let synced = matches!(done, FileDone::Synced(_));
         match partition.files.finished(done) {
             Ok(()) if dropped => return self.dropped(group),
+            Ok(()) if synced => return self.keep_producers(group),
             Ok(()) => {}
             Err(FilesError::NoSpace { .. }) => {
                 tracing::warn!(
@@ -247,6 +240,21 @@ impl Shard {
         let written = partition.files.written().index;
         if written > before {
             self.written(group, before, written);
+        }
+    }
+
+    /// Keeps the producer state in a file when a start would have much to replay without it.
+    fn keep_producers(&mut self, group: GroupId) {
+        let Some(partition) = self.partitions.get_mut(&group) else { return };
+        if partition.unkept_bytes < KEEP_PRODUCERS_BYTES || partition.producers.is_empty() {
+            return;
+        }
+        let offset = partition.high_watermark;
+        let bytes = partition.producers.encode_snapshot().into();
+        if let Some(job) = partition.files.keep_snapshot(ProducerSnapshot { offset, bytes }) {
+            partition.unkept_bytes = 0;
+            self.write_behind.in_flight += 1;
+            self.start_job(JobOwner::Files(group), Job::File(job));
         }
     }
 
