@@ -40,9 +40,6 @@ const LOAD_BYTES: usize = 1 << 20;
 /// Bytes of records in one batch that a coordinator appends.
 const BATCH_BYTES_MAX: usize = 512 << 10;
 
-/// The live state is written again when the partition has grown to this much, and to four times the live state.
-const COMPACT_BYTES_MIN: u64 = 16 << 20;
-
 enum Phase {
     /// The partition does not lead.
     Idle,
@@ -65,8 +62,8 @@ struct Host {
 }
 
 impl Host {
-    fn wants_compaction(&self) -> bool {
-        self.appended_bytes >= COMPACT_BYTES_MIN.max(4 * self.live_bytes)
+    fn wants_compaction(&self, bytes_min: u64) -> bool {
+        self.appended_bytes >= bytes_min.max(4 * self.live_bytes)
     }
 }
 
@@ -309,7 +306,7 @@ impl Shard {
 
     fn carry_out(&mut self, group: GroupId) {
         let Some(host) = self.coordinators.hosts.get_mut(&group) else { return };
-        if host.wants_compaction() && host.in_flight > 0 {
+        if host.wants_compaction(self.limits.coordinator_compact_bytes_min) && host.in_flight > 0 {
             // What is on its way ends within a turn or two; then the live state is written, then this goes on.
             return;
         }
@@ -421,8 +418,9 @@ impl Shard {
     /// ORDER: only while no append is on its way, so that nothing which the live state lacks lies below the new log
     /// start. The log start entry follows the state in the log: when it is committed, so is all of the state.
     fn compact_coordinator(&mut self, group: GroupId) {
+        let bytes_min = self.limits.coordinator_compact_bytes_min;
         let Some(host) = self.coordinators.hosts.get_mut(&group) else { return };
-        if !matches!(host.phase, Phase::Active) || host.in_flight > 0 || !host.wants_compaction() {
+        if !matches!(host.phase, Phase::Active) || host.in_flight > 0 || !host.wants_compaction(bytes_min) {
             return;
         }
         if host.coordinator.unreadable_count() > 0 {
