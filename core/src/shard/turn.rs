@@ -59,7 +59,8 @@ impl Shard {
         let timer = self.timers.first().map(|(at, _)| *at);
         let raft = self.driver.next_wake_ms();
         let files = self.write_behind_due_ms();
-        [timer, raft, files, self.wal_idle_ms()].into_iter().flatten().min()
+        let recycling = self.recycle_due_ms();
+        [timer, raft, files, recycling, self.wal_idle_ms()].into_iter().flatten().min()
     }
 
     /// When the WAL is to be looked at again for its closing mark: while something was written since the last one.
