@@ -1,1 +1,2 @@
 //! chronik's end-to-end tests: helpers shared by the suites under `tests/`.
+pub mod sim;
