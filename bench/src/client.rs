@@ -1,6 +1,8 @@
 //! librdkafka: its configuration from the flags, its log, and the administration of the topic.
 
+use std::collections::BTreeSet;
 use std::io::Write;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -14,23 +16,40 @@ use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use crate::cli::Options;
 
 /// How long an administrative request may take.
-const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a new topic may take to have leaders everywhere.
 const TOPIC_READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Messages librdkafka may hold unless the concurrency asks for more: its own default.
 const QUEUE_MESSAGES_MIN: u32 = 100_000;
 
-/// Prints librdkafka's log to standard error.
+/// Distinct lines of librdkafka's log that are printed; it repeats itself without end while a
+/// broker is away.
+const LOG_LINES_MAX: usize = 100;
+/// Lines with the same beginning are the same: what follows are counts and durations.
+const LOG_LINE_IDENTITY_CHARS: usize = 60;
+
+/// Lines printed so far. Off the hot path: librdkafka logs only what goes wrong.
+static LOGGED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// Prints librdkafka's log to standard error, each line once unless it is the debug log.
 pub struct Log;
 
 impl ClientContext for Log {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        // A log that cannot be written has no better place to go.
-        let _ = writeln!(std::io::stderr(), "librdkafka {level:?} {facility}: {message}");
+        print_log(matches!(level, RDKafkaLogLevel::Debug), &format!("{facility} {message}"));
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        let _ = writeln!(std::io::stderr(), "librdkafka: {error}: {reason}");
+        print_log(false, &format!("{error}: {reason}"));
+    }
+}
+
+fn print_log(always: bool, line: &str) {
+    let identity = line.chars().take(LOG_LINE_IDENTITY_CHARS).collect();
+    let fresh = LOGGED.lock().is_ok_and(|mut lines| lines.len() < LOG_LINES_MAX && lines.insert(identity));
+    if always || fresh {
+        // A log that cannot be written has no better place to go.
+        let _ = writeln!(std::io::stderr(), "librdkafka: {line}");
     }
 }
 

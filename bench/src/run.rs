@@ -214,6 +214,7 @@ impl<'a> Reporter<'a> {
             }
             self.on_time(self.run.clock.now_ns());
         }
+        self.on_time(u64::MAX / 4);
         self.progress.finish();
         match failure {
             Some(error) => Err(error),
@@ -235,6 +236,10 @@ impl<'a> Reporter<'a> {
         let Some(window) = self.window else { return Duration::from_millis(100) };
         let now_ns = self.run.clock.now_ns();
         let mut next_ns = self.line_due_ns(window);
+        if next_ns <= now_ns {
+            // No line is left to print.
+            next_ns = now_ns + 100_000_000;
+        }
         for at_ns in [window.start_ns, window.end_ns] {
             if at_ns > now_ns {
                 next_ns = next_ns.min(at_ns);
@@ -254,11 +259,13 @@ impl<'a> Reporter<'a> {
         }
         while now_ns >= self.line_due_ns(window) {
             let line_end_ns = self.line_due_ns(window) - LINE_DELAY_NS;
-            if line_end_ns <= window.end_ns {
-                let empty = Totals::default().measured;
-                let sample = self.totals.intervals.get(&self.next_line).unwrap_or(&empty);
-                self.progress.interval(self.next_line, self.run.interval_ns, sample);
+            let ended_before = line_end_ns >= self.run.clock.now_ns() + self.run.interval_ns;
+            if line_end_ns > window.end_ns || ended_before {
+                break;
             }
+            let empty = Totals::default().measured;
+            let sample = self.totals.intervals.get(&self.next_line).unwrap_or(&empty);
+            self.progress.interval(self.next_line, self.run.interval_ns, sample);
             self.next_line += 1;
         }
     }
