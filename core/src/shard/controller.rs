@@ -37,9 +37,6 @@ use crate::metadata::snapshot::{Snapshot, SnapshotBuilder};
 use crate::metadata::state::{Broker, Change, MetadataState};
 use crate::partition::{Waiter, Waiting};
 
-/// The state is written as an image, and the log before it dropped, when the log has grown by this much.
-const IMAGE_AFTER_BYTES: u64 = 8 << 20;
-
 /// Requests for a producer id that may wait for the next block.
 const ID_WAITERS_MAX: usize = 10_000;
 
@@ -140,6 +137,16 @@ impl ControllerHost {
             bytes_since_image: 0,
             applied,
         }
+    }
+
+    /// Notes how much of the log was in files at the start.
+    pub(crate) fn found_in_files(&mut self, bytes: u64) {
+        self.bytes_since_image = bytes;
+    }
+
+    /// Whether the state has entries after this one in it.
+    pub(crate) fn is_ahead_of(&self, index: RaftIndex) -> bool {
+        self.applied > index
     }
 }
 
@@ -346,7 +353,10 @@ impl Shard {
 
     fn shorten_metadata_log(&mut self) {
         let Some(host) = &self.controller else { return };
-        if host.controller.is_none() || host.bytes_since_image < IMAGE_AFTER_BYTES {
+        if host.controller.is_none() || host.bytes_since_image < self.limits.metadata_log_bytes {
+            return;
+        }
+        if self.write_behind.is_resetting(GroupId::METADATA) {
             return;
         }
         let Some(end) = self.driver.log_end_offset(GroupId::METADATA) else { return };
