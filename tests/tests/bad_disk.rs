@@ -183,8 +183,9 @@ fn a_flipped_bit_in_the_log_is_never_served() {
 fn a_flipped_bit_in_a_partition_file_is_never_served() {
     let mut broker = Broker::start_with("flipped-file", Options::default().shards(1));
     produce(&broker, "flipped", 0..200);
+    broker.wait_for_file("flipped", 0, b"value 199");
     broker.stop_cleanly();
-    let segment = broker.data_dir().join("data/flipped-0/00000000000000000000.log");
+    let segment = broker.first_segment("flipped", 0);
     flip_bit_at(&segment, find(&segment, b"value 100"));
     broker.spawn();
     let deadline = Instant::now() + REFUSAL_TIMEOUT;

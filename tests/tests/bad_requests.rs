@@ -91,7 +91,7 @@ fn wrong_batches_are_refused_and_the_next_is_taken() {
     assert_eq!((answer.error, answer.base_offset), (ErrorCode::None, 0), "nothing of all that was appended");
 }
 
-/// A megabyte that unpacks to a gigabyte. Where the broker must look inside (another compression is asked for), it refuses; where it
+/// A few kilobytes that unpack to 300 MB. Where the broker must look inside (another compression is asked for), it refuses; where it
 /// need not, it takes the batch as it is. Memory stays bounded either way.
 #[test]
 fn a_decompression_bomb_costs_no_memory() {
@@ -105,15 +105,16 @@ fn a_decompression_bomb_costs_no_memory() {
     }
     let growth = subject.process().peak_resident_bytes() - before;
     if matches!(subject, Subject::Chronik(_)) {
-        assert!(growth < 128 << 20, "memory grew by {} MiB", growth >> 20);
+        // A batch may be unpacked to 128 MiB, and not a byte more.
+        assert!(growth < 192 << 20, "memory grew by {} MiB", growth >> 20);
     }
     assert_eq!(produce(&mut connection, "bomb", sound()).error, ErrorCode::None, "the next is taken");
 }
 
-/// One record of 900 MB of zeros, compressed to less than max.message.bytes.
+/// One record of 300 MB of zeros, compressed to less than max.message.bytes.
 fn bomb(codec: Compression) -> BytesMut {
     let mut builder = BatchBuilder::new().compression(codec, CompressionLevels::default());
-    let zeros = vec![0; 900_000_000];
+    let zeros = vec![0; 300_000_000];
     builder.push(now_ms(), None, Some(&zeros));
     let bomb = builder.build().expect("a sound batch");
     assert!(bomb.len() < 1_000_000, "the bomb of {codec:?} has {} bytes", bomb.len());
