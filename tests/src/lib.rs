@@ -21,6 +21,7 @@ pub mod process;
 pub mod program;
 pub mod records;
 pub mod reference;
+pub mod sim;
 pub mod subject;
 pub mod toolchain;
 pub mod topics;
