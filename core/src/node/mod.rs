@@ -7,6 +7,7 @@
 //! Everything that can refuse the start does so before the first port answers; each refusal is one line that says how
 //! to mend it.
 
+pub mod repair;
 pub mod shard_task;
 pub mod start;
 

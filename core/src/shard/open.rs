@@ -134,7 +134,8 @@ impl MetadataLog {
     pub fn open(disk: &dyn Disk, seed: &ShardSeed, recovered: &mut Recovered) -> Result<Self, OpenError> {
         if let Some(reason) = recovered.damage.reason(GroupId::METADATA) {
             return Err(OpenError::Metadata(format!(
-                "it is damaged ({reason}); restore the data directory from a backup, or start with an empty one"
+                "it is damaged ({reason}); restore the data directory from a backup, or run `chronik-server log repair`, \
+                 which tells what would be lost"
             )));
         }
         let Some(group) = recovered.groups.remove(&GroupId::METADATA) else {
@@ -187,6 +188,17 @@ pub struct MetadataPart {
     pub log: MetadataLog,
     /// The host of the metadata group, with the state in it.
     pub host: ControllerHost,
+}
+
+/// A group that is not served. What recovery found of it stays in the WAL for `log repair`.
+#[derive(Debug)]
+pub(crate) struct Damaged {
+    /// Its newest state, to be put again when its segment is to be freed.
+    pub(crate) state: Option<GroupState>,
+    /// How far its files counted. Were a checkpoint to leave it out, the next start would take all its files for leftovers.
+    pub(crate) flushed: Option<FlushPoint>,
+    /// The damage is in the WAL: the segment that proves it must stay, or a later start would take the group for sound.
+    pub(crate) in_wal: bool,
 }
 
 impl Shard {
@@ -309,14 +321,18 @@ impl Shard {
                 }
                 let group = partition.group;
                 if let Some(reason) = recovered.damage.reason(group) {
-                    self.mark_damaged(group, reason.to_owned());
-                    recovered.groups.remove(&group);
+                    let reason = reason.to_owned();
+                    let found = recovered.groups.remove(&group).unwrap_or_default();
+                    let damaged = Damaged { state: found.state, flushed: found.flushed, in_wal: true };
+                    self.mark_damaged(&topic.name, number, group, reason, damaged);
                     continue;
                 }
                 let Some(found) = recovered.groups.remove(&group) else {
                     self.add_partition(topic, number);
                     continue;
                 };
+                let damaged =
+                    || Damaged { state: found.state.clone(), flushed: found.flushed, in_wal: false };
                 let policy = topics::roll_policy(&topic.config);
                 let identity = topics::identity(topic, number as i32, group);
                 let limits = topics::file_limits(topic);
@@ -327,14 +343,14 @@ impl Shard {
                     identity,
                     limits,
                     group,
-                    found,
+                    found.clone(),
                     &policy,
                     &mut budget,
                 );
                 let opened = match opened {
                     Ok(opened) => opened,
                     Err(error) => {
-                        self.mark_damaged(group, error.to_string());
+                        self.mark_damaged(&topic.name, number, group, error.to_string(), damaged());
                         continue;
                     }
                 };
@@ -354,7 +370,7 @@ impl Shard {
                     self.producer_limits(),
                     seed.wall_ms,
                 ) {
-                    self.mark_damaged(group, error.to_string());
+                    self.mark_damaged(&topic.name, number, group, error.to_string(), damaged());
                     continue;
                 }
                 self.add_recovered(made, opened.state, opened.entries)?;
@@ -374,13 +390,14 @@ impl Shard {
     }
 
     /// The partition is not served: its log has lost something that was acknowledged (SAFETY.md, rules 3 and 8).
-    fn mark_damaged(&mut self, group: GroupId, reason: String) {
+    fn mark_damaged(&mut self, topic: &str, number: usize, group: GroupId, reason: String, damaged: Damaged) {
         tracing::error!(
             group = group.0,
             reason,
-            "this replica is damaged and stays offline (KAFKA_STORAGE_ERROR)"
+            "{topic}-{number} is damaged and stays offline (KAFKA_STORAGE_ERROR): stop this node and run \
+             `chronik-server log repair`"
         );
-        self.damaged.insert(group, reason);
+        self.damaged.insert(group, damaged);
     }
 
     fn add_recovered(

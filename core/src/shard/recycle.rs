@@ -40,7 +40,9 @@ impl Shard {
                 Err(reason) => tracing::trace!(shard = self.id.0, %reason, "WAL segment kept"),
             }
         }
-        if self.wal.recycle_wanted() {
+        // While damage is in the WAL nothing of it goes. At the WAL's bound produce then waits for the repair.
+        let proves_damage = self.damaged.values().any(|damaged| damaged.in_wal);
+        if self.wal.recycle_wanted() && !proves_damage {
             self.prepare_release();
         }
     }
@@ -59,7 +61,8 @@ impl Shard {
             self.flush_soon(group);
         }
         for group in needs.rewrite_states {
-            if let Some(state) = self.driver.state(group) {
+            let kept = || self.damaged.get(&group).and_then(|damaged| damaged.state.as_ref());
+            if let Some(state) = self.driver.state(group).or_else(kept) {
                 self.wal.put_state(group, state);
             }
         }
@@ -74,8 +77,13 @@ impl Shard {
 
     /// Writes down how far the files of every partition are synced.
     pub(crate) fn checkpoint(&mut self) {
-        let points: Vec<(GroupId, FlushPoint)> =
-            self.partitions.iter().map(|(group, partition)| (*group, partition.files.synced())).collect();
+        let damaged = self.damaged.iter().filter_map(|(group, damaged)| Some((*group, damaged.flushed?)));
+        let points: Vec<(GroupId, FlushPoint)> = self
+            .partitions
+            .iter()
+            .map(|(group, partition)| (*group, partition.files.synced()))
+            .chain(damaged)
+            .collect();
         self.wal.put_checkpoint(&points);
         self.recycling.checkpoint = Some(self.wal.filling_turn());
     }

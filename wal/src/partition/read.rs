@@ -107,7 +107,12 @@ impl SegmentView {
         let mut next_offset = from;
         let mut start = None;
         while cursor.position < log.end() {
-            let info = log.header(cursor.position, cursor.offset)?;
+            let info = match log.header(cursor.position, cursor.offset) {
+                Ok(info) => info,
+                // What comes before the damage is given; the next read, from there, tells.
+                Err(FilesError::Damaged { .. }) if start.is_some() => break,
+                Err(error) => return Err(error),
+            };
             let end = cursor.position + info.size_bytes as u64;
             if info.next_offset() > from {
                 if info.next_offset() > up_to {
@@ -122,7 +127,11 @@ impl SegmentView {
                 if !fits && !goes_anyway {
                     break;
                 }
-                log.checked(cursor.position, &info)?;
+                match log.checked(cursor.position, &info) {
+                    Ok(_) => {}
+                    Err(FilesError::Damaged { .. }) if !is_first => break,
+                    Err(error) => return Err(error),
+                }
                 next_offset = info.next_offset();
             }
             cursor.position = end;
