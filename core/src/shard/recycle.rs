@@ -48,9 +48,13 @@ impl Shard {
     }
 
     fn prepare_release(&mut self) {
-        let (partitions, driver) = (&self.partitions, &self.driver);
+        let (partitions, damaged, driver) = (&self.partitions, &self.damaged, &self.driver);
+        let synced = |group: GroupId| match partitions.get(&group) {
+            Some(partition) => Some(partition.files.synced()),
+            None => damaged.get(&group).and_then(|damaged| damaged.flushed),
+        };
         let progress = |group: GroupId| GroupProgress {
-            flushed: partitions.get(&group).map_or(RaftIndex(0), |p| p.files.synced().index),
+            flushed: synced(group).unwrap_or_default().index,
             committed: driver.applied(group).unwrap_or_default(),
         };
         let needs = self.wal.oldest_needs(&progress, STEP_MAX);
