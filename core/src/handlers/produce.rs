@@ -47,10 +47,10 @@ pub fn start(
         0 => Acks::None,
         1 => Acks::Leader,
         -1 => Acks::All,
-        _ => return refuse_all(header, &request, ErrorCode::InvalidRequiredAcks),
+        _ => return refuse_all(broker, header, &request, ErrorCode::InvalidRequiredAcks),
     };
     if request.transactional_id.is_some() {
-        return refuse_all(header, &request, ErrorCode::InvalidRequest);
+        return refuse_all(broker, header, &request, ErrorCode::InvalidRequest);
     }
     let internal_allowed = header.client_id.as_deref() == Some(ADMIN_CLIENT_ID);
     let timeout_ms = u32::try_from(request.timeout_ms).unwrap_or(0);
@@ -87,6 +87,7 @@ pub fn start(
         answers.push((slice.places, answer));
     }
     let listener = connection.listener.clone();
+    let broker = broker.clone();
     Box::pin(async move {
         for (places, answer) in answers {
             let outcomes = match answer.await {
@@ -98,6 +99,7 @@ pub fn start(
                 fill(partition, outcome);
             }
         }
+        broker.metrics.produce_failed.add(refused_count(&response));
         name_leaders(&mut response, &snapshot, &listener);
         if acks == Acks::None {
             let failed = response.topics.iter().flat_map(|topic| &topic.partitions);
@@ -160,7 +162,13 @@ pub fn endpoints(nodes: impl Iterator<Item = i32>, snapshot: &Snapshot, listener
     nodes.into_iter().filter_map(address).collect()
 }
 
-fn refuse_all(header: RequestHeader, request: &ProduceRequest, error: ErrorCode) -> Later {
+/// Partitions that were not written, for the metrics.
+fn refused_count(response: &ProduceResponse) -> u64 {
+    let partitions = response.topics.iter().flat_map(|topic| &topic.partitions);
+    partitions.filter(|partition| partition.error != ErrorCode::None).count() as u64
+}
+
+fn refuse_all(broker: &Broker, header: RequestHeader, request: &ProduceRequest, error: ErrorCode) -> Later {
     let refused = |topic: &ProduceTopic| ProduceTopicResponse {
         topic: topic.topic.clone(),
         partitions: topic
@@ -174,6 +182,7 @@ fn refuse_all(header: RequestHeader, request: &ProduceRequest, error: ErrorCode)
         throttle_time_ms: 0,
         node_endpoints: Vec::new(),
     };
+    broker.metrics.produce_failed.add(refused_count(&response));
     let silent = request.acks == 0;
     Box::pin(async move { if silent { Outcome::Close } else { frame(response.encode(&header)) } })
 }

@@ -37,6 +37,7 @@ impl Partition {
                     batch::peek(&entry.data).expect("a committed batch was checked before it was proposed");
                 assert_eq!(entry.base_offset, self.high_watermark, "offsets are dense");
                 self.high_watermark = info.next_offset();
+                self.unkept_bytes += entry.data.len() as u64;
                 self.producers.apply(&info, entry.index, wall_ms);
                 Applied::Batch(info)
             }

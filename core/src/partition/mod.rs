@@ -111,6 +111,8 @@ pub struct Partition {
     pub unwritten_bytes: u64,
     /// When the oldest of these was applied (monotonic ms).
     pub unwritten_since_ms: Option<u64>,
+    /// Bytes of batches applied since the producer state was last kept in a file.
+    pub unkept_bytes: u64,
     /// A proposal that moves the log start is on its way.
     pub trimming: bool,
 }
@@ -143,6 +145,7 @@ impl Partition {
             fetch_waiters: Vec::new(),
             unwritten_bytes: 0,
             unwritten_since_ms: None,
+            unkept_bytes: 0,
             trimming: false,
         }
     }
@@ -178,11 +181,17 @@ impl Partition {
         disk: &dyn Disk,
         snapshot: Option<ProducerSnapshot>,
         replay_from: KafkaOffset,
+        log_end: KafkaOffset,
         limits: ProducerLimits,
         wall_ms: i64,
     ) -> Result<(), FilesError> {
         let mut from = replay_from;
-        if let Some(snapshot) = snapshot {
+        // One that speaks of what is lost would take new batches for duplicates.
+        let believed = snapshot.filter(|snapshot| snapshot.offset <= log_end);
+        if believed.is_none() {
+            from = self.files.start().base_offset;
+        }
+        if let Some(snapshot) = believed {
             match ProducerTable::decode_snapshot(&snapshot.bytes, limits, wall_ms) {
                 Ok(producers) => self.producers = producers,
                 Err(error) => {

@@ -37,9 +37,6 @@ use crate::metadata::snapshot::{Snapshot, SnapshotBuilder};
 use crate::metadata::state::{Broker, Change, MetadataState};
 use crate::partition::{Waiter, Waiting};
 
-/// The state is written as an image, and the log before it dropped, when the log has grown by this much.
-const IMAGE_AFTER_BYTES: u64 = 8 << 20;
-
 /// Requests for a producer id that may wait for the next block.
 const ID_WAITERS_MAX: usize = 10_000;
 
@@ -346,7 +343,7 @@ impl Shard {
 
     fn shorten_metadata_log(&mut self) {
         let Some(host) = &self.controller else { return };
-        if host.controller.is_none() || host.bytes_since_image < IMAGE_AFTER_BYTES {
+        if host.controller.is_none() || host.bytes_since_image < self.limits.metadata_image_after_bytes {
             return;
         }
         let Some(end) = self.driver.log_end_offset(GroupId::METADATA) else { return };

@@ -24,9 +24,11 @@ use rand::{RngCore, SeedableRng};
 use uuid::Uuid;
 
 use super::message::{Call, Reply};
+use super::report::GroupPage;
 use super::{Job, JobOwner, Shard, Timer};
 use crate::config::broker::BrokerConfig;
 use crate::coordinator::records::Record;
+use crate::coordinator::report::GroupReport;
 use crate::coordinator::{
     Action, AppendError, AppendToken, CallId, GroupConfig, GroupCoordinator, GroupRequest, GroupResponse,
 };
@@ -37,9 +39,6 @@ const LOAD_BYTES: usize = 1 << 20;
 
 /// Bytes of records in one batch that a coordinator appends.
 const BATCH_BYTES_MAX: usize = 512 << 10;
-
-/// The live state is written again when the partition has grown to this much, and to four times the live state.
-const COMPACT_BYTES_MIN: u64 = 16 << 20;
 
 enum Phase {
     /// The partition does not lead.
@@ -63,8 +62,8 @@ struct Host {
 }
 
 impl Host {
-    fn wants_compaction(&self) -> bool {
-        self.appended_bytes >= COMPACT_BYTES_MIN.max(4 * self.live_bytes)
+    fn wants_compaction(&self, bytes_min: u64) -> bool {
+        self.appended_bytes >= bytes_min.max(4 * self.live_bytes)
     }
 }
 
@@ -99,9 +98,30 @@ pub struct Coordinators {
 }
 
 impl Coordinators {
-    /// Committed offsets of every group, for metrics: group, topic, partition, offset.
-    pub fn committed_offsets(&self) -> impl Iterator<Item = (&str, &str, i32, i64)> {
-        self.hosts.values().flat_map(|host| host.coordinator.committed_offsets())
+    /// A page of the groups of every coordinator that answers, in no order across coordinators.
+    pub(super) fn reports(&self, page: &GroupPage) -> Vec<GroupReport> {
+        let mut reports = Vec::new();
+        let mut offsets_room = page.offsets_max;
+        for host in self.hosts.values().filter(|host| host.coordinator.is_active()) {
+            let found = host.coordinator.reports(page.after.as_deref(), page.limit, offsets_room);
+            offsets_room -= found.iter().map(|group| group.offsets.len()).sum::<usize>();
+            reports.extend(found);
+        }
+        reports
+    }
+
+    /// Groups by state.
+    pub(super) fn group_counts(&self) -> BTreeMap<&'static str, usize> {
+        let mut counts = BTreeMap::new();
+        for (state, count) in self.hosts.values().flat_map(|host| host.coordinator.group_counts()) {
+            *counts.entry(state).or_default() += count;
+        }
+        counts
+    }
+
+    /// Coordinators that are still reading their partition.
+    pub(super) fn loading_count(&self) -> usize {
+        self.hosts.values().filter(|host| matches!(host.phase, Phase::Loading { .. })).count()
     }
 }
 
@@ -286,7 +306,7 @@ impl Shard {
 
     fn carry_out(&mut self, group: GroupId) {
         let Some(host) = self.coordinators.hosts.get_mut(&group) else { return };
-        if host.wants_compaction() && host.in_flight > 0 {
+        if host.wants_compaction(self.limits.coordinator_compact_bytes_min) && host.in_flight > 0 {
             // What is on its way ends within a turn or two; then the live state is written, then this goes on.
             return;
         }
@@ -398,8 +418,9 @@ impl Shard {
     /// ORDER: only while no append is on its way, so that nothing which the live state lacks lies below the new log
     /// start. The log start entry follows the state in the log: when it is committed, so is all of the state.
     fn compact_coordinator(&mut self, group: GroupId) {
+        let bytes_min = self.limits.coordinator_compact_bytes_min;
         let Some(host) = self.coordinators.hosts.get_mut(&group) else { return };
-        if !matches!(host.phase, Phase::Active) || host.in_flight > 0 || !host.wants_compaction() {
+        if !matches!(host.phase, Phase::Active) || host.in_flight > 0 || !host.wants_compaction(bytes_min) {
             return;
         }
         if host.coordinator.unreadable_count() > 0 {

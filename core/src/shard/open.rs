@@ -193,6 +193,8 @@ pub struct MetadataPart {
 /// A group that is not served. What recovery found of it stays in the WAL for `log repair`.
 #[derive(Debug)]
 pub(crate) struct Damaged {
+    /// What is damaged.
+    pub(crate) reason: String,
     /// Its newest state, to be put again when its segment is to be freed.
     pub(crate) state: Option<GroupState>,
     /// How far its files counted. Were a checkpoint to leave it out, the next start would take all its files for leftovers.
@@ -323,16 +325,21 @@ impl Shard {
                 if let Some(reason) = recovered.damage.reason(group) {
                     let reason = reason.to_owned();
                     let found = recovered.groups.remove(&group).unwrap_or_default();
-                    let damaged = Damaged { state: found.state, flushed: found.flushed, in_wal: true };
-                    self.mark_damaged(&topic.name, number, group, reason, damaged);
+                    let damaged =
+                        Damaged { reason, state: found.state, flushed: found.flushed, in_wal: true };
+                    self.mark_damaged(&topic.name, number, group, damaged);
                     continue;
                 }
                 let Some(found) = recovered.groups.remove(&group) else {
                     self.add_partition(topic, number);
                     continue;
                 };
-                let damaged =
-                    || Damaged { state: found.state.clone(), flushed: found.flushed, in_wal: false };
+                let damaged = |reason| Damaged {
+                    reason,
+                    state: found.state.clone(),
+                    flushed: found.flushed,
+                    in_wal: false,
+                };
                 let policy = topics::roll_policy(&topic.config);
                 let identity = topics::identity(topic, number as i32, group);
                 let limits = topics::file_limits(topic);
@@ -350,11 +357,13 @@ impl Shard {
                 let opened = match opened {
                     Ok(opened) => opened,
                     Err(error) => {
-                        self.mark_damaged(&topic.name, number, group, error.to_string(), damaged());
+                        self.mark_damaged(&topic.name, number, group, damaged(error.to_string()));
                         continue;
                     }
                 };
                 let name = topics::partition_name(topic, number as i32);
+                let written = opened.files.written().next_offset;
+                let log_end = opened.entries.last().map_or(written, LogEntry::next_offset);
                 let mut made = Partition::recovered(
                     name,
                     group,
@@ -367,10 +376,11 @@ impl Shard {
                     disk,
                     opened.snapshot,
                     opened.replay_from,
+                    log_end,
                     self.producer_limits(),
                     seed.wall_ms,
                 ) {
-                    self.mark_damaged(&topic.name, number, group, error.to_string(), damaged());
+                    self.mark_damaged(&topic.name, number, group, damaged(error.to_string()));
                     continue;
                 }
                 self.add_recovered(made, opened.state, opened.entries)?;
@@ -390,10 +400,10 @@ impl Shard {
     }
 
     /// The partition is not served: its log has lost something that was acknowledged (SAFETY.md, rules 3 and 8).
-    fn mark_damaged(&mut self, topic: &str, number: usize, group: GroupId, reason: String, damaged: Damaged) {
+    fn mark_damaged(&mut self, topic: &str, number: usize, group: GroupId, damaged: Damaged) {
         tracing::error!(
             group = group.0,
-            reason,
+            reason = damaged.reason,
             "{topic}-{number} is damaged and stays offline (KAFKA_STORAGE_ERROR): stop this node and run \
              `chronik-server log repair`"
         );
@@ -502,9 +512,10 @@ pub(crate) fn replay_files(
             take(&info, batch);
         }
         if read.next_offset <= next {
-            return Ok(());
+            break;
         }
         next = read.next_offset;
     }
+    files.unmap();
     Ok(())
 }

@@ -17,6 +17,12 @@ use super::Shard;
 /// Things put again or asked for in one turn.
 const STEP_MAX: usize = 256;
 
+/// A group whose unwritten entries take no more than this has them put again rather than flushed.
+const COPY_BYTES_MAX: u64 = 1024;
+
+/// How long files are given to be written and synced before the WAL is asked again what it needs.
+const ASK_EVERY_MS: u64 = 5;
+
 /// Bytes of uncommitted entries put again in one go.
 const REWRITE_BYTES_MAX: u64 = 64 << 20;
 
@@ -25,6 +31,8 @@ const REWRITE_BYTES_MAX: u64 = 64 << 20;
 pub struct Recycling {
     /// The turn of the last checkpoint, until a segment was released by it.
     checkpoint: Option<TurnNumber>,
+    /// What the oldest segment needs is asked again at this time: with thousands of groups the question is not free.
+    ask_at_ms: u64,
 }
 
 impl Shard {
@@ -40,22 +48,36 @@ impl Shard {
                 Err(reason) => tracing::trace!(shard = self.id.0, %reason, "WAL segment kept"),
             }
         }
-        // While damage is in the WAL nothing of it goes. At the WAL's bound produce then waits for the repair.
-        let proves_damage = self.damaged.values().any(|damaged| damaged.in_wal);
-        if self.wal.recycle_wanted() && !proves_damage {
+        if self.may_recycle() && self.now.mono_ms >= self.recycling.ask_at_ms {
+            self.recycling.ask_at_ms = self.now.mono_ms + ASK_EVERY_MS;
             self.prepare_release();
         }
     }
 
+    /// When the next step is due, if one is.
+    pub(crate) fn recycle_due_ms(&self) -> Option<u64> {
+        self.may_recycle().then_some(self.recycling.ask_at_ms)
+    }
+
+    /// While damage is in the WAL nothing of it goes. At the WAL's bound produce then waits for the repair.
+    fn may_recycle(&self) -> bool {
+        self.wal.recycle_wanted() && !self.damaged.values().any(|damaged| damaged.in_wal)
+    }
+
     fn prepare_release(&mut self) {
         let (partitions, damaged, driver) = (&self.partitions, &self.damaged, &self.driver);
-        let synced = |group: GroupId| match partitions.get(&group) {
-            Some(partition) => Some(partition.files.synced()),
-            None => damaged.get(&group).and_then(|damaged| damaged.flushed),
-        };
-        let progress = |group: GroupId| GroupProgress {
-            flushed: synced(group).unwrap_or_default().index,
-            committed: driver.applied(group).unwrap_or_default(),
+        let progress = |group: GroupId| {
+            let partition = partitions.get(&group);
+            let kept = || damaged.get(&group).and_then(|damaged| damaged.flushed);
+            let flushed = partition.map(|p| p.files.synced()).or_else(kept).unwrap_or_default().index;
+            let applied = driver.applied(group).unwrap_or_default();
+            let written = partition.map_or(RaftIndex(0), |p| p.files.written().index);
+            // A few hundred bytes are put again rather than written to a file of their own and synced: as if they were not
+            // committed yet. They must all be in memory still, so only where nothing waits for its sync.
+            let is_small =
+                partition.is_some_and(|p| p.unwritten_bytes <= COPY_BYTES_MAX) && written == flushed;
+            let committed = if is_small { flushed } else { applied };
+            GroupProgress { flushed, committed }
         };
         let needs = self.wal.oldest_needs(&progress, STEP_MAX);
         if needs.is_empty() {

@@ -19,6 +19,7 @@ use chronik_wal::types::{GroupId, ShardId};
 use super::Event;
 use super::message::{Call, Message, Reply, Request};
 use super::pump::Mail;
+use super::report::Inquiry;
 use crate::metadata::snapshot::Snapshot;
 
 /// What waits for a shard's pump.
@@ -28,6 +29,8 @@ pub(super) enum Inbound {
     Event(Event),
     /// The answer to a question of this shard's connections.
     Reply { id: u64, reply: Reply },
+    /// The admin endpoint wants to know how things stand.
+    Inspect(Inquiry),
 }
 
 impl From<Message> for Inbound {

@@ -59,7 +59,8 @@ impl Shard {
         let timer = self.timers.first().map(|(at, _)| *at);
         let raft = self.driver.next_wake_ms();
         let files = self.write_behind_due_ms();
-        [timer, raft, files, self.wal_idle_ms()].into_iter().flatten().min()
+        let recycling = self.recycle_due_ms();
+        [timer, raft, files, recycling, self.wal_idle_ms()].into_iter().flatten().min()
     }
 
     /// When the WAL is to be looked at again for its closing mark: while something was written since the last one.
@@ -87,11 +88,12 @@ impl Shard {
 
     fn take_in(&mut self, output: DriverOutput) -> bool {
         let worked = !output.leadership.is_empty() || !output.committed.is_empty();
-        for (group, leadership) in output.leadership {
-            self.leadership_changed(group, leadership);
-        }
         for committed in output.committed {
             self.apply(committed.group, &committed.entries);
+        }
+        // ORDER: a replica leads only once it has applied what its term opened with (SAFETY.md, rule 11).
+        for (group, leadership) in output.leadership {
+            self.leadership_changed(group, leadership);
         }
         for compacted in output.compacted {
             let drop = match compacted.group {
@@ -123,6 +125,9 @@ impl Shard {
 
     fn leadership_changed(&mut self, group: GroupId, leadership: Leadership) {
         tracing::debug!(group = group.0, ?leadership, "leadership");
+        if matches!(leadership, Leadership::Leader { .. } | Leadership::Follower { .. }) {
+            self.metrics.leadership_changes.add(1);
+        }
         let leads = matches!(leadership, Leadership::Leader { .. });
         if !leads {
             let mut decided = Vec::new();
@@ -154,7 +159,7 @@ impl Shard {
     }
 
     /// The node of a replica, by the placement.
-    fn node_of(&self, group: GroupId, peer: PeerId) -> Option<NodeId> {
+    pub(crate) fn node_of(&self, group: GroupId, peer: PeerId) -> Option<NodeId> {
         let name = &self.partitions.get(&group)?.name;
         let view = self.snapshot.topic_by_id(&name.topic_id)?.partition(name.index)?;
         view.replicas.iter().find(|replica| replica.peer == peer).map(|replica| replica.node)

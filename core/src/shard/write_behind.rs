@@ -14,6 +14,7 @@ use chronik_wal::entry::{LogEntry, LogStart};
 use chronik_wal::partition::{FileDone, FilesError, ProducerSnapshot, RollPolicy};
 use chronik_wal::types::{GroupId, KafkaOffset, TurnNumber};
 
+use super::housekeeping::Stopping;
 use super::{Job, JobOwner, Shard};
 
 /// Jobs on partition files in flight at once: enough to keep the helper threads busy.
@@ -21,6 +22,9 @@ const FILE_JOBS_MAX: usize = 16;
 
 /// Most entries looked at for one append.
 const APPEND_BYTES_MAX: u64 = 8 << 20;
+
+/// Bytes of batches that a start replays at most, about, to find a partition's producers again.
+const KEEP_PRODUCERS_BYTES: u64 = 16 << 20;
 
 /// After the disk was full, files are tried again after this long.
 const FULL_RETRY_MS: u64 = 1_000;
@@ -54,12 +58,6 @@ pub enum Drop {
 }
 
 impl WriteBehind {
-    /// Whether jobs are on their way, or would be if there was room.
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
-        self.in_flight == 0 && self.urgent.is_empty() && self.to_sync.is_empty() && self.drops.is_empty()
-    }
-
     fn forget(&mut self, group: GroupId) {
         self.urgent.remove(&group);
         self.to_sync.remove(&group);
@@ -75,7 +73,8 @@ impl Shard {
         let Some(since_ms) = partition.unwritten_since_ms else { return };
         if partition.unwritten_bytes >= self.limits.write_behind_bytes {
             self.write_behind.urgent.insert(group);
-        } else {
+        } else if partition.unwritten_bytes > 0 {
+            // An entry that only opens a term waits for the first batch: thousands of empty partitions make no file.
             self.write_behind.by_age.insert((since_ms, group));
         }
     }
@@ -84,13 +83,6 @@ impl Shard {
     pub(crate) fn flush_soon(&mut self, group: GroupId) {
         self.write_behind.urgent.insert(group);
         self.write_behind.to_sync.insert(group);
-    }
-
-    /// Has every group's files written and synced: for a clean stop.
-    pub(crate) fn flush_all(&mut self) {
-        for group in self.partitions.keys().copied().collect::<Vec<_>>() {
-            self.flush_soon(group);
-        }
     }
 
     /// Segments may go once `turn` is durable.
@@ -115,6 +107,9 @@ impl Shard {
 
     /// Starts as many jobs as may run.
     pub(crate) fn write_behind(&mut self) {
+        if self.stopping != Stopping::No {
+            return;
+        }
         self.choose_by_age();
         if self.write_behind.retry_at_ms.is_some_and(|at_ms| at_ms > self.now.mono_ms) {
             return;
@@ -174,10 +169,8 @@ impl Shard {
         let policy = RollPolicy { jitter_ms, ..super::topics::roll_policy(config) };
         let offset = partition.high_watermark;
         let producers = &partition.producers;
-        let mut snapshot = |_| {
-            (!producers.is_empty())
-                .then(|| ProducerSnapshot { offset, bytes: producers.encode_snapshot().into() })
-        };
+        // Without any producer too: a start reads the log from the newest snapshot on.
+        let mut snapshot = |_| Some(ProducerSnapshot { offset, bytes: producers.encode_snapshot().into() });
         let job = partition.files.append(&entries, policy, self.now.wall_ms, &mut snapshot);
         if let Some(job) = job {
             self.write_behind.in_flight += 1;
@@ -230,8 +223,10 @@ impl Shard {
         let Some(partition) = self.partitions.get_mut(&group) else { return };
         let before = partition.files.written().index;
         let dropped = matches!(done, FileDone::Dropped(_));
+        let synced = matches!(done, FileDone::Synced(_));
         match partition.files.finished(done) {
             Ok(()) if dropped => return self.dropped(group),
+            Ok(()) if synced => return self.keep_producers(group),
             Ok(()) => {}
             Err(FilesError::NoSpace { .. }) => {
                 tracing::warn!(
@@ -247,6 +242,21 @@ impl Shard {
         let written = partition.files.written().index;
         if written > before {
             self.written(group, before, written);
+        }
+    }
+
+    /// Keeps the producer state in a file when a start would have much to replay without it.
+    fn keep_producers(&mut self, group: GroupId) {
+        let Some(partition) = self.partitions.get_mut(&group) else { return };
+        if partition.unkept_bytes < KEEP_PRODUCERS_BYTES {
+            return;
+        }
+        let offset = partition.high_watermark;
+        let bytes = partition.producers.encode_snapshot().into();
+        if let Some(job) = partition.files.keep_snapshot(ProducerSnapshot { offset, bytes }) {
+            partition.unkept_bytes = 0;
+            self.write_behind.in_flight += 1;
+            self.start_job(JobOwner::Files(group), Job::File(job));
         }
     }
 

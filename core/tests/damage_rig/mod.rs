@@ -96,7 +96,7 @@ impl Server {
             std::thread::sleep(Duration::from_millis(5));
         }
         let log = server.log();
-        let (_, after) = log.split_once("127.0.0.1:").expect("the ready line names the port");
+        let (_, after) = log.split_once("PLAINTEXT://127.0.0.1:").expect("the ready line names the port");
         server.port = after.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap();
         server
     }

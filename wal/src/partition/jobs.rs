@@ -22,6 +22,7 @@ pub struct FileJob(pub(super) Work);
 pub(super) enum Work {
     Append(AppendJob),
     Sync(SyncJob),
+    Snapshot(SnapshotJob),
     Drop(DropJob),
     Unlink(Vec<PathBuf>),
     MoveDirectory { cache: Arc<FileCache>, segments: Vec<Arc<SegmentFiles>>, from: PathBuf, to: PathBuf },
@@ -38,6 +39,8 @@ pub enum FileDone {
     Appended(Result<(), FilesError>),
     /// Of a sync.
     Synced(Result<(), FilesError>),
+    /// Of [`super::PartitionLog::keep_snapshot`].
+    Kept(Result<(), FilesError>),
     /// Of a drop or a reset: the files do not count any more.
     Dropped(Result<(), FilesError>),
     /// Of unlinking what was dropped. An error leaves files that the next start unlinks.
@@ -65,6 +68,7 @@ impl FileJob {
         match self.0 {
             Work::Append(job) => FileDone::Appended(job.run(disk)),
             Work::Sync(job) => FileDone::Synced(job.run(disk)),
+            Work::Snapshot(job) => FileDone::Kept(job.run(disk)),
             Work::Drop(job) => FileDone::Dropped(job.run(disk)),
             Work::Unlink(paths) => FileDone::Unlinked(unlink_all(disk, &paths)),
             Work::MoveDirectory { cache, segments, from, to } => {
@@ -92,6 +96,7 @@ impl std::fmt::Debug for FileJob {
         f.write_str(match self.0 {
             Work::Append(_) => "FileJob::Append",
             Work::Sync(_) => "FileJob::Sync",
+            Work::Snapshot(_) => "FileJob::Snapshot",
             Work::Drop(_) => "FileJob::Drop",
             Work::Unlink(_) => "FileJob::Unlink",
             Work::MoveDirectory { .. } => "FileJob::MoveDirectory",
@@ -150,6 +155,23 @@ impl SyncJob {
 }
 
 /// Renames dropped files, so that no later start takes them for part of the log; they are unlinked later.
+/// Keeps a producer snapshot, then lets go of those that it replaces.
+pub(super) struct SnapshotJob {
+    pub(super) dir: PathBuf,
+    pub(super) path: PathBuf,
+    pub(super) bytes: bytes::Bytes,
+    pub(super) obsolete: Vec<PathBuf>,
+}
+
+impl SnapshotJob {
+    fn run(self, disk: &dyn Disk) -> Result<(), FilesError> {
+        let failed = |error| FilesError::write(&self.dir, "keeping a producer snapshot", error);
+        // ORDER: the new one is durable, name included, before an older one goes.
+        disk::replace_file(disk, &self.path, &self.bytes).map_err(failed)?;
+        unlink_all(disk, &self.obsolete)
+    }
+}
+
 pub(super) struct DropJob {
     pub(super) cache: Arc<FileCache>,
     /// Oldest first: what a crash leaves is then still a log without a hole.

@@ -36,7 +36,8 @@ pub struct Opened {
     /// later. [`PartitionLog::start`] may lie below the log start by as much as a segment, or more after a crash amidst a
     /// drop: call [`PartitionLog::drop_below`] again.
     pub log: PartitionLog,
-    /// The newest good producer snapshot at or below the checkpoint.
+    /// The newest good producer snapshot. It may be of an offset beyond the checkpoint: what it covers was committed, so the
+    /// WAL has it, unless something was lost.
     pub snapshot: Option<ProducerSnapshot>,
     /// The first offset whose batch is not in `snapshot`, or where the files begin when there is none: read from here to
     /// [`PartitionLog::written`] to have the producer state complete.
@@ -86,7 +87,9 @@ fn open_empty(disk: &dyn Disk, log: PartitionLog) -> Result<Opened, FilesError> 
     let listing = Listing::read(disk, &log.dir)?;
     let files = listing.bases.iter().rev().flat_map(|base| segment_paths(&log.dir, *base));
     let snapshots = listing.snapshots.iter().map(|offset| snapshot_path(&log.dir, *offset));
-    remove_all(disk, &log.dir, files.chain(snapshots).chain(listing.leftovers))?;
+    // Not made durable: nothing counts in this directory before a checkpoint says so, and the sync before that covers its
+    // names. Thousands of such directories may be there after a crash, and each fsync takes a millisecond.
+    unlink(disk, files.chain(snapshots).chain(listing.leftovers))?;
     let replay_from = log.start.base_offset;
     Ok(Opened { log, snapshot: None, replay_from })
 }
@@ -100,11 +103,9 @@ fn open_at(disk: &dyn Disk, mut log: PartitionLog, point: FlushPoint) -> Result<
         let path = log.dir.join(file_name(point.segment_base, "log"));
         return Err(FilesError::damaged(&path, 0, "the segment that the checkpoint names is missing"));
     }
-    let beyond = listing.snapshots.iter().filter(|offset| **offset > point.next_offset);
-    let beyond = beyond.map(|offset| snapshot_path(&log.dir, *offset));
     // Newest first: what a crash leaves is then still without a hole.
     let files = gone.iter().rev().flat_map(|base| segment_paths(&log.dir, *base));
-    remove_all(disk, &log.dir, files.chain(beyond).chain(listing.leftovers))?;
+    remove_all(disk, &log.dir, files.chain(listing.leftovers))?;
 
     for base in kept {
         let opener = Opener { disk, log: &log, base };
@@ -126,7 +127,7 @@ fn open_at(disk: &dyn Disk, mut log: PartitionLog, point: FlushPoint) -> Result<
     log.start = LogStart { index, term, offset: log.start.offset, base_offset: head.base_offset };
     log.synced = point;
     assert_eq!(log.written(), point, "the files end at the checkpoint");
-    log.snapshots = listing.snapshots.into_iter().filter(|offset| *offset <= point.next_offset).collect();
+    log.snapshots = listing.snapshots;
     let snapshot = newest_snapshot(disk, &log)?;
     let replay_from = snapshot.as_ref().map_or(head.base_offset, |snapshot| snapshot.offset);
     Ok(Opened { log, snapshot, replay_from })
@@ -201,6 +202,15 @@ fn segment_paths(dir: &Path, base: KafkaOffset) -> [PathBuf; 3] {
 }
 
 fn remove_all(disk: &dyn Disk, dir: &Path, paths: impl Iterator<Item = PathBuf>) -> Result<(), FilesError> {
+    if unlink(disk, paths)? {
+        // ORDER: the removals are durable before new files of the same names are written.
+        disk.sync_dir(dir).map_err(|error| FilesError::write(dir, "fsync of the directory", error))?;
+    }
+    Ok(())
+}
+
+/// Unlinks what is there; true when something was.
+fn unlink(disk: &dyn Disk, paths: impl Iterator<Item = PathBuf>) -> Result<bool, FilesError> {
     let mut any = false;
     for path in paths {
         match disk.remove_file(&path) {
@@ -211,11 +221,7 @@ fn remove_all(disk: &dyn Disk, dir: &Path, paths: impl Iterator<Item = PathBuf>)
             }
         }
     }
-    if any {
-        // ORDER: the removals are durable before new files of the same names are written.
-        disk.sync_dir(dir).map_err(|error| FilesError::write(dir, "fsync of the directory", error))?;
-    }
-    Ok(())
+    Ok(any)
 }
 
 fn newest_snapshot(disk: &dyn Disk, log: &PartitionLog) -> Result<Option<ProducerSnapshot>, FilesError> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::append::{self, Plan, PlannedSegment, ProducerSnapshot};
 use super::error::FilesError;
-use super::jobs::{FileDone, FileJob, SyncJob, Work};
+use super::jobs::{FileDone, FileJob, SnapshotJob, SyncJob, Work};
 use super::names::{self, Part, SegmentFiles};
 use super::segment::{Segment, Shape};
 use super::{PartitionLog, RollPolicy};
@@ -30,6 +30,10 @@ pub(super) enum Pending {
     },
     Sync {
         point: FlushPoint,
+    },
+    Snapshot {
+        offset: KafkaOffset,
+        obsolete: Vec<KafkaOffset>,
     },
     Drop {
         start: LogStart,
@@ -147,6 +151,29 @@ impl PartitionLog {
         Some(FileJob(Work::Sync(job)))
     }
 
+    /// A job that keeps the producer state between rolls, durably, so that a start replays little: none while another job
+    /// is in flight, or when there is a newer one. Its offset may lie beyond what is written: the WAL has the rest.
+    ///
+    /// Snapshots that neither begin a segment nor are the newest go with it.
+    pub fn keep_snapshot(&mut self, snapshot: ProducerSnapshot) -> Option<FileJob> {
+        let newest = self.snapshots.last().copied();
+        if self.is_busy() || !self.made || newest.is_some_and(|newest| newest >= snapshot.offset) {
+            return None;
+        }
+        let begins_segment =
+            |offset: &KafkaOffset| self.segments.iter().any(|segment| segment.files.base_offset == *offset);
+        let obsolete: Vec<KafkaOffset> =
+            self.snapshots.iter().copied().filter(|offset| !begins_segment(offset)).collect();
+        let job = SnapshotJob {
+            dir: self.dir.clone(),
+            path: append::snapshot_path(&self.dir, snapshot.offset),
+            bytes: snapshot.bytes,
+            obsolete: obsolete.iter().map(|offset| append::snapshot_path(&self.dir, *offset)).collect(),
+        };
+        self.pending = Some(Pending::Snapshot { offset: snapshot.offset, obsolete });
+        Some(FileJob(Work::Snapshot(job)))
+    }
+
     /// Takes note of a finished job.
     ///
     /// # Errors
@@ -157,7 +184,10 @@ impl PartitionLog {
     /// When no such job is in flight.
     pub fn finished(&mut self, done: FileDone) -> Result<(), FilesError> {
         let result = match done {
-            FileDone::Appended(result) | FileDone::Synced(result) | FileDone::Dropped(result) => result,
+            FileDone::Appended(result)
+            | FileDone::Synced(result)
+            | FileDone::Dropped(result)
+            | FileDone::Kept(result) => result,
             FileDone::Unlinked(result) => return result,
             FileDone::Moved(_) | FileDone::Read(_) | FileDone::Entries(_) | FileDone::FoundTime(_) => {
                 return Ok(());
@@ -176,6 +206,12 @@ impl PartitionLog {
                 self.appended(segments, continues);
             }
             Pending::Sync { point } => self.synced = point,
+            Pending::Snapshot { offset, obsolete } => {
+                self.snapshots.insert(offset);
+                for offset in obsolete {
+                    self.snapshots.remove(&offset);
+                }
+            }
             Pending::Drop { start, count, renamed, unlink_at_ms, snapshots } => {
                 self.dropped(start, count, &snapshots);
                 self.unlinks.push_back((unlink_at_ms, renamed));

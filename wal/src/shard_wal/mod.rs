@@ -165,6 +165,13 @@ impl ShardWal {
         self.sealed_bytes + self.filling.body_len
     }
 
+    /// Bytes of the live segments up to the place of the next turn: what a restart would read.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        let filling = self.filling.sequence;
+        self.segments.full_bytes(filling) + self.filling.position
+    }
+
     /// Where its segments lie.
     #[must_use]
     pub fn directory(&self) -> &std::path::Path {
