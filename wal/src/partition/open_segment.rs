@@ -193,7 +193,8 @@ impl Opener<'_> {
     ) -> Result<Vec<u8>, FilesError> {
         let log = self.view(files, end)?;
         let index_interval_bytes = self.log.limits.index_interval_bytes;
-        let mut scan = Scan { log, shape: *shape, others, index_interval_bytes, index: Vec::new() };
+        let mut scan =
+            Scan { log, shape: *shape, others, index_interval_bytes, exact: None, index: Vec::new() };
         scan.run()?;
         *shape = scan.shape;
         Ok(scan.index)

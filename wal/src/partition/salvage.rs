@@ -6,18 +6,18 @@
 //!
 //! A prefix may be cut out of a sealed segment: [`PartitionLog::open`] at a checkpoint there makes it the active one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::error::FilesError;
 use super::names::{METADATA_FILE, Part, file_name};
 use super::open::Listing;
 use super::open_segment::{Opener, sort_records};
-use super::raft_log_file::{RaftFile, RaftRecord};
+use super::raft_log_file::{RAFT_FILE_BYTES_MAX, RaftFile, RaftRecord};
 use super::scan::Scan;
 use super::segment::Shape;
 use super::{FileLimits, FileStore, PartitionIdentity, PartitionLog};
 use crate::batch::BatchInfo;
-use crate::disk::{Disk, OpenMode, replace_file};
+use crate::disk::{self, Disk, OpenMode, replace_file};
 use crate::entry::{FlushPoint, LogStart};
 use crate::types::{KafkaOffset, RaftIndex};
 
@@ -202,20 +202,25 @@ impl Walk<'_> {
             SalvageTo::Checkpoint(point) if active => point.position,
             _ => seal.map_or(have, |seal| seal.log_bytes),
         };
-        let (others, _) = sort_records(&file);
+        let (others, terms) = sort_records(&file);
         let view = opener.view(&files, should.min(have))?;
         let mut scan = Scan {
             log: view,
             shape: Shape::empty(file.header),
             others: &others,
             index_interval_bytes: u32::MAX,
+            exact: Some(&terms),
             index: Vec::new(),
         };
         let walked = scan.run();
         let mut shape = scan.shape;
         shape.raft_bytes = file.good_bytes;
         if let Err(error) = walked {
-            return self.ends_with(error, Some((base, shape)));
+            let kept = match self.knows_indexes(&file, &files.path(Part::Raft), active)? {
+                true => Some(shape),
+                false => self.up_to_last_record(base, &file)?,
+            };
+            return self.ends_with(error, kept.map(|shape| (base, shape)));
         }
         if have < should {
             let error =
@@ -223,6 +228,22 @@ impl Walk<'_> {
             return self.ends_with(error, Some((base, shape)));
         }
         self.check_end(base, shape, seal.map(|seal| (seal.last_index, seal.next_offset)), &file, active)
+    }
+
+    fn raft_path(&self, base: KafkaOffset) -> PathBuf {
+        self.log.dir.join(file_name(base, Part::Raft.extension()))
+    }
+
+    /// Whether no record of the `.raft` file can be lost: each tells which index is no batch, and so shifts those after it.
+    fn knows_indexes(&self, file: &RaftFile, path: &Path, active: bool) -> Result<bool, FilesError> {
+        if matches!(file.records.last(), Some(RaftRecord::Seal(_))) {
+            return Ok(true);
+        }
+        let bytes = disk::read_file(self.disk, path, RAFT_FILE_BYTES_MAX);
+        let bytes = bytes.map_err(|error| FilesError::read(path, error))?;
+        let len = bytes.len() as u64;
+        let all = RaftFile::decode(path, bytes, |_| true)?;
+        Ok(all.good_bytes == len || (active && all.good_bytes > file.good_bytes))
     }
 
     fn to_is_in(&self, base: KafkaOffset) -> bool {
@@ -249,7 +270,7 @@ impl Walk<'_> {
                 Ok(true)
             }
             Some((index, offset)) => {
-                let path = self.log.dir.join(file_name(base, Part::Raft.extension()));
+                let path = self.raft_path(base);
                 let what = format!(
                     "it should lead to raft index {index} and offset {offset}, but leads to {} and {}",
                     shape.last_index, shape.next_offset
@@ -259,12 +280,14 @@ impl Walk<'_> {
                 self.ends_with(error, kept.map(|shape| (base, shape)))
             }
             // The newest segment, no checkpoint: it ends where it ends.
-            None if self.to == SalvageTo::End => {
+            None if self.to == SalvageTo::End
+                && self.knows_indexes(file, &self.raft_path(base), active)? =>
+            {
                 self.keep(base, shape);
                 Ok(true)
             }
             None => {
-                let path = self.log.dir.join(file_name(base, Part::Raft.extension()));
+                let path = self.raft_path(base);
                 let error =
                     FilesError::damaged(&path, file.good_bytes, "the seal is missing or does not verify");
                 let kept = self.up_to_last_record(base, file)?;
@@ -282,13 +305,14 @@ impl Walk<'_> {
         });
         let Some(position) = position.filter(|position| *position > 0) else { return Ok(None) };
         let opener = Opener { disk: self.disk, log: self.log, base };
-        let (others, _) = sort_records(file);
+        let (others, terms) = sort_records(file);
         let view = opener.view(&opener.files(), position)?;
         let mut scan = Scan {
             log: view,
             shape: Shape::empty(file.header),
             others: &others,
             index_interval_bytes: u32::MAX,
+            exact: Some(&terms),
             index: Vec::new(),
         };
         // What it stops at has been told already.
@@ -296,7 +320,7 @@ impl Walk<'_> {
         Ok(Some(scan.shape))
     }
 
-    fn does_not_follow(&self, file: &RaftFile, path: &std::path::Path) -> Option<FilesError> {
+    fn does_not_follow(&self, file: &RaftFile, path: &Path) -> Option<FilesError> {
         let head = &file.header;
         let follows = match &self.before {
             Some(end) => {
