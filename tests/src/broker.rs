@@ -3,7 +3,7 @@
 //! The server is built by the first test that needs it, in the profile of the test, so that `cargo test` from a clean clone
 //! needs nothing else. Dropping a [`Broker`] stops it and fails the test if its log holds a panic.
 
-use crate::process::{Process, free_port};
+use crate::process::{Process, eventually, free_port};
 use crate::wire::Connection;
 use crate::{lock, paths};
 use std::fmt::Write as _;
@@ -15,6 +15,8 @@ use tempfile::TempDir;
 
 /// Start-up waits for the disk only; ten seconds pass on a machine where all tests run at once.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
+/// Batches are in their partition's file two seconds after they were produced, or sooner.
+const WRITE_BEHIND_TIMEOUT: Duration = Duration::from_secs(15);
 /// What must never be in a log: a panic, or the "Cannot propose" of field report 003.
 const FORBIDDEN_IN_LOG: [&str; 3] = ["panicked at", "Cannot propose", "stack backtrace"];
 
@@ -187,6 +189,20 @@ impl Broker {
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
         self.options.data_dir.clone().unwrap_or_else(|| self.directory.path().join("data"))
+    }
+
+    /// The first segment file of a partition.
+    #[must_use]
+    pub fn first_segment(&self, topic: &str, partition: i32) -> PathBuf {
+        self.data_dir().join(format!("data/{topic}-{partition}/00000000000000000000.log"))
+    }
+
+    /// Waits until the first segment of a partition holds `bytes`: partition files are written behind the write-ahead log.
+    pub fn wait_for_file(&self, topic: &str, partition: i32, bytes: &[u8]) {
+        let path = self.first_segment(topic, partition);
+        let holds =
+            || std::fs::read(&path).is_ok_and(|file| file.windows(bytes.len()).any(|window| window == bytes));
+        eventually("a partition's file has what was produced", WRITE_BEHIND_TIMEOUT, holds);
     }
 
     /// The process. The broker must have been started.

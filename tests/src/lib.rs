@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`paths`] and [`lock`] (where things are, who may use them), [`process`] (children that never outlive their
 //! test), [`broker`] (a real `chronik-server`), [`reference`] (Apache Kafka, the yardstick), [`subject`] (either of them),
-//! [`toolchain`] and [`program`] (clients that nobody here wrote), [`wire`] and [`records`] (a small client of our own, for
+//! [`toolchain`] and [`program`] (clients that nobody here wrote), [`wire`], [`records`] and [`topics`] (a small client of our own, for
 //! what no client library would send), [`loopdisk`] (a small file system to fill).
 //!
 //! Invariants: everything listens on loopback, on ports found free; all files are under the target directory or `.clients/`;
@@ -21,6 +21,13 @@ pub mod process;
 pub mod program;
 pub mod records;
 pub mod reference;
+pub mod sim;
 pub mod subject;
 pub mod toolchain;
+pub mod topics;
 pub mod wire;
+
+/// Prints a figure or a note of a test; `cargo test` shows it with `--nocapture` and when the test fails.
+pub fn report(text: &str) {
+    eprintln!("{text}");
+}

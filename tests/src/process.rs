@@ -33,6 +33,15 @@ pub fn free_port() -> u16 {
     panic!("no free port on 127.0.0.1");
 }
 
+/// Waits until `probe` is true, which must be within `timeout`.
+pub fn eventually(what: &str, timeout: Duration, probe: impl Fn() -> bool) {
+    let deadline = Instant::now() + timeout;
+    while !probe() {
+        assert!(Instant::now() < deadline, "not within {timeout:?}: {what}");
+        std::thread::sleep(POLL_INTERVAL);
+    }
+}
+
 /// A running child.
 #[derive(Debug)]
 pub struct Process {

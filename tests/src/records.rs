@@ -6,7 +6,10 @@ use bytes::BytesMut;
 use chronik_net::codec::ErrorCode;
 use chronik_wal::compress::DecompressCaps;
 use chronik_wal::records::{BatchBuilder, Records};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How long a partition may have no leader after a start.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Wall time in milliseconds, the timestamp of records.
 #[must_use]
@@ -49,7 +52,8 @@ pub struct ReadRecord {
     pub value: Vec<u8>,
 }
 
-/// All records of a partition from `offset` to its high watermark. Offsets must be dense.
+/// All records of a partition from `offset` to its high watermark. Offsets must be dense. Retriable errors are waited out,
+/// as any client does.
 pub fn read_from(
     connection: &mut Connection,
     topic: &str,
@@ -57,8 +61,13 @@ pub fn read_from(
     mut offset: i64,
 ) -> Result<Vec<ReadRecord>> {
     let mut records = Vec::new();
+    let deadline = Instant::now() + SETTLE_TIMEOUT;
     loop {
         let answer = connection.fetch(topic, partition, offset, 0)?;
+        if answer.error.retriable() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+            continue;
+        }
         ensure!(answer.error == ErrorCode::None, "fetch at {offset}: {:?}", answer.error);
         let bytes: Vec<u8> = answer.records.concat();
         for batch in chronik_wal::batch::batches(&bytes) {

@@ -3,12 +3,12 @@
 
 use chronik_net::codec::ErrorCode;
 use chronik_tests::broker::Broker;
-use chronik_tests::lock;
 use chronik_tests::process::Process;
 use chronik_tests::program::{java, python};
 use chronik_tests::records::{ReadRecord, batch, read_all};
 use chronik_tests::toolchain::Toolchain;
 use chronik_tests::wire::Connection;
+use chronik_tests::{lock, report};
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
@@ -17,6 +17,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 const KILLS: u64 = 20;
+/// Offset and value of each acknowledged record.
+type Acknowledged = Vec<(i64, u64)>;
+
 /// Requests that our own producer has in flight.
 const PIPELINE: usize = 8;
 
@@ -30,7 +33,7 @@ fn acknowledged_records_survive_twenty_kills() {
     for topic in topics {
         broker.connect().ensure_topic(topic);
     }
-    let acknowledged: Vec<Arc<Mutex<Vec<(i64, u64)>>>> = topics.iter().map(|_| Arc::default()).collect();
+    let acknowledged: Vec<Arc<Mutex<Acknowledged>>> = topics.iter().map(|_| Arc::default()).collect();
     let mut restart_longest = Duration::ZERO;
     for kill in 0..KILLS {
         let producers: Vec<JoinHandle<()>> = topics
@@ -54,7 +57,7 @@ fn acknowledged_records_survive_twenty_kills() {
     }
     let total: usize = acknowledged.iter().map(|log| log.lock().expect("no poison").len()).sum();
     assert!(total > 1000, "only {total} records were acknowledged: this tested nothing");
-    eprintln!("{total} acknowledged records over {KILLS} kills; longest start {restart_longest:?}");
+    report(&format!("{total} acknowledged records over {KILLS} kills; longest start {restart_longest:?}"));
 }
 
 /// Sends values `first`, `first + 1`, … with [`PIPELINE`] requests in flight until the connection breaks.
@@ -62,7 +65,7 @@ fn produce_until_cut(
     mut connection: Connection,
     topic: &str,
     first: u64,
-    acknowledged: &Mutex<Vec<(i64, u64)>>,
+    acknowledged: &Mutex<Acknowledged>,
 ) {
     let mut in_flight = VecDeque::new();
     for value in first.. {
@@ -155,7 +158,7 @@ fn idempotent_producer_through_kills(name: &str, mut command: Command) {
         "{name}: {sent} sent, {} read: not each exactly once, in order",
         values.len()
     );
-    eprintln!("{name}: {sent} records, each exactly once, over {KILLS} kills");
+    report(&format!("{name}: {sent} records, each exactly once, over {KILLS} kills"));
 }
 
 /// Waits until the producer has had more records acknowledged.

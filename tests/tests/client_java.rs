@@ -2,10 +2,13 @@
 //! `tests/clients/java`, one class a scenario.
 
 use chronik_tests::broker::Broker;
+use chronik_tests::process::eventually;
 use chronik_tests::program::{java, java_class, run, scenario};
 use chronik_tests::toolchain::Toolchain;
+use chronik_tests::topics::create;
 use chronik_tests::{lock, records};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 #[test]
 fn producer_and_consumer_round_trips() {
@@ -45,44 +48,58 @@ fn kafka_dump_log_reads_our_files() {
         let value = format!("value {n}");
         broker.connect().produce("dumped", 0, records::batch(&[value])).expect("a batch is taken");
     }
-    // A clean stop writes everything behind to the partition files.
-    broker.stop_cleanly();
-    broker.restart();
+    broker.wait_for_file("dumped", 0, b"value 99");
     broker.stop_cleanly();
 
-    let data = broker.data_dir();
-    let dumped = dump(&only_segment(&data.join("data/dumped-0")), &["--deep-iteration", "--print-data-log"]);
+    let dumped = dump(&[broker.first_segment("dumped", 0)], &["--deep-iteration", "--print-data-log"]);
     for n in [0, 50, 99] {
         assert!(dumped.contains(&format!("payload: value {n}")), "value {n} in\n{dumped}");
     }
-    let offsets = all_files(&data.join("data"), "__consumer_offsets-", ".log");
+    let data = broker.data_dir().join("data");
+    let segments = all_files(&data, "java-group", ".log");
+    assert!(!segments.is_empty(), "the idempotent producers' records are in files");
+    dump(&segments, &["--deep-iteration"]);
+    let offsets = all_files(&data, "__consumer_offsets-", ".log");
     assert!(!offsets.is_empty(), "commits are in a partition of __consumer_offsets");
-    for segment in &offsets {
-        dump(segment, &["--offsets-decoder", "--print-data-log"]);
-    }
-    let groups: Vec<PathBuf> = all_files(&data.join("data"), "java-group", ".log");
-    assert!(!groups.is_empty(), "the idempotent producers' records are in files");
-    for segment in &groups {
-        dump(segment, &["--deep-iteration"]);
-    }
-    for snapshot in all_files(&data.join("data"), "java-group", ".snapshot") {
-        assert!(dump(&snapshot, &[]).contains("producerId"), "producer states in {}", snapshot.display());
-    }
+    let commits = dump(&offsets, &["--offsets-decoder", "--print-data-log"]);
+    assert!(commits.contains("java-group"), "the decoder finds the groups:\n{commits}");
 }
 
-fn dump(file: &Path, options: &[&str]) -> String {
+/// The snapshot of producer states beside a rolled segment, and segments after the first.
+#[test]
+fn kafka_dump_log_reads_rolled_segments_and_snapshots() {
+    if !Toolchain::Java.ready() {
+        return;
+    }
+    let _heavy = lock::heavy();
+    let mut broker = Broker::start("dump-rolled");
+    let mut connection = broker.connect();
+    create(&mut connection, "rolled", 1, &[("segment.bytes", "1048576")]);
+    let value = vec![b'v'; 100_000];
+    for n in 0..40 {
+        let batch = records::idempotent_batch(4711, 0, n, &[&value]);
+        let answer = connection.produce("rolled", 0, batch).expect("an answer");
+        assert_eq!(answer.error, chronik_net::codec::ErrorCode::None);
+    }
+    let data = broker.data_dir().join("data");
+    let snapshots = || all_files(&data, "rolled-0", ".snapshot");
+    eventually("snapshots beside rolled segments", Duration::from_secs(15), || snapshots().len() >= 3);
+    broker.stop_cleanly();
+    let segments = all_files(&data, "rolled-0", ".log");
+    assert!(segments.len() >= 3, "4 MB in segments of 1 MiB: {segments:?}");
+    dump(&segments, &["--deep-iteration"]);
+    assert!(dump(&snapshots(), &[]).contains("producerId: 4711"), "the producer is in the snapshots");
+}
+
+/// Runs kafka-dump-log over all these files, which must not displease it.
+fn dump(files: &[PathBuf], options: &[&str]) -> String {
+    let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
     let mut command = java_class("org.apache.kafka.tools.DumpLogSegments");
-    let output = run("kafka-dump-log", command.arg("--files").arg(file).args(options));
+    let output = run("kafka-dump-log", command.arg("--files").arg(names.join(",")).args(options));
     for complaint in ["isvalid: false", "Found invalid", "mismatch", "Exception", "Could not"] {
-        assert!(!output.contains(complaint), "kafka-dump-log complains about {}:\n{output}", file.display());
+        assert!(!output.contains(complaint), "kafka-dump-log complains about {names:?}:\n{output}");
     }
     output
-}
-
-fn only_segment(directory: &Path) -> PathBuf {
-    let mut segments = files(directory, ".log");
-    assert_eq!(segments.len(), 1, "one segment in {}", directory.display());
-    segments.remove(0)
 }
 
 /// Files with this ending in the partition directories whose names begin so, if they hold anything.

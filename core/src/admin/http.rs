@@ -1,8 +1,8 @@
 //! The HTTP server: one thread that accepts, one short-lived thread a connection, one request a connection.
 //!
-//! Written here and not taken from a crate because of its bounds: at most [`CONNECTIONS_MAX`] threads, a head of at
-//! most [`HEAD_BYTES_MAX`], and a deadline for the whole of reading and the whole of writing, so that neither a slow nor a
-//! hostile client keeps anything for long. Connections beyond the bound are told 503 and closed; others go on.
+//! Written here and not taken from a crate because of its bounds (tiny_http has none of them): a bounded count of threads,
+//! a head of at most [`HEAD_BYTES_MAX`], and a deadline for the whole of reading and the whole of writing, so that neither
+//! a slow nor a hostile client keeps anything for long, or anybody else from an answer.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -20,6 +20,9 @@ use super::request::{Get, HEAD_BYTES_MAX, Response, head_end, parse};
 
 /// Connections served at once: some scrapers, probes and people.
 const CONNECTIONS_MAX: usize = 32;
+
+/// Connections beyond these that are told 503 at once.
+const REFUSALS_MAX: usize = 8;
 
 /// A request that has not arrived after this long is answered 408.
 const READ_DEADLINE: Duration = Duration::from_secs(5);
@@ -81,12 +84,13 @@ impl Drop for Server {
 struct Place(Arc<AtomicUsize>);
 
 impl Place {
-    fn take(open: &Arc<AtomicUsize>) -> Option<Self> {
+    /// A place, and whether it is one of those whose connections are only told that there are too many.
+    fn take(open: &Arc<AtomicUsize>) -> Option<(Self, bool)> {
         // One thread alone takes places, so the count cannot grow in between.
-        let free = open.load(Ordering::Acquire) < CONNECTIONS_MAX;
-        free.then(|| {
+        let taken = open.load(Ordering::Acquire);
+        (taken < CONNECTIONS_MAX + REFUSALS_MAX).then(|| {
             open.fetch_add(1, Ordering::AcqRel);
-            Self(open.clone())
+            (Self(open.clone()), taken >= CONNECTIONS_MAX)
         })
     }
 }
@@ -119,15 +123,14 @@ fn accept_all(listener: &BoundListener, stop: &Stop, handler: &Handler) {
 }
 
 fn begin(stream: TcpStream, open: &Arc<AtomicUsize>, handler: &Handler) {
-    let Some(place) = Place::take(open) else {
-        // A fresh socket takes these few bytes without waiting; what becomes of them is the client's affair.
-        let _ = stream.set_nonblocking(true);
-        let _ = (&stream).write(&Response::error(503, "too many connections; try again").encode());
-        return;
-    };
+    // Beyond all bounds a connection is closed without a word.
+    let Some((place, refused)) = Place::take(open) else { return };
     let handler = handler.clone();
     let serve = move || {
-        serve(&stream, &handler);
+        match refused {
+            true => respond(&stream, &Response::error(503, "too many connections; try again")),
+            false => serve(&stream, &handler),
+        }
         drop(place);
     };
     // Without a thread the connection is closed, which is all that can be said without one.
@@ -153,6 +156,10 @@ fn serve(stream: &TcpStream, handler: &Handler) {
         Err(error) if is_timeout(&error) => Response::error(408, "the request did not arrive in time"),
         Err(_) => return,
     };
+    respond(stream, &response);
+}
+
+fn respond(stream: &TcpStream, response: &Response) {
     if write_all(stream, &response.encode()).is_ok() && stream.shutdown(Shutdown::Write).is_ok() {
         linger(stream);
     }

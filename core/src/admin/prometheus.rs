@@ -34,6 +34,12 @@ const GROUP_STATES: [&str; 5] = ["Empty", "PreparingRebalance", "CompletingRebal
 /// APIs whose latency always has its series.
 const ALWAYS_TIMED: [ApiKey; 2] = [ApiKey::Produce, ApiKey::Fetch];
 
+/// A family: its name, its help, and where its value is found.
+type Figure<Read> = (&'static str, &'static str, Read);
+type CounterOf = fn(&ShardMetrics) -> &Counter;
+type TotalOf = fn(&Totals) -> usize;
+type PartitionFigure = fn(&PartitionReport) -> i64;
+
 /// `/metrics`.
 pub(super) fn metrics(state: &State, view: &NodeView) -> Response {
     let scope = ReportScope {
@@ -199,7 +205,7 @@ fn requests(families: &mut Families, view: &NodeView) {
 }
 
 fn traffic(families: &mut Families, view: &NodeView) {
-    let counters: [(&'static str, &'static str, fn(&ShardMetrics) -> &Counter); 5] = [
+    let counters: [Figure<CounterOf>; 5] = [
         ("chronik_record_bytes_in_total", "Bytes of record batches taken in.", |m| &m.bytes_in),
         ("chronik_records_in_total", "Records taken in.", |m| &m.records_in),
         ("chronik_record_bytes_out_total", "Bytes of record batches handed out.", |m| &m.bytes_out),
@@ -246,7 +252,7 @@ fn cluster(families: &mut Families, view: &NodeView, answers: &Answers) {
     let all = |figure: fn(&Totals) -> usize| {
         answers.reports.iter().map(|report| figure(&report.totals)).sum::<usize>()
     };
-    let gauges: [(&'static str, &'static str, fn(&Totals) -> usize); 6] = [
+    let gauges: [Figure<TotalOf>; 6] = [
         ("chronik_partitions", "Partition replicas on this node.", |t| t.partitions),
         ("chronik_leaders", "Partitions led by this node.", |t| t.leaders),
         ("chronik_offline_partitions", "Replicas here without a leader, damaged ones included.", |t| {
@@ -282,7 +288,7 @@ fn partitions(families: &mut Families, answers: &Answers) -> usize {
     rows.sort_unstable_by_key(|row| row.group);
     rows.truncate(PARTITIONS_MAX);
     rows.sort_unstable_by(|a, b| (&a.name.topic, a.name.index).cmp(&(&b.name.topic, b.name.index)));
-    let gauges: [(&'static str, &'static str, fn(&PartitionReport) -> i64); 5] = [
+    let gauges: [Figure<PartitionFigure>; 5] = [
         ("chronik_partition_size_bytes", "Bytes of the partition's log.", |row| row.bytes as i64),
         ("chronik_partition_log_start_offset", "First offset that can be read.", |row| row.log_start.0),
         ("chronik_partition_log_end_offset", "Offset of the next record.", |row| row.log_end.0),

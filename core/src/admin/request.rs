@@ -52,7 +52,7 @@ pub(super) fn parse(head: &[u8]) -> Result<Get, Response> {
         return Err(bad());
     };
     let is_method = !method.is_empty() && method.bytes().all(|byte| byte.is_ascii_uppercase());
-    if !is_method || !target.starts_with('/') {
+    if !is_method || !target.starts_with('/') || !version.starts_with("HTTP/") {
         return Err(bad());
     }
     if !matches!(version, "HTTP/1.0" | "HTTP/1.1") {
@@ -162,11 +162,12 @@ mod tests {
         assert_eq!(status(b"POST / HTTP/1.1\r\n\r\n"), 405);
         assert_eq!(status(b"HEAD /metrics HTTP/1.1\r\n\r\n"), 405);
         assert_eq!(status(b"GET / HTTP/2.0\r\n\r\n"), 505);
-        let garbage: [&[u8]; 7] = [
+        let garbage: [&[u8]; 8] = [
             b"",
             b"\x16\x03\x01\x02\x00",
             b"GET /\r\n\r\n",
             b"GET / HTTP/1.1 x\r\n\r\n",
+            b"GET / COFFEE\r\n\r\n",
             b"GET http://x/ HTTP/1.1\r\n\r\n",
             b"GET /%zz HTTP/1.1\r\n\r\n",
             b"GET /?a=%ff HTTP/1.1\r\n\r\n",

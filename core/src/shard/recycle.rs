@@ -83,8 +83,8 @@ impl Shard {
         if needs.is_empty() {
             return self.checkpoint();
         }
-        for (group, _) in needs.flush {
-            self.flush_soon(group);
+        for (group, up_to) in needs.flush {
+            self.flush_soon(group, up_to);
         }
         for group in needs.rewrite_states {
             let kept = || self.damaged.get(&group).and_then(|damaged| damaged.state.as_ref());
