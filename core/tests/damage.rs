@@ -35,7 +35,8 @@ fn holds(dir: &Path, extension: &str, needle: &str) -> bool {
 
 fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(dir).unwrap() {
+    // A directory appears with the first write-behind.
+    for entry in std::fs::read_dir(dir).into_iter().flatten() {
         let path = entry.unwrap().path();
         if path.is_dir() {
             found.extend(files(&path, extension));

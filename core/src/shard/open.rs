@@ -45,6 +45,9 @@ const REPLAY_BYTES: usize = 1 << 20;
 /// Bytes of entries gathered before they are written to files during recovery.
 const FLUSH_BYTES: usize = 4 << 20;
 
+/// Bytes of WAL entries kept in memory of a group that is not served.
+const DAMAGED_BYTES_MAX: u64 = 1 << 20;
+
 /// Why a shard cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -199,6 +202,9 @@ pub(crate) struct Damaged {
     pub(crate) state: Option<GroupState>,
     /// How far its files counted. Were a checkpoint to leave it out, the next start would take all its files for leftovers.
     pub(crate) flushed: Option<FlushPoint>,
+    /// Its entries in the WAL, to be put again likewise; none when they are more than is kept in memory for that. Then their
+    /// segments stay.
+    pub(crate) entries: Vec<LogEntry>,
     /// The damage is in the WAL: the segment that proves it must stay, or a later start would take the group for sound.
     pub(crate) in_wal: bool,
 }
@@ -331,8 +337,13 @@ impl Shard {
                 if let Some(reason) = recovered.damage.reason(group) {
                     let reason = reason.to_owned();
                     let found = recovered.groups.remove(&group).unwrap_or_default();
-                    let damaged =
-                        Damaged { reason, state: found.state, flushed: found.flushed, in_wal: true };
+                    let damaged = Damaged {
+                        reason,
+                        state: found.state,
+                        flushed: found.flushed,
+                        entries: Vec::new(),
+                        in_wal: true,
+                    };
                     self.mark_damaged(&topic.name, number, group, damaged);
                     continue;
                 }
@@ -344,6 +355,7 @@ impl Shard {
                     reason,
                     state: found.state.clone(),
                     flushed: found.flushed,
+                    entries: few_entries(disk, seed, group, &found),
                     in_wal: false,
                 };
                 let policy = topics::roll_policy(&topic.config);
@@ -440,6 +452,18 @@ impl Shard {
         self.drop_left_segments(group);
         Ok(())
     }
+}
+
+/// The entries that a group whose files are damaged has in the WAL, if they are few.
+fn few_entries(disk: &dyn Disk, seed: &ShardSeed, group: GroupId, found: &RecoveredGroup) -> Vec<LogEntry> {
+    let bytes: u64 = found.entries.iter().map(|location| u64::from(location.len)).sum();
+    if bytes > DAMAGED_BYTES_MAX {
+        return Vec::new();
+    }
+    let mut reader = EntryReader::new(disk, &seed.wal);
+    let entries = found.entries.iter().map(|location| reader.read(group, location));
+    // Without all of them, none: what is put again must be without a hole.
+    entries.collect::<Result<_, _>>().unwrap_or_default()
 }
 
 /// Opens a group's files at the checkpoint and reads what the WAL has beyond. Committed entries beyond `budget` bytes are

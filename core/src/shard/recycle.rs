@@ -94,7 +94,12 @@ impl Shard {
         }
         for (group, range) in needs.rewrite_entries {
             let commit = self.driver.commit(group).unwrap_or_default();
-            let Some(tail) = self.driver.tail(group) else { continue };
+            let Some(tail) = self.driver.tail(group) else {
+                let kept = self.damaged.get(&group).map_or(&[][..], |damaged| &damaged.entries);
+                let wanted = kept.iter().filter(|entry| range.contains(&entry.index.0));
+                self.wal.rewrite_entries(group, commit, &wanted.cloned().collect::<Vec<_>>());
+                continue;
+            };
             let (low, high) = (RaftIndex(*range.start()), RaftIndex(range.end() + 1));
             let entries: Vec<LogEntry> = tail.entries(low, high, REWRITE_BYTES_MAX).cloned().collect();
             self.wal.rewrite_entries(group, commit, &entries);
