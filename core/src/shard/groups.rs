@@ -100,6 +100,12 @@ pub struct Coordinators {
 }
 
 impl Coordinators {
+    /// Questions and appends that are not answered.
+    #[cfg(test)]
+    pub(crate) fn waiting_count(&self) -> usize {
+        self.askers.len() + self.everyone.len() + self.appends.len()
+    }
+
     /// Whether a coordinator waits for its turn.
     pub(crate) fn has_work(&self) -> bool {
         !self.busy.is_empty()
@@ -266,7 +272,9 @@ impl Shard {
     /// A piece of the log, read from files, is back.
     pub(crate) fn coordinator_read(&mut self, group: GroupId, from: KafkaOffset, done: FileDone) {
         let FileDone::Read(result) = done else { return };
-        let Some(log_start) = self.partitions.get(&group).map(|partition| partition.log_start) else { return };
+        let Some(log_start) = self.partitions.get(&group).map(|partition| partition.log_start) else {
+            return;
+        };
         let Some(host) = self.coordinators.hosts.get_mut(&group) else { return };
         // What was asked for in an earlier term is not the next piece.
         if !matches!(host.phase, Phase::Loading { next, reading: true } if next == from) {
@@ -297,7 +305,11 @@ impl Shard {
             }
         }
         if reached <= next {
-            tracing::error!(group = group.0, offset = next.0, "the offsets partition cannot be read on from here");
+            tracing::error!(
+                group = group.0,
+                offset = next.0,
+                "the offsets partition cannot be read on from here"
+            );
             return;
         }
         host.phase = Phase::Loading { next: reached, reading: false };

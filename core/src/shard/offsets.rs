@@ -180,7 +180,8 @@ impl Shard {
     /// A search by time is back.
     pub(crate) fn offset_found(&mut self, request: u64, item: usize, done: FileDone) {
         let FileDone::FoundTime(result) = done else { return };
-        let Some(query) = self.offset_requests.get(&request).and_then(|p| p.queries.get(item).copied()) else {
+        let Some(query) = self.offset_requests.get(&request).and_then(|p| p.queries.get(item).copied())
+        else {
             return;
         };
         let answer = match result {

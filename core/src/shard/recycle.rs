@@ -57,7 +57,8 @@ impl Shard {
             let written = partition.map_or(RaftIndex(0), |p| p.files.written().index);
             // A few hundred bytes are put again rather than written to a file of their own and synced: as if they were not
             // committed yet. They must all be in memory still, so only where nothing waits for its sync.
-            let is_small = partition.is_some_and(|p| p.unwritten_bytes <= COPY_BYTES_MAX) && written == flushed;
+            let is_small =
+                partition.is_some_and(|p| p.unwritten_bytes <= COPY_BYTES_MAX) && written == flushed;
             let committed = if is_small { flushed } else { applied };
             GroupProgress { flushed, committed }
         };

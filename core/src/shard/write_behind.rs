@@ -73,6 +73,11 @@ impl WriteBehind {
         self.resetting.contains(&group)
     }
 
+    #[cfg(test)]
+    pub(crate) fn has_drops(&self) -> bool {
+        !self.drops.is_empty()
+    }
+
     /// Urgent partitions, the one after the last written first.
     fn urgent_in_turn(&self) -> impl Iterator<Item = GroupId> {
         let after = (Bound::Excluded(self.last), Bound::Unbounded);
@@ -325,12 +330,7 @@ impl Shard {
     }
 
     /// The files hold the log up to `written` now: the tail may let go of it.
-    fn written(
-        &mut self,
-        group: GroupId,
-        before: RaftIndex,
-        written: RaftIndex,
-    ) {
+    fn written(&mut self, group: GroupId, before: RaftIndex, written: RaftIndex) {
         let (Some(partition), Some(tail)) = (self.partitions.get_mut(&group), self.driver.tail(group)) else {
             return;
         };

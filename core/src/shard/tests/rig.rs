@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use crate::config::layers::ConfigMap;
 use crate::metadata::snapshot::SnapshotBuilder;
-use crate::metadata::state::Broker;
+use crate::metadata::state::{Broker, Topic};
 use crate::metrics::ShardMetrics;
 use crate::shard::controller::{AdminReply, AdminRequest, ControllerHost};
 use crate::shard::message::*;
@@ -78,6 +78,11 @@ impl Rig {
     pub(crate) fn with(setup: Setup) -> Self {
         let now = Now { mono_ms: 1_000_000, wall_ms: WALL_MS };
         Self::start(Arc::new(SimDisk::new(7)), setup, now, 1)
+    }
+
+    /// A node on what another one has left on its disk.
+    pub(crate) fn on(disk: Arc<SimDisk>, setup: Setup, now: Now) -> Self {
+        Self::start(disk, setup, now, 1_000)
     }
 
     fn start(disk: Arc<SimDisk>, setup: Setup, now: Now, starts: u64) -> Self {
@@ -221,26 +226,22 @@ impl Rig {
 
     /// Makes a topic; its partitions lead when this returns.
     pub(crate) fn topic(&mut self, name: &str, partitions: i32, configs: &[(&str, &str)]) -> GroupId {
-        let configs = configs.iter().map(|(key, value)| {
-            CreatableTopicConfig::default()
-                .with_name(StrBytes::from_string((*key).to_owned()))
-                .with_value(Some(StrBytes::from_string((*value).to_owned())))
-        });
-        let topic = CreatableTopic::default()
-            .with_name(TopicName(StrBytes::from_string(name.to_owned())))
-            .with_num_partitions(partitions)
-            .with_replication_factor(1)
-            .with_configs(configs.collect());
-        let request = CreateTopicsRequest::default().with_timeout_ms(5_000).with_topics(vec![topic]);
-        let AdminReply::CreateTopics(made) = self.admin(AdminRequest::CreateTopics(request)) else {
-            panic!("an answer to CreateTopics")
+        let Reply::Admin(reply) = self.answer(creation(name, partitions, configs)) else {
+            panic!("an answer of the controller")
         };
+        let AdminReply::CreateTopics(made) = *reply else { panic!("an answer to CreateTopics") };
         assert_eq!(made.topics[0].error_code, 0, "{made:?}");
         self.group(name, 0)
     }
 
     pub(crate) fn group(&self, topic: &str, partition: usize) -> GroupId {
         self.shard.snapshot.topic(topic).expect("the topic is there").partitions[partition].group
+    }
+
+    /// The topic as the metadata group has it.
+    pub(crate) fn state_topic(&self, name: &str) -> Arc<Topic> {
+        let host = self.shard.controller.as_ref().expect("shard 0 has the controller");
+        host.state().topics().get(name).expect("the topic is there").clone()
     }
 
     // --- records
@@ -369,6 +370,25 @@ fn open(disk: &dyn Disk, setup: &Setup, now: Now, starts: u64) -> Shard {
     let mut shard = Shard::open(disk, &seed, recovered, snapshot, Some(part)).expect("the shard starts");
     shard.form_metadata_group(PeerId(1), vec![PeerId(1)]).expect("the metadata group is made");
     shard
+}
+
+/// CreateTopics for one topic of one partition.
+pub(crate) fn create(name: &str) -> Request {
+    creation(name, 1, &[])
+}
+
+fn creation(name: &str, partitions: i32, configs: &[(&str, &str)]) -> Request {
+    let text = |text: &str| StrBytes::from_string(text.to_owned());
+    let config = |(key, value): &(&str, &str)| {
+        CreatableTopicConfig::default().with_name(text(key)).with_value(Some(text(value)))
+    };
+    let topic = CreatableTopic::default()
+        .with_name(TopicName(text(name)))
+        .with_num_partitions(partitions)
+        .with_replication_factor(1)
+        .with_configs(configs.iter().map(config).collect());
+    let request = CreateTopicsRequest::default().with_timeout_ms(5_000).with_topics(vec![topic]);
+    Request::Admin { request: Box::new(AdminRequest::CreateTopics(request)), timeout_ms: 10_000 }
 }
 
 /// A produce request of these batches.
