@@ -115,7 +115,7 @@ fn a_client_with_another_epoch_is_told_so() {
     rig.fill(group, 1, 10);
     let new = epoch(&mut rig, group);
     assert!(new > old);
-    let mut fetch = |rig: &mut Rig, item: FetchItem| {
+    let fetch = |rig: &mut Rig, item: FetchItem| {
         let slice = FetchSlice { items: vec![item], ..fetch_of(&[], 0) };
         rig.fetch_slice(slice).remove(0)
     };

@@ -54,7 +54,7 @@ fn nothing_is_acknowledged_before_its_turn_is_durable() {
 fn a_batch_sent_again_is_stored_once() {
     let mut rig = Rig::new();
     let group = rig.topic(TOPIC, 1, &[]);
-    let mut send = |rig: &mut Rig, epoch, sequence, count| {
+    let send = |rig: &mut Rig, epoch, sequence, count| {
         let outcome = rig.produce(group, idempotent(5, epoch, sequence, count));
         (outcome.error, outcome.base_offset.0)
     };
@@ -129,7 +129,7 @@ fn batches_wait_for_room_in_order_and_time_out_each_by_itself() {
     let group = rig.topic(TOPIC, 1, &[]);
     rig.hold_jobs = true;
     rig.fill(group, 2, 20 << 10);
-    let mut asked = |rig: &mut Rig, timeout_ms| {
+    let asked = |rig: &mut Rig, timeout_ms| {
         let slice = slice(vec![(group, value(30 << 10))], Acks::All);
         let call = rig.ask(Request::Produce(ProduceSlice { timeout_ms, ..slice }));
         rig.settle();
