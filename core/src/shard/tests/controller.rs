@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use chronik_wal::disk::sim::Survival;
+use chronik_wal::shard_wal::write_turn_blocking;
 use chronik_wal::types::{GroupId, RaftIndex};
 
 use super::*;
@@ -89,4 +90,26 @@ fn a_power_cut_at_any_moment_leaves_the_metadata_whole() {
     }
     let start = rig.shard.driver.log_start(GroupId::METADATA).expect("a log start");
     assert!(start.index > RaftIndex(8), "images were made on the way: {start:?}");
+}
+
+#[test]
+fn a_start_makes_no_image_of_an_entry_that_its_state_is_past() {
+    let mut rig = Rig::new();
+    rig.topic("before", 1, &[]);
+    rig.hold_turns = true;
+    let end = rig.shard.driver.log_end_offset(GroupId::METADATA).expect("a log");
+    rig.shard.propose_trim(GroupId::METADATA, end);
+    rig.ask(create("after"));
+    rig.settle();
+    // The disk has both entries; that it has, the node does not live to hear.
+    let turn = rig.turn.take().expect("a turn with both");
+    write_turn_blocking(&*rig.disk, &turn).expect("written");
+    let mut rig = rig.crash();
+    let start = rig.shard.driver.log_start(GroupId::METADATA).expect("a log");
+    assert_eq!(start.index, RaftIndex(0), "the image would hold what comes after it too");
+    for _ in 0..2 {
+        let names: Vec<String> = topics(&rig).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["after", "before"]);
+        rig = rig.crash();
+    }
 }

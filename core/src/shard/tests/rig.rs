@@ -197,6 +197,22 @@ impl Rig {
         panic!("the shard never comes to rest");
     }
 
+    /// Works until the entry just proposed is applied and what it has set in motion waits for its turn.
+    pub(crate) fn settle_once(&mut self) {
+        self.step();
+        self.step();
+    }
+
+    /// Has all of a partition synced, and writes that down.
+    pub(crate) fn checkpoint(&mut self, group: GroupId) {
+        let applied = self.shard.partitions[&group].applied;
+        self.shard.flush_soon(group, applied);
+        self.settle();
+        assert_eq!(self.shard.partitions[&group].files.synced().index, applied);
+        self.shard.checkpoint();
+        self.settle();
+    }
+
     /// Lets time pass, from one deadline to the next.
     pub(crate) fn advance(&mut self, ms: u64) {
         let end = self.now.mono_ms + ms;
