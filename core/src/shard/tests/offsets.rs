@@ -161,6 +161,40 @@ fn a_crash_anywhere_in_a_deletion_damages_nothing() {
     }
 }
 
+#[test]
+fn files_go_no_further_than_the_durable_log_start() {
+    let mut rig = Rig::new();
+    let group = rig.topic(TOPIC, 1, &SEGMENTS);
+    rig.fill(group, 25, 100 << 10);
+    rig.advance(2_000);
+    rig.checkpoint(group);
+    rig.ask(Request::DeleteRecords {
+        items: vec![DeleteItem { group, before: KafkaOffset(-1) }],
+        timeout_ms: 60_000,
+    });
+    rig.step();
+    // The turn that moves the durable log start to the last segment is held; meanwhile that segment is closed, so that it may
+    // go too, but only with the turn after.
+    rig.hold_turns = true;
+    for _ in 0..4 {
+        rig.step();
+        rig.now.mono_ms += 300;
+    }
+    assert_eq!(rig.files(TOPIC, 0, ".log").len(), 4, "{:?}", rig.files(TOPIC, 0, ".log"));
+    assert!(rig.write_turn());
+    for _ in 0..4 {
+        rig.step();
+    }
+    assert_eq!(rig.files(TOPIC, 0, ".log").len(), 2, "{:?}", rig.files(TOPIC, 0, ".log"));
+    let disk = Arc::new(rig.disk.crash(Survival::All));
+    let mut rig = Rig::on(disk, rig.setup.clone(), rig.now);
+    assert!(rig.shard.damaged.is_empty(), "{:?}", rig.shard.damaged);
+    assert_eq!(rig.list_offset(group, -2).offset.0, 25);
+    rig.advance(5_000);
+    let below = format!("{:020}", 25);
+    assert!(!rig.files(TOPIC, 0, "").iter().any(|name| *name < below), "{:?}", rig.files(TOPIC, 0, ""));
+}
+
 fn places() -> impl Iterator<Item = (Survival, usize, usize)> {
     let survivals = [Survival::SyncedOnly, Survival::All];
     let held = |survival| [0, 4, 8].into_iter().map(move |held_for| (survival, held_for));
