@@ -74,6 +74,11 @@ impl WriteBehind {
         self.resetting.contains(&group)
     }
 
+    #[cfg(test)]
+    pub(crate) fn has_drops(&self) -> bool {
+        !self.drops.is_empty()
+    }
+
     /// Urgent partitions, the one after the last written first.
     fn urgent_in_turn(&self) -> impl Iterator<Item = GroupId> {
         let after = (Bound::Excluded(self.last), Bound::Unbounded);
