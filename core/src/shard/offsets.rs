@@ -8,7 +8,7 @@ use chronik_raft::driver::Proposal;
 use chronik_raft::leadership::Leadership;
 use chronik_wal::compress::DecompressCaps;
 use chronik_wal::entry::EntryKind;
-use chronik_wal::partition::FileDone;
+use chronik_wal::partition::{FileDone, FilesError};
 use chronik_wal::records;
 use chronik_wal::types::{GroupId, KafkaOffset, LeaderEpoch};
 
@@ -33,6 +33,7 @@ mod special {
 #[derive(Debug)]
 pub struct PendingOffsets {
     call: Call,
+    queries: Vec<OffsetQuery>,
     answers: Vec<OffsetAnswer>,
     searching: usize,
 }
@@ -68,20 +69,29 @@ impl Shard {
             return self.reply(call, Reply::Unavailable);
         }
         let number = self.number();
-        let mut pending = PendingOffsets { call, answers: Vec::with_capacity(queries.len()), searching: 0 };
-        for (place, query) in queries.iter().enumerate() {
-            match self.look_up(query) {
-                Lookup::Known(answer) => pending.answers.push(answer),
-                Lookup::InFiles(timestamp) => {
-                    pending.answers.push(OffsetAnswer::nothing());
-                    pending.searching += usize::from(self.search(number, place, query.group, timestamp));
-                }
-            }
+        let mut pending = PendingOffsets {
+            call,
+            queries: queries.to_vec(),
+            answers: vec![OffsetAnswer::nothing(); queries.len()],
+            searching: 0,
+        };
+        for place in 0..queries.len() {
+            self.answer_or_search(number, place, &mut pending);
         }
         if pending.searching == 0 {
             return self.reply(call, Reply::Offsets(pending.answers));
         }
         self.offset_requests.insert(number, pending);
+    }
+
+    fn answer_or_search(&mut self, request: u64, place: usize, pending: &mut PendingOffsets) {
+        let query = pending.queries[place];
+        match self.look_up(&query) {
+            Lookup::Known(answer) => pending.answers[place] = answer,
+            Lookup::InFiles(timestamp) => {
+                pending.searching += usize::from(self.search(request, place, query.group, timestamp));
+            }
+        }
     }
 
     fn search(&mut self, request: u64, item: usize, group: GroupId, timestamp: i64) -> bool {
@@ -164,25 +174,25 @@ impl Shard {
     /// A search by time is back.
     pub(crate) fn offset_found(&mut self, request: u64, item: usize, done: FileDone) {
         let FileDone::FoundTime(result) = done else { return };
-        let Some(pending) = self.offset_requests.get_mut(&request) else { return };
+        let Some(mut pending) = self.offset_requests.remove(&request) else { return };
         pending.searching -= 1;
-        if let Some(answer) = pending.answers.get_mut(item) {
-            match result {
-                Ok(Some((offset, timestamp))) => {
-                    *answer = OffsetAnswer { offset, timestamp, ..*answer };
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::error!(%error, "searching a segment by time failed");
-                    *answer = OffsetAnswer::refused(ErrorCode::KafkaStorageError);
-                }
+        match result {
+            Ok(Some((offset, timestamp))) => {
+                let answer = &mut pending.answers[item];
+                *answer = OffsetAnswer { offset, timestamp, ..*answer };
+            }
+            Ok(None) => {}
+            // The segment was dropped meanwhile, or the whole partition: the question is asked anew.
+            Err(FilesError::Gone { .. }) => self.answer_or_search(request, item, &mut pending),
+            Err(error) => {
+                tracing::error!(%error, "searching a segment by time failed");
+                pending.answers[item] = OffsetAnswer::refused(ErrorCode::KafkaStorageError);
             }
         }
-        if pending.searching == 0
-            && let Some(pending) = self.offset_requests.remove(&request)
-        {
-            self.reply(pending.call, Reply::Offsets(pending.answers));
+        if pending.searching == 0 {
+            return self.reply(pending.call, Reply::Offsets(pending.answers));
         }
+        self.offset_requests.insert(request, pending);
     }
 
     pub(crate) fn epoch_ends(&mut self, call: Call, queries: &[EpochQuery]) {

@@ -96,7 +96,7 @@ impl Shard {
         for compacted in output.compacted {
             let drop = match compacted.group {
                 GroupId::METADATA => Drop::All(compacted.log_start),
-                _ => Drop::Below(compacted.log_start.offset),
+                _ => Drop::Below(compacted.log_start),
             };
             self.drop_after(compacted.turn, compacted.group, drop);
         }

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chronik_wal::entry::{LogEntry, LogStart};
 use chronik_wal::partition::{FileDone, FilesError, ProducerSnapshot, RollPolicy};
-use chronik_wal::types::{GroupId, KafkaOffset, TurnNumber};
+use chronik_wal::types::{GroupId, TurnNumber};
 
 use super::{Job, JobOwner, Shard};
 
@@ -47,8 +47,8 @@ pub struct WriteBehind {
 /// What to drop from a partition's files.
 #[derive(Clone, Copy, Debug)]
 pub enum Drop {
-    /// The segments wholly below the log start.
-    Below(KafkaOffset),
+    /// The segments wholly below this log start, which is durable.
+    Below(LogStart),
     /// Everything: the log goes on at this start.
     All(LogStart),
 }
@@ -210,7 +210,7 @@ impl Shard {
         let Some(partition) = self.partitions.get_mut(&group) else { return };
         let (now_ms, delay_ms) = (self.now.mono_ms, partition.config.file_delete_delay_ms);
         let job = match drop {
-            Drop::Below(offset) => partition.files.drop_below(offset, now_ms, delay_ms),
+            Drop::Below(durable) => partition.files.drop_below(durable, now_ms, delay_ms),
             Drop::All(start) => partition.files.reset(start, now_ms, delay_ms),
         };
         if let Some(job) = job {
