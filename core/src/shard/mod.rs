@@ -205,6 +205,8 @@ pub struct Shard {
     pub(crate) leader_events: Vec<LeaderEvent>,
     pub(crate) produces: BTreeMap<u64, produce::PendingProduce>,
     pub(crate) stalled: VecDeque<produce::Stalled>,
+    /// Bytes of produce that Raft has been given and the last ready pass has not seen.
+    pub(crate) proposed_bytes: u64,
     pub(crate) fetches: BTreeMap<u64, fetch::PendingFetch>,
     pub(crate) offset_requests: BTreeMap<u64, offsets::PendingOffsets>,
     pub(crate) deletes: BTreeMap<u64, offsets::PendingDelete>,

@@ -241,6 +241,7 @@ impl Shard {
             leader_events: Vec::new(),
             produces: BTreeMap::new(),
             stalled: std::collections::VecDeque::new(),
+            proposed_bytes: 0,
             fetches: BTreeMap::new(),
             offset_requests: BTreeMap::new(),
             deletes: BTreeMap::new(),

@@ -67,13 +67,17 @@ impl Shard {
     }
 
     fn has_room(&self, bytes: u64) -> bool {
+        // What was proposed in this turn is in neither the tail nor the WAL yet.
+        let bytes = bytes + self.proposed_bytes;
         let in_memory = self.driver.tail_bytes() as u64;
         // A batch larger than the whole budget still passes when nothing else is in the way.
-        let budget = in_memory == 0 || in_memory + bytes <= self.limits.tail_bytes_max;
+        let empty = in_memory + self.proposed_bytes == 0;
+        let budget = empty || in_memory + bytes <= self.limits.tail_bytes_max;
         budget && self.wal.has_room(usize::try_from(bytes).unwrap_or(usize::MAX))
     }
 
     fn propose_slice(&mut self, call: Call, slice: ProduceSlice, deadline_ms: u64) {
+        self.proposed_bytes += slice_bytes(&slice);
         let number = self.number();
         let mut pending = PendingProduce {
             call,

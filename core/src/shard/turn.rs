@@ -37,6 +37,9 @@ impl Shard {
                 break;
             }
         }
+        if !more {
+            self.proposed_bytes = 0;
+        }
         self.wake_touched();
         self.write_behind();
         self.recycle();

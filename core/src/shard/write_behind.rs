@@ -25,6 +25,9 @@ const APPEND_BYTES_MAX: u64 = 8 << 20;
 /// After the disk was full, files are tried again after this long.
 const FULL_RETRY_MS: u64 = 1_000;
 
+/// While the files of a deleted topic of the same name are in the way, files are tried again after this long.
+const OCCUPIED_RETRY_MS: u64 = 20;
+
 /// What is to be written, and what is on its way.
 #[derive(Debug, Default)]
 pub struct WriteBehind {
@@ -239,6 +242,11 @@ impl Shard {
                     "no space for partition files: produce waits, reads and deletes go on"
                 );
                 self.write_behind.retry_at_ms = Some(self.now.mono_ms + FULL_RETRY_MS);
+                self.write_behind.urgent.insert(group);
+                return;
+            }
+            Err(FilesError::Occupied { .. }) => {
+                self.write_behind.retry_at_ms = Some(self.now.mono_ms + OCCUPIED_RETRY_MS);
                 self.write_behind.urgent.insert(group);
                 return;
             }
