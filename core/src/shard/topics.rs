@@ -146,7 +146,9 @@ impl Shard {
             FileDone::Moved(Ok(Some(path))) => {
                 self.start_job(JobOwner::Deleted, Job::File(FileJob::remove_directory(path)));
             }
-            FileDone::Moved(Err(error)) | FileDone::Unlinked(Err(error)) => {
+            // A topic of the same name could never write its files.
+            FileDone::Moved(Err(error)) => self.fail(format!("files of a deleted partition: {error}")),
+            FileDone::Unlinked(Err(error)) => {
                 tracing::warn!(%error, "files of a deleted partition stay until the next start");
             }
             _ => {}

@@ -44,6 +44,9 @@ impl Shard {
                 break;
             }
         }
+        if !more {
+            self.proposed_bytes = 0;
+        }
         self.wake_touched();
         if self.tends_files() {
             self.write_behind();
@@ -108,7 +111,7 @@ impl Shard {
             // entries than that takes it for damage.
             let drop = match compacted.group {
                 GroupId::METADATA => Drop::All(compacted.log_start),
-                _ => Drop::Below(compacted.log_start.base_offset),
+                _ => Drop::Below(compacted.log_start),
             };
             self.drop_after(compacted.turn, compacted.group, drop);
         }
@@ -235,7 +238,7 @@ impl Shard {
         let begins = self.driver.log_start(group).unwrap_or_default();
         match self.drop_point(group) {
             Some(point) if point.index > begins.index => self.drop_closed_segments(group),
-            Some(point) => self.drop_now(group, Drop::Below(point.base_offset)),
+            Some(_) => self.drop_now(group, Drop::Below(begins)),
             None => {}
         }
     }

@@ -13,7 +13,7 @@ use std::ops::Bound;
 
 use chronik_wal::entry::{LogEntry, LogStart};
 use chronik_wal::partition::{FileDone, FilesError, ProducerSnapshot, RollPolicy};
-use chronik_wal::types::{GroupId, KafkaOffset, RaftIndex, TurnNumber};
+use chronik_wal::types::{GroupId, RaftIndex, TurnNumber};
 
 use super::housekeeping::Stopping;
 use super::{Job, JobOwner, Shard};
@@ -29,6 +29,9 @@ const KEEP_PRODUCERS_BYTES: u64 = 16 << 20;
 
 /// After the disk was full, files are tried again after this long.
 const FULL_RETRY_MS: u64 = 1_000;
+
+/// While the files of a deleted topic of the same name are in the way, files are tried again after this long.
+const OCCUPIED_RETRY_MS: u64 = 20;
 
 /// What is to be written, and what is on its way.
 #[derive(Debug, Default)]
@@ -57,8 +60,8 @@ pub struct WriteBehind {
 /// What to drop from a partition's files.
 #[derive(Clone, Copy, Debug)]
 pub enum Drop {
-    /// The segments wholly below the log start.
-    Below(KafkaOffset),
+    /// The segments wholly below this log start, which is durable.
+    Below(LogStart),
     /// Everything: the log goes on at this start.
     All(LogStart),
 }
@@ -248,7 +251,7 @@ impl Shard {
         let Some(partition) = self.partitions.get_mut(&group) else { return };
         let (now_ms, delay_ms) = (self.now.mono_ms, partition.config.file_delete_delay_ms);
         let job = match drop {
-            Drop::Below(offset) => partition.files.drop_below(offset, now_ms, delay_ms),
+            Drop::Below(durable) => partition.files.drop_below(durable, now_ms, delay_ms),
             Drop::All(start) => partition.files.reset(start, now_ms, delay_ms),
         };
         if let Some(job) = job {
@@ -280,6 +283,11 @@ impl Shard {
                 );
                 return self.files_full(group, dropped);
             }
+            Err(FilesError::Occupied { .. }) => {
+                self.write_behind.retry_at_ms = Some(self.now.mono_ms + OCCUPIED_RETRY_MS);
+                self.write_behind.urgent.insert(group);
+                return;
+            }
             Err(error) => return self.fail(format!("partition files of group {group}: {error}")),
         }
         let written = partition.files.written().index;
@@ -298,7 +306,7 @@ impl Shard {
             self.write_behind.urgent.insert(group);
         } else if let Some(start) = self.driver.state(group).map(|state| state.log_start) {
             let resets = self.write_behind.is_resetting(group);
-            self.drop_now(group, if resets { Drop::All(start) } else { Drop::Below(start.base_offset) });
+            self.drop_now(group, if resets { Drop::All(start) } else { Drop::Below(start) });
         }
     }
 

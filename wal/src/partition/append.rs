@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::cache::FileCache;
 use super::error::FilesError;
 use super::index::{self, IndexEntry};
-use super::names::{METADATA_FILE, Part, SegmentFiles};
+use super::names::{METADATA_FILE, Part, PartitionIdentity, SegmentFiles, topic_id_in, topic_id_text};
 use super::raft_log_file::{OtherEntry, RAFT_FILE_ROLL_BYTES, RaftFileHeader, RaftRecord, TermRun};
 use super::segment::Shape;
 use super::{FileLimits, RollPolicy};
@@ -231,7 +231,7 @@ impl Plan<'_> {
     }
 
     /// The job that writes what was added.
-    pub(super) fn job(&mut self, metadata: Option<String>) -> AppendJob {
+    pub(super) fn job(&mut self, make: Option<PartitionIdentity>) -> AppendJob {
         let writes = self
             .segments
             .iter_mut()
@@ -242,7 +242,7 @@ impl Plan<'_> {
             .collect();
         AppendJob {
             dir: self.dir.clone(),
-            metadata,
+            make,
             cache: Arc::clone(self.cache),
             writes,
             snapshots: self.snapshots.clone(),
@@ -270,8 +270,8 @@ fn log_start_of(entry: &LogEntry) -> Option<KafkaOffset> {
 /// The disk work of one append.
 pub(super) struct AppendJob {
     dir: PathBuf,
-    /// Contents of `partition.metadata` when the directory is to be made.
-    metadata: Option<String>,
+    /// Whose directory is to be made; none when it was made before.
+    make: Option<PartitionIdentity>,
     cache: Arc<FileCache>,
     writes: Vec<(Arc<SegmentFiles>, bool, SegmentWrite)>,
     snapshots: Vec<ProducerSnapshot>,
@@ -279,6 +279,7 @@ pub(super) struct AppendJob {
 
 impl AppendJob {
     pub(super) fn run(self, disk: &dyn Disk) -> Result<(), FilesError> {
+        self.check_vacant(disk)?;
         let result = self.write(disk);
         if result.is_err() {
             self.remove_created(disk);
@@ -301,11 +302,23 @@ impl AppendJob {
         }
     }
 
+    /// A topic made again has the directory names of the one that was deleted, whose helper thread may not have moved them
+    /// aside yet.
+    fn check_vacant(&self, disk: &dyn Disk) -> Result<(), FilesError> {
+        let Some(identity) = &self.make else { return Ok(()) };
+        match topic_id_in(disk, &self.dir) {
+            Some(id) if id != topic_id_text(identity.topic_id) => {
+                Err(FilesError::Occupied { dir: self.dir.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn write(&self, disk: &dyn Disk) -> Result<(), FilesError> {
-        if let Some(metadata) = &self.metadata {
+        if let Some(identity) = &self.make {
             let failed = |error| FilesError::write(&self.dir, "making the directory", error);
             disk.create_dir_all(&self.dir).map_err(failed)?;
-            write_whole(disk, &self.dir.join(METADATA_FILE), metadata.as_bytes())?;
+            write_whole(disk, &self.dir.join(METADATA_FILE), identity.metadata_text().as_bytes())?;
         }
         // ORDER: space for all is reserved before the first byte is written, so that a full disk is met before.
         for (files, created, write) in &self.writes {

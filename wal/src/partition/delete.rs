@@ -29,7 +29,8 @@ impl PartitionLog {
         assert!(!self.is_busy(), "one job that changes files at a time");
         let to = self.store.data_dir.join(self.identity.deleted_name());
         let segments = self.segments.into_iter().map(|segment| segment.files).collect();
-        FileJob(Work::MoveDirectory { cache: self.store.cache, segments, from: self.dir, to })
+        let topic_id = self.identity.topic_id;
+        FileJob(Work::Delete { cache: self.store.cache, segments, topic_id, from: self.dir, to })
     }
 }
 

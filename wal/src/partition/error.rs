@@ -13,6 +13,13 @@ pub enum FilesError {
         /// The file that could not grow.
         path: PathBuf,
     },
+    /// The directory is that of a deleted topic of the same name and has not been moved aside yet. Nothing has changed; the
+    /// same call may be made again in a moment.
+    #[error("{} still holds the files of a deleted topic of the same name", dir.display())]
+    Occupied {
+        /// The directory.
+        dir: PathBuf,
+    },
     /// Bytes that were durable are not what was written. This replica must not serve or vote on them.
     #[error("{}: damaged at byte {position}: {what}; restore the replica from its peers or run `chronik-server log repair`", path.display())]
     Damaged {

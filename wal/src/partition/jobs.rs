@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::append::AppendJob;
 use super::cache::FileCache;
 use super::error::FilesError;
-use super::names::{DELETED, EPOCHS_FILE, Part, SegmentFiles};
+use super::names::{DELETED, EPOCHS_FILE, Part, SegmentFiles, topic_id_in, topic_id_text};
 use super::read::{ReadBatches, SegmentView};
 use crate::disk::{self, Disk};
 use crate::entry::LogEntry;
@@ -25,11 +25,32 @@ pub(super) enum Work {
     Snapshot(SnapshotJob),
     Drop(DropJob),
     Unlink(Vec<PathBuf>),
-    MoveDirectory { cache: Arc<FileCache>, segments: Vec<Arc<SegmentFiles>>, from: PathBuf, to: PathBuf },
+    Delete {
+        cache: Arc<FileCache>,
+        segments: Vec<Arc<SegmentFiles>>,
+        topic_id: [u8; 16],
+        from: PathBuf,
+        to: PathBuf,
+    },
     RemoveDirectory(PathBuf),
-    Read { view: SegmentView, from: KafkaOffset, up_to: KafkaOffset, max_bytes: usize, min_one_batch: bool },
-    Entries { view: SegmentView, from: RaftIndex, max_bytes: usize },
-    FindTime { views: Vec<SegmentView>, timestamp: i64, from: KafkaOffset, up_to: KafkaOffset },
+    Read {
+        view: SegmentView,
+        from: KafkaOffset,
+        up_to: KafkaOffset,
+        max_bytes: usize,
+        min_one_batch: bool,
+    },
+    Entries {
+        view: SegmentView,
+        from: RaftIndex,
+        max_bytes: usize,
+    },
+    FindTime {
+        views: Vec<SegmentView>,
+        timestamp: i64,
+        from: KafkaOffset,
+        up_to: KafkaOffset,
+    },
 }
 
 /// The outcome of a [`FileJob`].
@@ -71,8 +92,10 @@ impl FileJob {
             Work::Snapshot(job) => FileDone::Kept(job.run(disk)),
             Work::Drop(job) => FileDone::Dropped(job.run(disk)),
             Work::Unlink(paths) => FileDone::Unlinked(unlink_all(disk, &paths)),
-            Work::MoveDirectory { cache, segments, from, to } => {
-                let moved = move_directory(disk, &from, to);
+            Work::Delete { cache, segments, topic_id, from, to } => {
+                // A partition without files has no directory; there may be one of a successor of the same name.
+                let own = topic_id_in(disk, &from).is_some_and(|id| id == topic_id_text(topic_id));
+                let moved = if own { move_directory(disk, &from, to) } else { Ok(None) };
                 segments.iter().for_each(|files| cache.forget(files));
                 FileDone::Moved(moved)
             }
@@ -99,7 +122,7 @@ impl std::fmt::Debug for FileJob {
             Work::Snapshot(_) => "FileJob::Snapshot",
             Work::Drop(_) => "FileJob::Drop",
             Work::Unlink(_) => "FileJob::Unlink",
-            Work::MoveDirectory { .. } => "FileJob::MoveDirectory",
+            Work::Delete { .. } => "FileJob::Delete",
             Work::RemoveDirectory(_) => "FileJob::RemoveDirectory",
             Work::Read { .. } => "FileJob::Read",
             Work::Entries { .. } => "FileJob::Entries",

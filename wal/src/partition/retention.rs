@@ -66,19 +66,21 @@ impl PartitionLog {
         Some(LogStart { index: shape.last_index, term: shape.last_term, offset: log_start, base_offset })
     }
 
-    /// A job that drops the segments below a log start: they are renamed at once and unlinked by [`Self::tick`] after
-    /// `delete_delay_ms`. None when none goes or while another job is in flight: call it again later.
-    pub fn drop_below(
-        &mut self,
-        log_start: KafkaOffset,
-        now_ms: u64,
-        delete_delay_ms: u64,
-    ) -> Option<FileJob> {
+    /// A job that drops the segments below a log start that is durable: they are renamed at once and unlinked by
+    /// [`Self::tick`] after `delete_delay_ms`. None when none goes or while another job is in flight: call it again later.
+    ///
+    /// ORDER: only what `durable` says is gone may go. A segment that was rolled after [`Self::drop_point`] was asked may lie
+    /// below the same offset and yet above the index in the durable state; a start would then find entries missing.
+    pub fn drop_below(&mut self, durable: LogStart, now_ms: u64, delete_delay_ms: u64) -> Option<FileJob> {
         if self.is_busy() {
             return None;
         }
-        let start = self.drop_point(log_start)?;
-        let count = self.droppable(log_start);
+        let dropped = self.segments.iter().take_while(|segment| segment.shape.last_index <= durable.index);
+        let count = dropped.count().min(self.segments.len().saturating_sub(1));
+        let shape = &self.segments[count.checked_sub(1)?].shape;
+        let base_offset = self.segments[count].files.base_offset;
+        let (index, term, offset) = (shape.last_index, shape.last_term, durable.offset);
+        let start = LogStart { index, term, offset, base_offset };
         let snapshots = self.snapshots.range(..start.base_offset).copied().collect();
         Some(self.drop_job(start, count, snapshots, now_ms + delete_delay_ms))
     }

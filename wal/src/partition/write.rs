@@ -106,8 +106,8 @@ impl PartitionLog {
             }
             plan.add(entry, snapshot);
         }
-        let metadata = (!self.made).then(|| self.identity.metadata_text());
-        let job = plan.job(metadata);
+        let make = (!self.made).then(|| self.identity.clone());
+        let job = plan.job(make);
         let snapshots = plan.snapshots.iter().map(|snapshot| snapshot.offset).collect();
         let (segments, continues) = (plan.segments, plan.continues);
         self.pending = Some(Pending::Append { segments, continues, snapshots, made: !self.made });
@@ -177,7 +177,7 @@ impl PartitionLog {
     /// Takes note of a finished job.
     ///
     /// # Errors
-    /// The job's own. [`FilesError::NoSpace`] changes nothing: make the job again later. [`FilesError::Fatal`] must stop the
+    /// The job's own. [`FilesError::NoSpace`] and [`FilesError::Occupied`] change nothing: make the job again later. [`FilesError::Fatal`] must stop the
     /// process. The outcome of a read is the caller's business and is only passed over here.
     ///
     /// # Panics

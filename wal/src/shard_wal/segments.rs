@@ -29,6 +29,18 @@ pub(crate) struct FreeSlot {
     pub(crate) filled: Option<u64>,
 }
 
+/// What a segment is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Urgency {
+    /// For what will be put.
+    Ahead,
+    /// Frames wait for it that need not ask for room. They alone get the last segment within the bound.
+    FramesWait,
+    /// The checkpoint that will release a segment waits for it. Recycling must not wait for itself, so this one may
+    /// exceed the bound; there is one such checkpoint at a time, and each gives a segment back.
+    CheckpointWaits,
+}
+
 /// All slots of a shard.
 #[derive(Debug)]
 pub(crate) struct Segments {
@@ -124,17 +136,20 @@ impl Segments {
         made + others as u64 * config.segment_bytes + self.quarantined
     }
 
-    /// Whether no further segment can be made before one is released. The last one within the bound is made only
-    /// when frames wait for it that need not ask for room: recycling itself writes, and must not wait for itself.
-    fn at_bound(&self, config: &WalConfig, frames_wait: bool) -> bool {
-        let kept_back = if frames_wait { 0 } else { config.segment_bytes };
+    /// Whether no further segment can be made before one is released.
+    fn at_bound(&self, config: &WalConfig, urgency: Urgency) -> bool {
+        let kept_back = match urgency {
+            Urgency::Ahead => config.segment_bytes,
+            Urgency::FramesWait => 0,
+            Urgency::CheckpointWaits => return false,
+        };
         let room = config.wal_max_bytes.saturating_sub(kept_back + config.segment_bytes);
         self.free.is_empty() && self.bytes(config) > room
     }
 
     /// A slot for a segment that is to be made now; none at the bound of the WAL.
-    fn take_slot(&mut self, config: &WalConfig, frames_wait: bool) -> Option<FreeSlot> {
-        if self.at_bound(config, frames_wait) {
+    fn take_slot(&mut self, config: &WalConfig, urgency: Urgency) -> Option<FreeSlot> {
+        if self.at_bound(config, urgency) {
             return None;
         }
         if let Some(free) = self.free.pop_front() {
@@ -217,7 +232,7 @@ impl ShardWal {
         if !self.wants_segment() {
             return None;
         }
-        let free = self.segments.take_slot(&self.config, self.frames_wait())?;
+        let free = self.segments.take_slot(&self.config, self.urgency())?;
         let newest = self.segments.prepared.back().unwrap_or(self.segments.current()).sequence;
         let segment =
             Segment { sequence: WalSeq(newest.0 + 1), slot: free.slot, len: self.config.segment_bytes };
@@ -239,12 +254,16 @@ impl ShardWal {
     /// Whether a segment is wanted and none can be made before one is released.
     pub(super) fn is_at_bound(&self) -> bool {
         let idle = self.segments.job.is_none();
-        idle && self.wants_segment() && self.segments.at_bound(&self.config, self.frames_wait())
+        idle && self.wants_segment() && self.segments.at_bound(&self.config, self.urgency())
     }
 
-    /// Whether frames were put that go to a segment that is not prepared.
-    fn frames_wait(&self) -> bool {
-        self.segments.prepared_from(self.filling.sequence).is_none()
+    fn urgency(&self) -> Urgency {
+        let is_missing = |sequence| self.segments.prepared_from(sequence).is_none();
+        match &self.checkpoint {
+            Some(mark) if mark.turn > self.durable && is_missing(mark.sequence) => Urgency::CheckpointWaits,
+            _ if is_missing(self.filling.sequence) => Urgency::FramesWait,
+            _ => Urgency::Ahead,
+        }
     }
 
     /// The job of [`ShardWal::next_job`] has ended.

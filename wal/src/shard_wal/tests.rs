@@ -319,3 +319,26 @@ fn a_segment_ends_only_when_the_next_one_is_prepared() {
     assert!(recovered.damage.is_empty());
     assert_eq!(recovered.groups[&A].entries.len(), 12);
 }
+
+/// What need not ask for room, small turns of group offsets for example, can fill the last segment within the bound while
+/// the files cannot be synced. The checkpoint that ends this must then not wait for the room that it alone can make.
+#[test]
+fn a_checkpoint_is_written_even_when_the_wal_is_at_its_bound() {
+    let mut rig = Rig::fresh(12);
+    rig.append(A, 5_000);
+    for _ in 0..1_000 {
+        rig.append(A, 3_000);
+        while rig.turn().unwrap().is_some() || rig.job().unwrap() {}
+        if rig.wal.has_pending() {
+            break;
+        }
+    }
+    assert!(rig.wal.has_pending() && rig.wal.recycle_wanted(), "the WAL is full and nothing moves");
+
+    // The files are synced at last.
+    let last = rig.last_index(A);
+    rig.wal.put_checkpoint(&[(A, crate::entry::FlushPoint { index: last, ..Default::default() })]);
+    rig.drain().unwrap();
+    while rig.wal.release_oldest().is_ok() {}
+    assert!(rig.wal.has_room(3_000) || rig.job().unwrap(), "there is room again");
+}

@@ -11,7 +11,6 @@ use chronik_wal::types::GroupId;
 use super::*;
 use crate::shard::ShardLimits;
 use crate::shard::message::*;
-use chronik_net::codec::ErrorCode;
 
 fn small_memory() -> Setup {
     let limits = ShardLimits { tail_bytes_max: 64 << 10, ..Setup::default().limits };

@@ -35,7 +35,7 @@ fn live(rig: &mut Rig, entries: &[LogEntry]) -> Durable {
             let log_start = KafkaOffset(rig.log.written().next_offset.0 * 2 / 3);
             if let Some(point) = rig.log.drop_point(log_start) {
                 durable.start = point;
-                let job = rig.log.drop_below(log_start, round, 1).unwrap();
+                let job = rig.drop_below(log_start, round, 1).unwrap();
                 if rig.run(job).is_err() {
                     return durable;
                 }

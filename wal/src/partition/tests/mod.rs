@@ -128,6 +128,12 @@ impl Rig {
         rig
     }
 
+    /// Drops what lies below an offset, once the log start that goes with it is durable.
+    fn drop_below(&mut self, offset: KafkaOffset, now_ms: u64, delay_ms: u64) -> Option<FileJob> {
+        let durable = self.log.drop_point(offset)?;
+        self.log.drop_below(durable, now_ms, delay_ms)
+    }
+
     fn dir(&self) -> PathBuf {
         self.store.data_dir.join(identity().directory_name())
     }

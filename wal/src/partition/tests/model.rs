@@ -87,7 +87,7 @@ impl Model {
         let log_start = KafkaOffset(self.log_start);
         if let Some(point) = self.rig.log.drop_point(log_start) {
             self.durable_start = point;
-            let job = self.rig.log.drop_below(log_start, 0, 0).unwrap();
+            let job = self.rig.drop_below(log_start, 0, 0).unwrap();
             self.rig.run(job).unwrap();
             assert_eq!(self.rig.log.start(), point);
         }

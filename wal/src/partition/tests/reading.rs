@@ -124,7 +124,7 @@ fn bytes_outlive_the_segment_that_they_come_from() {
     let read = rig.try_read(0, 400, true).unwrap().unwrap();
     let late = rig.log.read(KafkaOffset(0), NO_LIMIT, 100, true).unwrap();
     let start = rig.log.written().next_offset;
-    let job = rig.log.drop_below(start, 0, 0).unwrap();
+    let job = rig.drop_below(start, 0, 0).unwrap();
     rig.run(job).unwrap();
     let unlink = rig.log.tick(0).unwrap();
     rig.run(unlink).unwrap();

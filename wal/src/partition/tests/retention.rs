@@ -75,7 +75,7 @@ fn an_expired_partition_keeps_its_end_offset_and_term() {
     rig.append(&[maker.log_start(candidate.0)]);
     let start = rig.log.drop_point(candidate).unwrap();
     assert_eq!((start.index, start.term, start.offset), (RaftIndex(10), Term(1), KafkaOffset(10)));
-    let job = rig.log.drop_below(candidate, 0, 60_000).unwrap();
+    let job = rig.drop_below(candidate, 0, 60_000).unwrap();
     rig.run(job).unwrap();
     assert_eq!((rig.log.segment_count(), rig.log.bytes()), (1, 0));
     assert_eq!(rig.log.start(), start);
@@ -97,12 +97,12 @@ fn an_expired_partition_keeps_its_end_offset_and_term() {
 fn a_log_start_within_a_segment_keeps_it() {
     let (mut rig, ..) = ten_batches();
     assert!(rig.log.drop_point(KafkaOffset(1)).is_none());
-    assert!(rig.log.drop_below(KafkaOffset(1), 0, 0).is_none());
-    let job = rig.log.drop_below(KafkaOffset(3), 0, 0).unwrap();
+    assert!(rig.drop_below(KafkaOffset(1), 0, 0).is_none());
+    let job = rig.drop_below(KafkaOffset(3), 0, 0).unwrap();
     rig.run(job).unwrap();
     assert_eq!(rig.log.start().base_offset, KafkaOffset(2));
     assert_eq!(rig.try_read(3, 1, true).unwrap().unwrap().next_offset, KafkaOffset(4));
-    assert!(rig.log.drop_below(KafkaOffset(10), 0, 0).is_some(), "but the active one stays");
+    assert!(rig.drop_below(KafkaOffset(10), 0, 0).is_some(), "but the active one stays");
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn dropped_files_are_unlinked_after_the_delay() {
         let names = rig.disk.list_dir(&rig.dir()).unwrap();
         names.iter().filter(|entry| entry.name.ends_with(".deleted")).count()
     };
-    let job = rig.log.drop_below(KafkaOffset(4), 1000, 60_000).unwrap();
+    let job = rig.drop_below(KafkaOffset(4), 1000, 60_000).unwrap();
     assert!(rig.log.is_busy() && rig.log.sync().is_none());
     rig.run(job).unwrap();
     // Two segments of three files, and the snapshot taken where the second one begins.
@@ -146,4 +146,21 @@ fn a_reset_begins_anew_at_the_snapshot() {
     rig.reopen(point, start);
     assert_eq!(rig.entries(501), entries);
     assert_eq!(rig.log.start().index, RaftIndex(500));
+}
+
+/// A segment that is rolled between the durable log start and the drop stays, although it too lies below the offset.
+#[test]
+fn only_what_the_durable_log_start_says_is_dropped() {
+    let (mut rig, mut maker, _) = ten_batches();
+    let end = rig.log.written().next_offset;
+    let durable = rig.log.drop_point(end).unwrap();
+    let segments = rig.log.segment_count();
+
+    let more: Vec<LogEntry> = (0..4).map(|_| maker.batch(1, 40)).collect();
+    rig.append(&more);
+    assert!(rig.log.segment_count() > segments, "the segment that was active is sealed now");
+    assert!(rig.log.drop_point(end).unwrap().index > durable.index);
+    let job = rig.log.drop_below(durable, 0, 0).unwrap();
+    rig.run(job).unwrap();
+    assert_eq!(rig.log.start(), durable);
 }

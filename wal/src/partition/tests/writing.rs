@@ -249,3 +249,30 @@ fn a_dump_says_what_is_there() {
     assert!(lines[1].contains("offsets 3..4 count 2") && lines[1].contains("codec none"));
     assert!(lines.iter().all(|line| line.ends_with(" ok")));
 }
+
+/// A topic is deleted and made again faster than the helper threads work: whichever comes first, each keeps to its own files.
+#[test]
+fn a_successor_of_the_same_name_waits_for_the_directory() {
+    let mut maker = Maker::new();
+    let mut rig = Rig::small_segments(1 << 20);
+    let entries = maker.mixed(5);
+    rig.append(&entries);
+    let successor = PartitionIdentity { topic_id: [10; 16], group: GroupId(78), ..identity() };
+    let mut next = PartitionLog::new(&rig.store, successor.clone(), LogStart::default(), LIMITS);
+
+    let job = next.append(&entries, POLICY, 0, &mut snapshot).unwrap();
+    let refused = next.finished(job.run(&*rig.disk));
+    assert!(matches!(refused, Err(FilesError::Occupied { .. })), "{refused:?}");
+    assert_eq!(next.written(), FlushPoint::default());
+
+    let Rig { disk, store, log, .. } = rig;
+    assert!(matches!(log.delete().run(&*disk), FileDone::Moved(Ok(Some(_)))));
+    let job = next.append(&entries, POLICY, 0, &mut snapshot).unwrap();
+    next.finished(job.run(&*disk)).unwrap();
+
+    // A partition that never had files deletes none of its successor's.
+    let third = PartitionIdentity { topic_id: [11; 16], group: GroupId(79), ..identity() };
+    let empty = PartitionLog::new(&store, third, LogStart::default(), LIMITS);
+    assert!(matches!(empty.delete().run(&*disk), FileDone::Moved(Ok(None))));
+    assert!(disk.exists(&store.data_dir.join(successor.directory_name())).unwrap());
+}
