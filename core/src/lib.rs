@@ -21,7 +21,7 @@
 //! 2. [`partition`]: append, apply, read. 3. [`handlers`]: a file an API family, on the connection's shard.
 //! 4. [`metadata`]: the log of the cluster's topics and configs, its state, the snapshot that every shard reads.
 //! 5. [`coordinator`]: consumer groups. 6. [`config`]: the node's and the topics' configuration.
-//! 7. [`node`]: start, recovery, stop. 8. [`metrics`]: what the shards count.
+//! 7. [`node`]: start, recovery, stop. 8. [`metrics`]: what the shards count. 9. [`admin`]: its HTTP endpoint.
 //!
 //! # Invariants
 //! - A partition is changed only by the shard that owns it; what several shards read is an immutable snapshot.
@@ -30,6 +30,7 @@
 //! - Metadata, FindCoordinator and their like are answered from the snapshot and wait for nobody.
 //! - Every queue, waiter and buffer has a named bound.
 
+pub mod admin;
 pub mod config;
 pub mod coordinator;
 pub mod handlers;

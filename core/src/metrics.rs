@@ -1,6 +1,7 @@
 //! What the shards count: plain atomics, one set a shard, written by that shard only and read by the admin endpoint.
 //!
-//! Nothing here locks or allocates after start. The admin endpoint (`admin/`) gives them their Prometheus names.
+//! Nothing here locks or allocates after start. The admin endpoint (`admin/`) gives them their Prometheus names; what
+//! it takes a look into a shard to know comes in a [`crate::shard::report::ShardReport`] instead.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -89,9 +90,9 @@ pub struct ShardMetrics {
     pub records_in: Counter,
     /// Record bytes handed out.
     pub bytes_out: Counter,
-    /// Produce items refused.
+    /// Partitions of produce requests that were refused.
     pub produce_failed: Counter,
-    /// Fetch items refused.
+    /// Partitions of fetch requests that were refused, and refused fetch sessions.
     pub fetch_failed: Counter,
     /// Connections open now.
     pub connections: Counter,
@@ -101,20 +102,16 @@ pub struct ShardMetrics {
     pub wal_sync: Latency,
     /// Bytes written to the WAL.
     pub wal_bytes: Counter,
-    /// Bytes of the WAL that are in use now.
-    pub wal_used_bytes: Counter,
-    /// Bytes of entries in memory now.
-    pub tail_bytes: Counter,
-    /// Processor time of the shard's thread, in microseconds.
+    /// Processor time of the shard's thread, in microseconds; as of the last inquiry.
     pub busy_us: Counter,
-    /// How often the safety timer was what woke the shard.
+    /// How often the safety timer was what woke the shard; as of the last inquiry.
     pub safety_wakes: Counter,
-    /// Elections won or lost since the start.
+    /// The latest tick of the safety timer, in microseconds past its time; as of the last inquiry.
+    pub safety_late_us: Counter,
+    /// New leaders of partitions of this shard, here or elsewhere, since the start.
     pub leadership_changes: Counter,
-    /// Partitions whose leader is here now.
-    pub leaders: Counter,
-    /// Produce slices that wait for room now.
-    pub stalled: Counter,
+    /// Fetch sessions of this shard's connections now.
+    pub fetch_sessions: Counter,
 }
 
 impl Default for ShardMetrics {
@@ -130,13 +127,11 @@ impl Default for ShardMetrics {
             connections_accepted: Counter::default(),
             wal_sync: Latency::default(),
             wal_bytes: Counter::default(),
-            wal_used_bytes: Counter::default(),
-            tail_bytes: Counter::default(),
             busy_us: Counter::default(),
             safety_wakes: Counter::default(),
+            safety_late_us: Counter::default(),
             leadership_changes: Counter::default(),
-            leaders: Counter::default(),
-            stalled: Counter::default(),
+            fetch_sessions: Counter::default(),
         }
     }
 }

@@ -255,6 +255,12 @@ impl Acceptor {
         &self.stats
     }
 
+    /// The counters, for whoever reports them beyond the acceptor's life.
+    #[must_use]
+    pub fn shared_stats(&self) -> Arc<AcceptorStats> {
+        self.stats.clone()
+    }
+
     /// Stops accepting and closes the ports; returns when that is done.
     pub fn stop(&mut self) {
         self.stop.asked.store(true, Ordering::Release);

@@ -1,7 +1,7 @@
 //! The broker's binary: command line, log output, and one line for whatever is in the way.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use chronik_core::config::cli::{CONFIG_VARIABLE, Cli, Command, LogCommand, StartArgs};
@@ -58,7 +58,12 @@ fn log_to_stderr(config: &ServerConfig) -> Result<(), String> {
     let filter = EnvFilter::try_new(&config.log).map_err(|error| {
         format!("--log (or CHRONIK_LOG) '{}': {error}; try 'info' or 'info,chronik_core=debug'", config.log)
     })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Colours are for people: a file, a pipe or a journal gets none, nor does who set NO_COLOR (no-color.org).
+    let wants_colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(wants_colour && std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match config.log_format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),

@@ -31,6 +31,7 @@
 
 pub mod api;
 pub mod records;
+pub mod report;
 
 mod admin;
 mod appends;

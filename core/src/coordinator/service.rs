@@ -240,7 +240,7 @@ impl GroupCoordinator {
         groups.chain(offsets)
     }
 
-    /// All committed offsets, for the metrics of group lag: group, topic, partition, offset.
+    /// All committed offsets: group, topic, partition, offset.
     pub fn committed_offsets(&self) -> impl Iterator<Item = (&str, &str, i32, i64)> {
         self.store.all_offsets().filter_map(|(group, topic, partition, slot)| {
             slot.committed().map(|value| (&**group, &**topic, partition, value.offset))

@@ -42,10 +42,15 @@ pub fn start(
 ) -> Later {
     let snapshot = broker.router.snapshot();
     let session = session_request(&request, header.api_version);
-    let planned = broker.sessions.borrow_mut().plan(session, clock::monotonic_ms());
+    let (planned, sessions) = {
+        let mut sessions = broker.sessions.borrow_mut();
+        (sessions.plan(session, clock::monotonic_ms()), sessions.sizes().0)
+    };
+    broker.metrics.fetch_sessions.set(sessions as u64);
     let plan = match planned {
         Ok(plan) => plan,
         Err(error) => {
+            broker.metrics.fetch_failed.add(1);
             let response = FetchResponse { error, ..FetchResponse::default() };
             return Box::pin(async move { frame(response.encode(&header)) });
         }
@@ -186,12 +191,14 @@ fn respond(
     let mut response = FetchResponse { session_id: plan.session_id, ..FetchResponse::default() };
     let mut sessions = broker.sessions.borrow_mut();
     let mut leaders = Vec::new();
+    let mut failed = 0;
     for ((key, _), outcome) in plan.partitions.into_iter().zip(outcomes) {
         let told = Told {
             high_watermark: outcome.high_watermark,
             log_start_offset: outcome.log_start_offset,
             error: outcome.error != ErrorCode::None,
         };
+        failed += u64::from(told.error);
         let news =
             plan.session_id == 0 || sessions.tell(plan.session_id, &key, told, !outcome.records.is_empty());
         if plan.incremental && !news && outcome.diverging.is_none() {
@@ -205,6 +212,7 @@ fn respond(
             _ => response.topics.push(FetchTopicResponse { topic, partitions: vec![partition] }),
         }
     }
+    broker.metrics.fetch_failed.add(failed);
     response.node_endpoints = super::produce::endpoints(leaders.into_iter(), snapshot, listener);
     response
 }

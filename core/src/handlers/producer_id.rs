@@ -52,7 +52,10 @@ mod tests {
 
     #[test]
     fn transactional_and_half_named_producers_are_refused() {
-        let plain = InitProducerIdRequest::default().with_producer_id(ProducerId(-1)).with_producer_epoch(-1);
+        let plain = InitProducerIdRequest::default()
+            .with_transactional_id(None)
+            .with_producer_id(ProducerId(-1))
+            .with_producer_epoch(-1);
         assert_eq!(refusal(&plain), None);
         let again = plain.clone().with_producer_id(ProducerId(7)).with_producer_epoch(3);
         assert_eq!(refusal(&again), None, "a producer that names what it had gets a new id");

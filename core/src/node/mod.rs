@@ -7,16 +7,18 @@
 //! Everything that can refuse the start does so before the first port answers; each refusal is one line that says how
 //! to mend it.
 
+pub mod data;
 pub mod shard_task;
 pub mod start;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use chronik_net::acceptor::{Accepted, Acceptor, ConnectionLimits};
+use chronik_net::acceptor::{Accepted, Acceptor, BoundListener, ConnectionLimits};
 use chronik_net::rt::executor::{ShardsConfig, ShardsError, run_shards};
 use chronik_net::rt::mailbox::{Sender, mailbox};
 use chronik_net::rt::signal;
@@ -24,6 +26,7 @@ use chronik_wal::disk::Disk;
 
 use self::shard_task::ShardTask;
 use self::start::{Opened, StartError};
+use crate::admin::NodeView;
 use crate::config::server::ServerConfig;
 use crate::metadata::snapshot::Snapshot;
 use crate::shard::pump::Mail;
@@ -47,7 +50,7 @@ pub fn run(config: &ServerConfig) -> Result<(), StartError> {
 }
 
 fn serve(config: &ServerConfig, opened: Opened) -> Result<(), StartError> {
-    let Opened { identity, snapshot, shards, listeners, disk, lock, metrics: _ } = opened;
+    let Opened { identity, snapshot, shards, listeners, admin, disk, lock, metrics } = opened;
     let shard_count = shards.len();
     let published = Arc::new(ArcSwap::new(snapshot.clone()));
     let serving = Arc::new(AtomicUsize::new(shard_count));
@@ -85,8 +88,9 @@ fn serve(config: &ServerConfig, opened: Opened) -> Result<(), StartError> {
         total: usize::try_from(snapshot.config.max_connections).unwrap_or(usize::MAX),
         per_ip: usize::try_from(snapshot.config.max_connections_per_ip).unwrap_or(usize::MAX),
     };
-    let addresses: Vec<String> =
-        listeners.iter().map(|l| format!("{}://{}", l.name(), l.address())).collect();
+    let named = |listener: &BoundListener| (listener.name().to_owned(), listener.address());
+    let bound: Vec<(String, SocketAddr)> = listeners.iter().map(named).collect();
+    let addresses: Vec<String> = bound.iter().map(|(name, address)| format!("{name}://{address}")).collect();
     let mut acceptor = Acceptor::start(listeners, sockets, limits).map_err(StartError::Acceptor)?;
     let (stop_sender, stop) = mpsc::channel();
     let signals = signal::listen(move |name| {
@@ -95,14 +99,25 @@ fn serve(config: &ServerConfig, opened: Opened) -> Result<(), StartError> {
     });
     let _signals = signals.map_err(StartError::Signals)?;
     note_cluster_id(&identity, &published, &*disk, config)?;
+    admin.serves(NodeView {
+        node: config.node_id,
+        data_dir: config.data_dir.clone(),
+        listeners: bound,
+        shards: mail.clone(),
+        metrics,
+        snapshot: published.clone(),
+        acceptor: acceptor.shared_stats(),
+    });
     tracing::info!(node = config.node_id.0, shards = shard_count, listeners = ?addresses, "ready");
 
     let name = stop.recv().unwrap_or("nobody");
     tracing::info!(signal = name, "stopping: no new connections, answering what is in flight");
+    admin.stops();
     acceptor.stop();
     mail.iter().for_each(stop_shard);
     running.join();
     debug_assert_eq!(serving.load(Ordering::Acquire), 0, "every shard drained its connections");
+    drop(admin);
     drop(lock);
     tracing::info!("stopped");
     Ok(())

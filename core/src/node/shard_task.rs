@@ -15,14 +15,12 @@ use chronik_net::rt::helper::HelperPool;
 use chronik_net::rt::mailbox::{Sender, Unbound};
 use chronik_wal::disk::Disk;
 use chronik_wal::disk::uring::TurnWriter;
-use chronik_wal::types::{PeerId, ShardId};
 
-use super::start::ShardStart;
+use super::data::ShardStart;
 use crate::config::broker::BrokerConfig;
 use crate::handlers::fetch_session::SessionCache;
 use crate::handlers::service::{Broker, BrokerService};
 use crate::metadata::snapshot::Snapshot;
-use crate::shard::Shard;
 use crate::shard::pump::{Mail, Pump, take_mail};
 use crate::shard::router::Router;
 
@@ -34,9 +32,6 @@ const HELPER_QUEUE: usize = 512;
 
 /// How long a stop waits for the answers in flight before it cuts connections off: the whole stop takes under 2 s.
 const DRAIN_GRACE: Duration = Duration::from_millis(1_000);
-
-/// The replica of the metadata group on a node that is its own cluster.
-const SOLE_PEER: PeerId = PeerId(1);
 
 /// What one shard's thread is given.
 pub struct ShardTask {
@@ -70,12 +65,8 @@ impl ShardTask {
 
     async fn serve(self) -> Result<(), String> {
         let Self { start, mail, sockets, senders, snapshot, disk, serving, ready } = self;
-        let ShardStart { seed, recovered, snapshot: first, metadata } = start;
-        let config = first.config.clone();
-        let mut shard = Shard::open(&*disk, &seed, recovered, first, metadata).map_err(text)?;
-        if seed.shard == ShardId(0) {
-            shard.form_metadata_group(SOLE_PEER, vec![SOLE_PEER]).map_err(text)?;
-        }
+        let (seed, config) = (start.seed.clone(), start.snapshot.config.clone());
+        let shard = start.open(&*disk).map_err(text)?;
         let mailbox = mail.bind().map_err(text)?;
         let sockets = sockets.bind().map_err(text)?;
         let name = format!("helper-{}", seed.shard);

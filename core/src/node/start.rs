@@ -2,7 +2,7 @@
 //!
 //! Runs on the main thread and blocks. Nothing is served yet, so a refusal here loses nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -14,27 +14,24 @@ use chronik_net::rt::preflight::{self, PreflightError};
 use chronik_wal::disk::{Disk, OsDisk};
 use chronik_wal::identity::{Identity, IdentityError, new_directory_id};
 use chronik_wal::lock::{DirectoryLock, LockError};
-use chronik_wal::partition::{FileCache, FilesError, sweep};
-use chronik_wal::recovery::Recovered;
-use chronik_wal::reshard::{ReshardError, reshard};
+use chronik_wal::partition::FilesError;
+use chronik_wal::reshard::ReshardError;
 use chronik_wal::shard_wal::WalConfig;
 use chronik_wal::types::ShardId;
-use rand::SeedableRng;
-use rand::rngs::SmallRng;
 use uuid::Uuid;
 
+use super::data::{self, DataSetup, OPEN_FILES_MAX, ShardStart};
+use crate::admin::AdminEndpoint;
 use crate::config::server::{Listener, ServerConfig};
 use crate::metadata::command::Endpoint;
-use crate::metadata::snapshot::{Snapshot, SnapshotBuilder};
+use crate::metadata::snapshot::Snapshot;
 use crate::metadata::state::Broker;
 use crate::metrics::ShardMetrics;
 use crate::shard::ShardLimits;
-use crate::shard::controller::ControllerHost;
-use crate::shard::open::{MetadataLog, MetadataPart, OpenError, ShardSeed, recover_wal};
-use crate::shard::topics::{identity as partition_identity, metadata_identity};
+use crate::shard::open::OpenError;
 
-/// Files and mappings of partitions that are open at once.
-const OPEN_FILES_MAX: usize = 4_096;
+/// How the admin port is called in what is said of it.
+const ADMIN_LISTENER: &str = "admin";
 
 /// Why a node does not start. Each is one line with the remedy in it.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +63,8 @@ pub enum StartError {
     ShardEnded,
     #[error("cannot make a mailbox: {0}; raise the limit of open files (ulimit -n)")]
     Mailbox(io::Error),
+    #[error("cannot start the admin endpoint: {0}")]
+    Admin(io::Error),
     #[error("cannot start the acceptor: {0}")]
     Acceptor(io::Error),
     #[error("cannot listen to signals: {0}")]
@@ -78,18 +77,6 @@ pub enum StartError {
     Cluster(String),
 }
 
-/// A shard about to start: its seed and what was recovered.
-pub struct ShardStart {
-    /// What it is started with.
-    pub seed: ShardSeed,
-    /// What its WAL holds.
-    pub recovered: Recovered,
-    /// The first snapshot.
-    pub snapshot: Arc<Snapshot>,
-    /// On shard 0, the metadata.
-    pub metadata: Option<MetadataPart>,
-}
-
 /// A node that may be run.
 pub struct Opened {
     /// Whose data it is.
@@ -100,6 +87,8 @@ pub struct Opened {
     pub shards: Vec<ShardStart>,
     /// Its ports, bound.
     pub listeners: Vec<BoundListener>,
+    /// Its admin endpoint, which answers already.
+    pub admin: AdminEndpoint,
     /// Its disk.
     pub disk: Arc<dyn Disk>,
     /// Held as long as the node runs.
@@ -120,72 +109,42 @@ pub fn open(config: &ServerConfig) -> Result<Opened, StartError> {
     let lock = DirectoryLock::acquire(&config.data_dir)?;
     preflight::check_data_directory(&config.data_dir)?;
     let listeners = bind_all(config)?;
+    let admin = open_admin(config)?;
     let disk: Arc<dyn Disk> = Arc::new(OsDisk);
     let identity = open_identity(config, &*disk)?;
+    let setup = setup(config, &identity);
+    let identity = data::fit_shards(&*disk, &setup, identity)?;
     let own = own_registration(config, &identity, &listeners);
-
-    let seeds = seeds(config, &identity);
-    let mut recovered = seeds.iter().map(|seed| recover_wal(&*disk, seed)).collect::<Result<Vec<_>, _>>()?;
-    let log = MetadataLog::open(&*disk, &seeds[0], &mut recovered[0])?;
-    if let (Some(named), Some(id)) = (log.state.cluster_id(), &identity.cluster_id)
-        && **named != **id
-    {
-        return Err(StartError::Cluster(format!("{named} and {id}")));
-    }
-    let mut builder = SnapshotBuilder::new(config.node_id, identity.shards, static_configs(config));
-    builder.reset(&log.state);
-    let snapshot = Arc::new(builder.current().clone());
-    tidy(&*disk, config, &snapshot)?;
-    let random = SmallRng::seed_from_u64(seeds[0].seed);
-    let host = ControllerHost::new(log.state.clone(), log.applied, builder, own, random);
-    let mut metadata = Some(MetadataPart { log, host });
-    let metrics = seeds.iter().map(|seed| seed.metrics.clone()).collect();
-    let shards = seeds.into_iter().zip(recovered).map(|(seed, recovered)| ShardStart {
-        seed,
-        recovered,
-        snapshot: snapshot.clone(),
-        metadata: metadata.take(),
-    });
-    let shards = shards.collect();
-    Ok(Opened { identity, snapshot, shards, listeners, disk, lock, metrics })
+    let shards = data::open_shards(&*disk, &setup, &identity, own)?;
+    let snapshot = shards[0].snapshot.clone();
+    let metrics = shards.iter().map(|start| start.seed.metrics.clone()).collect();
+    Ok(Opened { identity, snapshot, shards, listeners, admin, disk, lock, metrics })
 }
 
-/// Reads the identity of the data directory, or mints one; a change of the shard count is carried out here.
+/// Reads the identity of the data directory, or mints one.
 fn open_identity(config: &ServerConfig, disk: &dyn Disk) -> Result<Identity, StartError> {
+    if let Some(identity) = Identity::load(disk, &config.data_dir, config.node_id)? {
+        return Ok(identity);
+    }
     let cores = u16::try_from(available_cpus().len()).unwrap_or(1).max(1);
-    let identity = match Identity::load(disk, &config.data_dir, config.node_id)? {
-        Some(identity) => identity,
-        None => {
-            let identity = Identity::new(config.node_id, new_directory_id(), config.shards.unwrap_or(cores));
-            // ORDER: durable before anything is written under it (SAFETY.md, rule 8).
-            identity.store(disk, &config.data_dir)?;
-            identity
-        }
-    };
-    let shards = config.shards.unwrap_or(identity.shards);
-    let template = WalConfig::new(&config.data_dir, identity.wal(ShardId(0)));
-    Ok(reshard(disk, &config.data_dir, identity, shards, &template)?)
+    let identity = Identity::new(config.node_id, new_directory_id(), config.shards.unwrap_or(cores));
+    // ORDER: durable before anything is written under it (SAFETY.md, rule 8).
+    identity.store(disk, &config.data_dir)?;
+    Ok(identity)
 }
 
-fn seeds(config: &ServerConfig, identity: &Identity) -> Vec<ShardSeed> {
-    let files = Arc::new(FileCache::new(OPEN_FILES_MAX));
-    let wall_ms = clock::wall_ms();
-    let seed = |number: u16| {
-        let shard = ShardId(number);
-        ShardSeed {
-            node: config.node_id,
-            shard,
-            shard_count: identity.shards,
-            limits: ShardLimits::default(),
-            data_dir: config.data_dir.clone(),
-            wal: WalConfig::new(&config.data_dir, identity.wal(shard)),
-            files: files.clone(),
-            seed: rand::random(),
-            wall_ms,
-            metrics: Arc::new(ShardMetrics::default()),
-        }
-    };
-    (0..identity.shards).map(seed).collect()
+fn setup(config: &ServerConfig, identity: &Identity) -> DataSetup {
+    DataSetup {
+        node: config.node_id,
+        data_dir: config.data_dir.clone(),
+        shards: config.shards.unwrap_or(identity.shards),
+        wal: WalConfig::new(&config.data_dir, identity.wal(ShardId(0))),
+        limits: ShardLimits::default(),
+        configs: static_configs(config),
+        open_files_max: OPEN_FILES_MAX,
+        seed: rand::random(),
+        wall_ms: clock::wall_ms(),
+    }
 }
 
 fn bind_all(config: &ServerConfig) -> Result<Vec<BoundListener>, StartError> {
@@ -194,6 +153,15 @@ fn bind_all(config: &ServerConfig) -> Result<Vec<BoundListener>, StartError> {
         Ok(acceptor::bind(&ListenerConfig { name: name.clone(), address })?)
     };
     config.listeners.iter().map(bind).collect()
+}
+
+/// The admin endpoint answers from here on: who watches a long recovery is told that the node lives.
+fn open_admin(config: &ServerConfig) -> Result<AdminEndpoint, StartError> {
+    let address = resolve(ADMIN_LISTENER, &config.admin)?;
+    let listener = acceptor::bind(&ListenerConfig { name: ADMIN_LISTENER.to_owned(), address })?;
+    let admin = AdminEndpoint::start(listener).map_err(StartError::Admin)?;
+    tracing::info!(address = %admin.address(), "admin endpoint listens");
+    Ok(admin)
 }
 
 /// The first address of a host.
@@ -250,16 +218,4 @@ fn static_configs(config: &ServerConfig) -> BTreeMap<String, String> {
         set("broker.rack", rack.clone());
     }
     configs
-}
-
-/// Finishes deletions and moves what nobody knows aside. The metadata are complete: this node alone has them.
-fn tidy(disk: &dyn Disk, config: &ServerConfig, snapshot: &Snapshot) -> Result<(), StartError> {
-    let mut known = BTreeSet::from([metadata_identity()]);
-    for topic in snapshot.topics.values() {
-        let partitions = topic.partitions.iter().enumerate();
-        known.extend(partitions.map(|(number, view)| partition_identity(topic, number as i32, view.group)));
-    }
-    let report = sweep(disk, &config.data_dir.join("data"), &known)?;
-    tracing::debug!(?report, "data directory tidied");
-    Ok(())
 }

@@ -6,7 +6,8 @@
 //!
 //! Reading order: `message.rs` (what shards say to each other), `turn.rs` (one turn: ready, apply, WAL write),
 //! `produce.rs`, `fetch.rs`, `offsets.rs` (requests), `write_behind.rs` and `recycle.rs` (files and the WAL's end),
-//! `groups.rs` (coordinators), `controller.rs` (shard 0 only: the metadata group), `open.rs` (start-up and recovery).
+//! `groups.rs` (coordinators), `controller.rs` (shard 0 only: the metadata group), `open.rs` (start-up and recovery),
+//! `report.rs` (what the admin endpoint is told).
 //!
 //! Invariants: every change of a partition happens here, on its owner; nothing is answered as durable before the WAL
 //! turn that holds it is; every pending request has a deadline.
@@ -21,6 +22,7 @@ pub mod open;
 pub mod produce;
 pub mod pump;
 pub mod recycle;
+pub mod report;
 pub mod router;
 pub mod topics;
 pub mod turn;
@@ -293,6 +295,12 @@ impl Shard {
         let id = JobId(self.number());
         self.jobs.insert(id, owner);
         self.out.jobs.push((id, job));
+    }
+
+    /// Bytes of entries in memory: what [`ShardLimits::tail_bytes_max`] bounds.
+    #[must_use]
+    pub fn tail_bytes(&self) -> usize {
+        self.driver.tail_bytes()
     }
 
     /// A number that this shard has not used before.

@@ -495,9 +495,10 @@ pub(crate) fn replay_files(
             take(&info, batch);
         }
         if read.next_offset <= next {
-            return Ok(());
+            break;
         }
         next = read.next_offset;
     }
+    files.unmap();
     Ok(())
 }

@@ -25,9 +25,11 @@ use chronik_wal::disk::uring::TurnWriter;
 use chronik_wal::shard_wal::TurnWrite;
 
 use super::message::Message;
+use super::report::Inquiry;
 use super::router::{Inbound, Router};
 use super::{Event, Job, JobDone, JobId, Now, Outputs, Shard};
 use crate::metadata::snapshot::Snapshot;
+use crate::metrics::ShardMetrics;
 
 /// Messages taken in before a turn. More wait for the next one, so that a turn stays short.
 const MESSAGES_PER_TURN: usize = 1024;
@@ -48,6 +50,8 @@ pub enum Mail {
     Message(Message),
     /// From a helper thread.
     Done(JobId, JobDone),
+    /// From the admin endpoint: how things stand.
+    Inspect(Inquiry),
     /// Stop: no new connections, answer what is in flight, then write everything out.
     Stop,
 }
@@ -103,12 +107,14 @@ impl Pump {
 
     /// Turns the shard until it has stopped.
     pub async fn run(mut self, device: TurnWriter) {
-        let wal = glommio::spawn_local(write_turns(device, self.turns.clone(), self.router.clone()));
+        let metrics = self.shard.metrics.clone();
+        let wal = glommio::spawn_local(write_turns(device, self.turns.clone(), self.router.clone(), metrics));
         loop {
             for _ in 0..MESSAGES_PER_TURN {
                 match self.router.next() {
                     Some(Inbound::Event(event)) => self.shard.handle(event, now()),
                     Some(Inbound::Reply { id, reply }) => self.router.answer(id, reply),
+                    Some(Inbound::Inspect(inquiry)) => self.inspect(&inquiry),
                     None => break,
                 }
             }
@@ -177,6 +183,17 @@ impl Pump {
         self.submit_jobs();
     }
 
+    /// Answers the admin endpoint. What only this thread can tell is brought up to date first.
+    fn inspect(&self, inquiry: &Inquiry) {
+        let metrics = &self.shard.metrics;
+        metrics.busy_us.set(clock::thread_cpu_ns() / 1_000);
+        let safety = safety::stats();
+        metrics.safety_wakes.set(safety.rescues);
+        metrics.safety_late_us.set(safety.worst_tick_late_ns / 1_000);
+        // Whoever asked may have given up.
+        let _ = inquiry.answer.send(self.shard.report(&inquiry.scope));
+    }
+
     fn submit_jobs(&mut self) {
         while let Some((id, job)) = self.waiting_jobs.pop_front() {
             if self.helpers.waiting() >= HELPER_QUEUE {
@@ -192,11 +209,20 @@ impl Pump {
 }
 
 /// Writes the shard's WAL turns, one after the other. Never cancelled while one is in flight.
-async fn write_turns(mut device: TurnWriter, turns: Rc<LocalQueue<TurnWrite>>, router: Rc<Router>) {
+async fn write_turns(
+    mut device: TurnWriter,
+    turns: Rc<LocalQueue<TurnWrite>>,
+    router: Rc<Router>,
+    metrics: Arc<ShardMetrics>,
+) {
     loop {
         let turn = turns.pop().await;
+        let begun_ns = clock::monotonic_ns();
         match device.write_turn(turn).await {
-            Ok(turn) => router.receive(Inbound::Event(Event::TurnDurable(turn))),
+            Ok(turn) => {
+                metrics.wal_sync.record((clock::monotonic_ns() - begun_ns) / 1_000);
+                router.receive(Inbound::Event(Event::TurnDurable(turn)));
+            }
             Err(error) => {
                 // What the disk holds is not known any more; a second fsync would lie.
                 tracing::error!(%error, "writing the WAL failed: this node stops");
@@ -213,6 +239,7 @@ pub async fn take_mail(mut mailbox: Receiver<Mail>, router: Rc<Router>, on_stop:
             match mail {
                 Mail::Message(message) => router.receive(message.into()),
                 Mail::Done(id, done) => router.receive(Inbound::Event(Event::JobDone(id, done))),
+                Mail::Inspect(inquiry) => router.receive(Inbound::Inspect(inquiry)),
                 Mail::Stop => {
                     router.receive(Inbound::Event(Event::Stop));
                     on_stop.notify();

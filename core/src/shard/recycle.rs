@@ -20,6 +20,9 @@ const STEP_MAX: usize = 256;
 /// A group whose unwritten entries take no more than this has them put again rather than flushed.
 const COPY_BYTES_MAX: u64 = 1024;
 
+/// How long files are given to be written and synced before the WAL is asked again what it needs.
+const ASK_EVERY_MS: u64 = 5;
+
 /// Bytes of uncommitted entries put again in one go.
 const REWRITE_BYTES_MAX: u64 = 64 << 20;
 
@@ -28,6 +31,8 @@ const REWRITE_BYTES_MAX: u64 = 64 << 20;
 pub struct Recycling {
     /// The turn of the last checkpoint, until a segment was released by it.
     checkpoint: Option<TurnNumber>,
+    /// What the oldest segment needs is asked again at this time: with thousands of groups the question is not free.
+    ask_at_ms: u64,
 }
 
 impl Shard {
@@ -43,9 +48,15 @@ impl Shard {
                 Err(reason) => tracing::trace!(shard = self.id.0, %reason, "WAL segment kept"),
             }
         }
-        if self.wal.recycle_wanted() {
+        if self.wal.recycle_wanted() && self.now.mono_ms >= self.recycling.ask_at_ms {
+            self.recycling.ask_at_ms = self.now.mono_ms + ASK_EVERY_MS;
             self.prepare_release();
         }
+    }
+
+    /// When the next step is due, if one is.
+    pub(crate) fn recycle_due_ms(&self) -> Option<u64> {
+        self.wal.recycle_wanted().then_some(self.recycling.ask_at_ms)
     }
 
     fn prepare_release(&mut self) {

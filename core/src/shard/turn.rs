@@ -26,6 +26,7 @@ impl Shard {
         self.fire_timers();
         self.driver.tick(now.mono_ms);
         self.retry_stalled();
+        self.retry_coordinators();
         let mut more = true;
         for _ in 0..PASSES_MAX {
             let mut output = DriverOutput::default();
@@ -68,7 +69,8 @@ impl Shard {
         let timer = self.timers.first().map(|(at, _)| *at);
         let raft = self.driver.next_wake_ms();
         let files = self.write_behind_due_ms();
-        [timer, raft, files, self.wal_idle_ms()].into_iter().flatten().min()
+        let recycling = self.recycle_due_ms();
+        [timer, raft, files, recycling, self.wal_idle_ms()].into_iter().flatten().min()
     }
 
     /// When the WAL is to be looked at again for its closing mark: while something was written since the last one.
@@ -133,6 +135,9 @@ impl Shard {
 
     fn leadership_changed(&mut self, group: GroupId, leadership: Leadership) {
         tracing::debug!(group = group.0, ?leadership, "leadership");
+        if matches!(leadership, Leadership::Leader { .. } | Leadership::Follower { .. }) {
+            self.metrics.leadership_changes.add(1);
+        }
         let leads = matches!(leadership, Leadership::Leader { .. });
         if !leads {
             let mut decided = Vec::new();
@@ -164,7 +169,7 @@ impl Shard {
     }
 
     /// The node of a replica, by the placement.
-    fn node_of(&self, group: GroupId, peer: PeerId) -> Option<NodeId> {
+    pub(crate) fn node_of(&self, group: GroupId, peer: PeerId) -> Option<NodeId> {
         let name = &self.partitions.get(&group)?.name;
         let view = self.snapshot.topic_by_id(&name.topic_id)?.partition(name.index)?;
         view.replicas.iter().find(|replica| replica.peer == peer).map(|replica| replica.node)

@@ -15,6 +15,7 @@ use chronik_wal::entry::{LogEntry, LogStart};
 use chronik_wal::partition::{FileDone, FilesError, ProducerSnapshot, RollPolicy};
 use chronik_wal::types::{GroupId, KafkaOffset, RaftIndex, TurnNumber};
 
+use super::housekeeping::Stopping;
 use super::{Job, JobOwner, Shard};
 
 /// Jobs on partition files in flight at once: enough to keep the helper threads busy.
@@ -143,6 +144,9 @@ impl Shard {
 
     /// Starts as many jobs as may run.
     pub(crate) fn write_behind(&mut self) {
+        if self.stopping != Stopping::No {
+            return;
+        }
         self.choose_by_age();
         if self.write_behind.retry_at_ms.is_some_and(|at_ms| at_ms > self.now.mono_ms) {
             return;

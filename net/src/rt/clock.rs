@@ -48,6 +48,12 @@ pub fn thread_cpu_ns() -> u64 {
     nanoseconds(libc::CLOCK_THREAD_CPUTIME_ID)
 }
 
+/// CPU time that all threads of the process have used, in nanoseconds.
+#[must_use]
+pub fn process_cpu_ns() -> u64 {
+    nanoseconds(libc::CLOCK_PROCESS_CPUTIME_ID)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

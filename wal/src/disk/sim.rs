@@ -239,6 +239,26 @@ impl SimDisk {
         disk
     }
 
+    /// The disk goes on after [`SimDisk::crash_after`] has struck, with everything written and nothing more synced: the
+    /// process died, the machine did not, and a later power cut still takes what was never synced.
+    pub fn revive(&self) {
+        let mut state = self.lock();
+        state.crashed = false;
+        state.crash_at = None;
+    }
+
+    /// The names of all files, sorted.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.lock().names.files.keys().cloned().collect()
+    }
+
+    /// Bytes that all files take.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.lock().used()
+    }
+
     /// Virtual time that calls have taken since this was last asked, in microseconds.
     #[must_use]
     pub fn take_latency_us(&self) -> u64 {

@@ -145,8 +145,13 @@ impl FileCache {
 
     /// Lets go of everything of a segment that is dropped, for good.
     pub(super) fn forget(&self, files: &SegmentFiles) {
-        let mut state = self.lock();
         files.set_dropped();
+        self.let_go(files);
+    }
+
+    /// Lets go of everything of a segment; it is opened again when it is next needed.
+    pub(super) fn let_go(&self, files: &SegmentFiles) {
+        let mut state = self.lock();
         let first = Key { segment: files.id, slot: Slot::Write(Part::Log) };
         let last = Key { segment: files.id, slot: Slot::Map };
         let keys: Vec<Key> = state.open.range(first..=last).map(|(key, _)| *key).collect();

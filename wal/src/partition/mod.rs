@@ -197,6 +197,12 @@ impl PartitionLog {
         self.segments.iter().map(|segment| segment.shape.log_bytes).sum()
     }
 
+    /// Lets go of descriptors and mappings, which the next read makes again: after a start has read the files through, so
+    /// that a gigabyte of log does not count as the process's memory.
+    pub fn unmap(&self) {
+        self.segments.iter().for_each(|segment| self.store.cache.let_go(&segment.files));
+    }
+
     /// How many segments there are.
     #[must_use]
     pub fn segment_count(&self) -> usize {

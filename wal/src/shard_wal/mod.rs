@@ -96,7 +96,7 @@ impl ShardWal {
         }
         let sequence = self.sealed.front().map_or(self.filling.sequence, |turn| turn.sequence);
         let something_waits = !self.sealed.is_empty() || !self.filling.frames.is_empty();
-        if !something_waits || !self.segments.advance_to(sequence) {
+        if !something_waits || !self.segments.advance_to(sequence) || self.end_must_wait() {
             return None;
         }
         if self.sealed.is_empty() {
@@ -163,6 +163,13 @@ impl ShardWal {
     #[must_use]
     pub fn pending_bytes(&self) -> usize {
         self.sealed_bytes + self.filling.body_len
+    }
+
+    /// Bytes of the live segments up to the place of the next turn: what a restart would read.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        let filling = self.filling.sequence;
+        self.segments.full_bytes(filling) + self.filling.position
     }
 
     /// Where its segments lie.
@@ -267,7 +274,20 @@ impl ShardWal {
         end + BLOCK as u64 <= filling.segment_len
     }
 
+    /// ORDER: an end frame says that there is a successor, and recovery takes a missing one for corruption. So it is
+    /// written only when the successor's header is durable; what comes after it goes there and has to wait anyhow.
+    fn end_must_wait(&self) -> bool {
+        let Some(next) = self.sealed.front() else { return false };
+        let is_end = next.frames.iter().any(|frame| frame.info.kind == FrameKind::End);
+        is_end && self.segments.prepared_from(WalSeq(next.sequence.0 + 1)).is_none()
+    }
+
+    /// The end frame has a turn of its own, in the block that is kept for it, so that what was put before does not wait
+    /// for the next segment.
     fn end_segment(&mut self) {
+        if !self.filling.frames.is_empty() {
+            self.seal();
+        }
         let end = Frame { info: FrameInfo::bare(FrameKind::End, 0), payload: Bytes::new() };
         self.filling.body_len += end.len();
         self.filling.frames.push(end);

@@ -79,6 +79,12 @@ impl Segments {
         self.live.len()
     }
 
+    /// Bytes of the live segments before `sequence`.
+    pub(crate) fn full_bytes(&self, sequence: WalSeq) -> u64 {
+        let full = self.live.iter().filter(|segment| segment.sequence < sequence);
+        full.map(|segment| segment.len).sum()
+    }
+
     /// Makes `sequence` the current segment if it is not; false when it has not been prepared.
     pub(crate) fn advance_to(&mut self, sequence: WalSeq) -> bool {
         if self.current().sequence == sequence {

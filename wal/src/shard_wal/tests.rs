@@ -294,3 +294,28 @@ fn slots_are_named_by_number() {
         assert_eq!(slot_of_name(other), None);
     }
 }
+
+/// The end of a segment is not written before there is a next one: on a full disk, or while one is being made, a crash
+/// would leave an end without a successor, which recovery takes for corruption.
+#[test]
+fn a_segment_ends_only_when_the_next_one_is_prepared() {
+    let mut rig = Rig::fresh(11);
+    for _ in 0..12 {
+        rig.append(A, 5_000);
+    }
+    assert!(rig.wal.filling.sequence > WalSeq(1), "the first segment is full");
+    while rig.turn().unwrap().is_some() {}
+    let durable = rig.wal.durable_turn();
+    let whole = rig.model_at(durable);
+    assert!(whole[&A].entries.len() > 5, "what comes before the end does not wait for the next segment");
+
+    let recovered =
+        recover(&rig.disk.crash(crate::disk::sim::Survival::SyncedOnly), &small_config()).unwrap();
+    assert!(recovered.damage.is_empty(), "{:?}", recovered.damage);
+    assert_eq!(recovered.groups[&A].entries.len(), whole[&A].entries.len());
+
+    rig.drain().unwrap();
+    let recovered = recover(&rig.disk, &small_config()).unwrap();
+    assert!(recovered.damage.is_empty());
+    assert_eq!(recovered.groups[&A].entries.len(), 12);
+}

@@ -1,0 +1,280 @@
+//! The command line: every flag that works, and nothing else. Names and defaults are those that
+//! users know from the earlier tool.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use serde::Serialize;
+
+use crate::payload::{HEADER_BYTES, PayloadPattern};
+
+/// Tasks at once at most; more would only measure the client's queue.
+const CONCURRENCY_MAX: u32 = 1_000_000;
+
+/// Load generator for any Kafka-compatible broker.
+#[derive(Clone, Debug, Parser, Serialize)]
+#[command(name = "chronik-bench", version, about, max_term_width = 100)]
+pub struct Options {
+    /// Brokers to start from, `host:port` separated by commas.
+    #[arg(short = 'b', long, env = "KAFKA_BOOTSTRAP_SERVERS", default_value = "127.0.0.1:9092")]
+    pub bootstrap_servers: String,
+
+    /// Topic to use.
+    #[arg(short = 't', long, default_value = "chronik-bench")]
+    pub topic: String,
+
+    /// What to measure.
+    #[arg(short = 'm', long, value_enum, default_value_t = Mode::Produce)]
+    pub mode: Mode,
+
+    /// Messages outstanding at once, one for each task. In consume mode: consumers, at most one
+    /// for each partition.
+    #[arg(short = 'c', long, default_value_t = 64,
+        value_parser = clap::value_parser!(u32).range(1..=CONCURRENCY_MAX as i64))]
+    pub concurrency: u32,
+
+    /// Client instances that share the tasks (produce and round-trip).
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub clients: u32,
+
+    /// Bytes of a message's value.
+    #[arg(short = 's', long, default_value_t = 1024)]
+    pub message_size: usize,
+
+    /// How long to measure, after the warm-up: `500ms`, `10s`, `2m`; a bare number is seconds.
+    #[arg(short = 'd', long, default_value = "60s", value_parser = parse_duration)]
+    pub duration: Duration,
+
+    /// How long to run before measuring.
+    #[arg(short = 'w', long, default_value = "5s", value_parser = parse_duration)]
+    pub warmup_duration: Duration,
+
+    /// Stop after this many measured messages if they come before the end of the duration.
+    #[arg(short = 'n', long)]
+    pub message_count: Option<u64>,
+
+    /// Messages a second, all clients together. The schedule is open: each message has an
+    /// intended time and its latency counts from then, however late it could be sent.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    pub rate_limit: Option<u64>,
+
+    /// Compression by the client.
+    #[arg(long, value_enum, default_value_t = Compression::None)]
+    pub compression: Compression,
+
+    /// Partitions of a topic that is created. A topic that exists must have as many.
+    #[arg(short = 'p', long)]
+    pub partitions: Option<u32>,
+
+    /// Replicas of a topic that is created.
+    #[arg(short = 'r', long, default_value_t = 1)]
+    pub replication_factor: u32,
+
+    /// Create the topic if it is missing.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set,
+        num_args = 0..=1, default_missing_value = "true")]
+    pub create_topic: bool,
+
+    /// Delete the topic at the end.
+    #[arg(long)]
+    pub delete_topic_after: bool,
+
+    /// Acknowledgements a message needs.
+    #[arg(long, default_value = "all", value_parser = ["0", "1", "-1", "all"])]
+    pub acks: String,
+
+    /// How long the client waits to fill a batch, in milliseconds.
+    #[arg(long, default_value_t = 0)]
+    pub linger_ms: u32,
+
+    /// Greatest batch of the client, in bytes.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub batch_size: u32,
+
+    /// How long the broker may take for a request, in milliseconds.
+    #[arg(long, default_value_t = 30_000)]
+    pub request_timeout_ms: u32,
+
+    /// How long a message may stay unacknowledged before it counts as failed, in milliseconds.
+    #[arg(long, default_value_t = 60_000)]
+    pub message_timeout_ms: u32,
+
+    /// Keys of the messages; without it they have none and the client chooses partitions.
+    #[arg(long, value_enum)]
+    pub key_pattern: Option<KeyPattern>,
+
+    /// Contents of the messages' values, behind a header of 48 bytes where it fits.
+    #[arg(long, value_enum, default_value_t = PayloadPattern::Random)]
+    pub payload_pattern: PayloadPattern,
+
+    /// Check every record: order, loss, duplicates, contents. Produce mode reads the topic back
+    /// after the measurement. The exit code is 2 if anything is wrong.
+    #[arg(long)]
+    pub validate: bool,
+
+    /// Consume as members of this group; without it all partitions are read from their start.
+    #[arg(long)]
+    pub consumer_group: Option<String>,
+
+    /// The group's members commit no offsets by themselves.
+    #[arg(long, requires = "consumer_group")]
+    pub disable_auto_commit: bool,
+
+    /// Process id of a broker on this machine whose CPU time and memory are reported.
+    #[arg(long)]
+    pub broker_pid: Option<u32>,
+
+    /// Seconds between lines of progress; also the grain of the time line in the JSON output.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub report_interval_secs: u32,
+
+    /// Append the result to this CSV file, with a header if it is new.
+    #[arg(long)]
+    pub csv_output: Option<PathBuf>,
+
+    /// Write result, settings and host to this JSON file.
+    #[arg(long)]
+    pub json_output: Option<PathBuf>,
+
+    /// Show the client's own log (twice: its debug log of brokers and messages).
+    #[arg(short = 'v', long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// What a run measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Send, and wait for each acknowledgement.
+    Produce,
+    /// Read what is there and what comes.
+    Consume,
+    /// Send, and wait until a consumer has received each message.
+    RoundTrip,
+}
+
+impl Mode {
+    /// The name as on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Produce => "produce",
+            Mode::Consume => "consume",
+            Mode::RoundTrip => "round-trip",
+        }
+    }
+}
+
+/// Compression of batches by the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum Compression {
+    None,
+    Gzip,
+    Snappy,
+    Lz4,
+    Zstd,
+}
+
+impl Compression {
+    /// The name as on the command line and in librdkafka's `compression.type`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Compression::None => "none",
+            Compression::Gzip => "gzip",
+            Compression::Snappy => "snappy",
+            Compression::Lz4 => "lz4",
+            Compression::Zstd => "zstd",
+        }
+    }
+}
+
+/// How keys are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyPattern {
+    /// A random 64-bit number in hexadecimal.
+    Random,
+    /// The message's sequence number in hexadecimal.
+    Sequential,
+    /// The same key always: one partition.
+    Fixed,
+}
+
+impl Options {
+    /// Checks what clap cannot: combinations of flags.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let needs_header = self.mode == Mode::RoundTrip || (self.validate && self.mode == Mode::Produce);
+        if needs_header && self.message_size < HEADER_BYTES {
+            anyhow::bail!(
+                "--message-size {} is too small: --validate and round-trip write a header of {HEADER_BYTES} bytes",
+                self.message_size
+            );
+        }
+        if self.concurrency < self.clients {
+            anyhow::bail!("--clients {} exceeds --concurrency {}", self.clients, self.concurrency);
+        }
+        if self.duration.is_zero() {
+            anyhow::bail!("--duration must be longer than zero");
+        }
+        Ok(())
+    }
+}
+
+/// Parses `250ms`, `10s`, `2m`, `1h` or a bare number of seconds.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: f64 =
+        number.parse().map_err(|_| format!("`{text}` is no duration: write 500ms, 10s or 2m"))?;
+    let seconds = match unit {
+        "ms" => number / 1000.0,
+        "" | "s" => number,
+        "m" => number * 60.0,
+        "h" => number * 3600.0,
+        _ => return Err(format!("unknown unit `{unit}`: use ms, s, m or h")),
+    };
+    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(parse_duration("10"), Ok(Duration::from_secs(10)));
+        assert_eq!(parse_duration("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+        assert!(parse_duration("10y").is_err());
+        assert!(parse_duration("").is_err());
+    }
+
+    #[test]
+    fn the_reference_workload_can_be_expressed() {
+        let line = "chronik-bench -c 128 --linger-ms 0 -p 1 -s 256 --acks all -d 10s -w 3s";
+        let options = Options::try_parse_from(line.split(' ')).unwrap();
+        options.check().unwrap();
+        assert_eq!((options.concurrency, options.clients, options.partitions), (128, 1, Some(1)));
+        assert_eq!(options.warmup_duration, Duration::from_secs(3));
+        assert!(options.create_topic);
+    }
+
+    #[test]
+    fn combinations_are_checked() {
+        let parse = |line: &str| Options::try_parse_from(line.split(' ')).unwrap().check();
+        assert!(parse("chronik-bench --validate -s 10").is_err());
+        assert!(parse("chronik-bench -m round-trip -s 47").is_err());
+        assert!(parse("chronik-bench -c 2 --clients 3").is_err());
+        assert!(parse("chronik-bench -s 10").is_ok());
+        assert!(Options::try_parse_from(["chronik-bench", "--disable-auto-commit"]).is_err());
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        use clap::CommandFactory;
+        Options::command().debug_assert();
+    }
+}

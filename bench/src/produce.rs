@@ -1,0 +1,278 @@
+//! Produce mode. Each client is one librdkafka producer and one thread that receives its
+//! deliveries. Without a rate the thread answers each delivery with that task's next message;
+//! with a rate a pacer thread sends along the schedule.
+//!
+//! The thread's state lives in a thread-local that the delivery callback finds: librdkafka calls
+//! it on the thread that polls, so there is no lock and nothing is shared.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message;
+use rdkafka::producer::{BaseProducer, DeliveryResult, Producer, ProducerContext};
+
+use crate::cli::Options;
+use crate::client::{Log, producer_config};
+use crate::outbox::{Outbox, Permits, Sent, pace};
+use crate::payload::read_header;
+use crate::run::{Event, Run};
+use crate::schedule::{Schedule, Window};
+use crate::stats::Recorder;
+use crate::validation::SequenceSet;
+
+/// How long one poll for deliveries lasts; callbacks run at once, this only bounds how late the
+/// end of the run is noticed.
+const POLL: Duration = Duration::from_millis(20);
+const METADATA_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What one client learned from its deliveries.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Sequences, with `--validate`.
+    pub acknowledged: Option<SequenceSet>,
+    /// Error texts, each once.
+    pub errors: BTreeSet<String>,
+}
+
+/// librdkafka's callbacks for a producer.
+pub struct Deliveries;
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        Log.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        Log.error(error, reason);
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, intended_ns: usize) {
+        CLIENT.with_borrow_mut(|client| {
+            if let Some(client) = client {
+                client.delivered(result, intended_ns as u64);
+            }
+        });
+    }
+}
+
+thread_local! {
+    static CLIENT: RefCell<Option<Client>> = const { RefCell::new(None) };
+}
+
+/// How a client's next message comes about.
+enum Sending {
+    /// At once when a task is free.
+    Closed { outbox: Outbox<Deliveries>, idle: u32, outstanding: u32 },
+    /// By the pacer.
+    Open(Arc<Permits>),
+}
+
+struct Client {
+    run: Arc<Run>,
+    window: Window,
+    recorder: Recorder,
+    sending: Sending,
+    acknowledged: Option<SequenceSet>,
+    errors: BTreeSet<String>,
+}
+
+impl Client {
+    fn delivered(&mut self, result: &DeliveryResult<'_>, intended_ns: u64) {
+        let now_ns = self.run.clock.now_ns();
+        match result {
+            Ok(message) => {
+                self.recorder.complete(now_ns, intended_ns, message.payload().map_or(0, <[u8]>::len));
+                self.note_acknowledged(message.payload());
+            }
+            Err((error, _)) => {
+                self.recorder.fail(now_ns);
+                self.errors.insert(error.to_string());
+            }
+        }
+        match &mut self.sending {
+            Sending::Open(permits) => permits.give_back(),
+            Sending::Closed { idle, outstanding, .. } => {
+                *outstanding -= 1;
+                *idle += 1;
+                self.fill();
+            }
+        }
+    }
+
+    fn note_acknowledged(&mut self, value: Option<&[u8]>) {
+        if let Some(acknowledged) = &mut self.acknowledged
+            && let Ok(header) = read_header(value.unwrap_or(&[]))
+        {
+            acknowledged.insert(header.sequence);
+        }
+    }
+
+    /// Gives each idle task its next message.
+    fn fill(&mut self) {
+        let Sending::Closed { outbox, idle, outstanding } = &mut self.sending else { return };
+        while *idle > 0 {
+            let now_ns = self.run.clock.now_ns();
+            if !self.run.admit(self.window, now_ns) {
+                return;
+            }
+            match outbox.send(now_ns) {
+                Sent::Queued => {
+                    *idle -= 1;
+                    *outstanding += 1;
+                }
+                Sent::Full => return,
+                Sent::Refused => {
+                    self.recorder.fail(now_ns);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn outstanding(&self) -> bool {
+        match &self.sending {
+            Sending::Closed { outstanding, .. } => *outstanding > 0,
+            Sending::Open(permits) => !permits.all_free(),
+        }
+    }
+
+    /// No message will be sent any more.
+    fn ended(&self) -> bool {
+        self.run.clock.now_ns() >= self.window.end_ns || self.run.stopped() || self.run.count_reached()
+    }
+}
+
+/// A producer that has its metadata, so that connecting is not part of what is measured.
+pub fn connected_producer<C>(options: &Options, context: C) -> Result<Arc<BaseProducer<C>>>
+where
+    C: ProducerContext + 'static,
+{
+    let producer: BaseProducer<C> =
+        producer_config(options).create_with_context(context).context("cannot create a producer")?;
+    producer
+        .client()
+        .fetch_metadata(Some(&options.topic), METADATA_TIMEOUT)
+        .context("cannot reach a broker")?;
+    Ok(Arc::new(producer))
+}
+
+/// Tasks of client `client` when `options.concurrency` are shared out.
+pub fn tasks_of(options: &Options, client: u32) -> u32 {
+    options.concurrency / options.clients + u32::from(client < options.concurrency % options.clients)
+}
+
+/// Starts the run's producers; each reports to the run when it is done.
+pub fn start(options: &Options, run: &Arc<Run>) -> Result<Vec<thread::JoinHandle<Outcome>>> {
+    let producers: Vec<_> = (0..options.clients)
+        .map(|client| Ok((client, connected_producer(options, Deliveries)?)))
+        .collect::<Result<_>>()?;
+    let window = run.begin();
+    let spawn = |(client, producer)| {
+        let (options, run) = (options.clone(), Arc::clone(run));
+        thread::Builder::new()
+            .name(format!("produce-{client}"))
+            .spawn(move || {
+                let outcome = produce(&options, &run, client, producer, window);
+                run.tell(Event::Done(Ok(())));
+                outcome
+            })
+            .context("cannot start a thread")
+    };
+    producers.into_iter().map(spawn).collect()
+}
+
+fn produce(
+    options: &Options,
+    run: &Arc<Run>,
+    client: u32,
+    producer: Arc<BaseProducer<Deliveries>>,
+    window: Window,
+) -> Outcome {
+    let outbox = Outbox::new(Arc::clone(&producer), Arc::clone(run), options, client);
+    let tasks = tasks_of(options, client);
+    let (sending, pacer) = match options.rate_limit {
+        None => (Sending::Closed { outbox, idle: tasks, outstanding: 0 }, None),
+        Some(rate) => {
+            let start_ns = window.start_ns - options.warmup_duration.as_nanos() as u64;
+            let schedule = Schedule::new(start_ns, rate, client, options.clients);
+            let permits = Permits::new(tasks);
+            let pacer = spawn_pacer(outbox, schedule, window, &permits);
+            (Sending::Open(permits), Some(pacer))
+        }
+    };
+    let state = Client {
+        run: Arc::clone(run),
+        window,
+        recorder: run.recorder(window),
+        sending,
+        acknowledged: options.validate.then(SequenceSet::default),
+        errors: BTreeSet::new(),
+    };
+    CLIENT.set(Some(state));
+    receive_deliveries(options, &producer, pacer);
+    let state = CLIENT.take().expect("only this function takes it");
+    state.recorder.finish();
+    Outcome { acknowledged: state.acknowledged, errors: state.errors }
+}
+
+/// A thread that sends along the schedule and returns how many messages the client refused.
+pub fn spawn_pacer<C>(
+    mut outbox: Outbox<C>,
+    mut schedule: Schedule,
+    window: Window,
+    permits: &Arc<Permits>,
+) -> thread::JoinHandle<u64>
+where
+    C: ProducerContext<DeliveryOpaque = usize> + 'static,
+{
+    let permits = Arc::clone(permits);
+    thread::spawn(move || pace(&mut outbox, &mut schedule, window, &permits))
+}
+
+/// Polls until nothing is outstanding any more, or the messages' own timeout has passed.
+fn receive_deliveries(
+    options: &Options,
+    producer: &BaseProducer<Deliveries>,
+    pacer: Option<thread::JoinHandle<u64>>,
+) {
+    let mut pacer = pacer;
+    let mut drain_deadline = None;
+    with_client(Client::fill);
+    loop {
+        producer.poll(POLL);
+        let refused = match pacer.take_if(|handle| handle.is_finished()) {
+            Some(handle) => handle.join().unwrap_or(0),
+            None => 0,
+        };
+        let (ended, outstanding) = with_client(|client| {
+            let now_ns = client.run.clock.now_ns();
+            client.recorder.advance(now_ns);
+            (0..refused).for_each(|_| client.recorder.fail(now_ns));
+            client.fill();
+            (client.ended(), client.outstanding())
+        });
+        if !ended || pacer.is_some() {
+            continue;
+        }
+        let timeout = Duration::from_millis(options.message_timeout_ms.into());
+        let deadline = *drain_deadline.get_or_insert_with(|| Instant::now() + timeout);
+        if !outstanding || Instant::now() > deadline {
+            return;
+        }
+    }
+}
+
+fn with_client<T>(act: impl FnOnce(&mut Client) -> T) -> T {
+    CLIENT.with_borrow_mut(|client| act(client.as_mut().expect("set for the life of the thread")))
+}

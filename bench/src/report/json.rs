@@ -1,0 +1,15 @@
+//! The whole report as JSON: result, settings, host, time line.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::report::Report;
+
+/// Writes the report to a file, replacing it.
+pub fn write(report: &Report, path: &Path) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(report)?;
+    text.push('\n');
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}

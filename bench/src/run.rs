@@ -1,0 +1,327 @@
+//! One run: its clock, its measured window, and the reporter that waits while threads measure.
+//!
+//! The window's end is an instant fixed in advance, not the moment somebody noticed it; it moves
+//! only when `--message-count` or the end of a topic stops the run earlier.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+
+use crate::cli::Options;
+use crate::proc::Usage;
+use crate::progress::Progress;
+use crate::schedule::Window;
+use crate::stats::{Recorder, Sample, Totals};
+
+/// How late after an interval's end its line is printed, so that all threads have reported.
+const LINE_DELAY_NS: u64 = 50_000_000;
+
+/// Instants as nanoseconds since the run's base, on the monotonic clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    base: Instant,
+    base_wall_ns: u64,
+}
+
+impl Clock {
+    /// A clock that begins now.
+    pub fn start() -> Self {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { base: Instant::now(), base_wall_ns: wall.as_nanos() as u64 }
+    }
+
+    /// Nanoseconds since the base.
+    pub fn now_ns(&self) -> u64 {
+        self.base.elapsed().as_nanos() as u64
+    }
+
+    /// An instant as wall-clock nanoseconds since 1970.
+    pub fn wall_ns(&self, at_ns: u64) -> u64 {
+        self.base_wall_ns + at_ns
+    }
+
+    /// The instant of a wall-clock time; negative before the base.
+    pub fn from_wall_ns(&self, wall_ns: u64) -> i64 {
+        wall_ns as i64 - self.base_wall_ns as i64
+    }
+}
+
+/// What measuring threads tell the reporter.
+pub enum Event {
+    /// The window is known.
+    Begun(Window),
+    /// A thread's sample.
+    Sample(Box<Sample>),
+    /// A thread is done. With an error if it could not go on.
+    Done(Result<()>),
+}
+
+/// What all threads of a run share.
+pub struct Run {
+    /// The run's clock.
+    pub clock: Clock,
+    /// Number that marks this run's messages.
+    pub id: u64,
+    /// Duration of the warm-up and of the measurement.
+    durations_ns: (u64, u64),
+    interval_ns: u64,
+    message_count: Option<u64>,
+    begin_ns: AtomicU64,
+    measured_count: AtomicU64,
+    stop: AtomicBool,
+    at_last_record: AtomicBool,
+    events: Sender<Event>,
+}
+
+const NOT_BEGUN: u64 = u64::MAX;
+
+impl Run {
+    /// A run that has not begun. Its threads report through `events`.
+    pub fn new(options: &Options, events: Sender<Event>) -> Arc<Self> {
+        Arc::new(Self {
+            clock: Clock::start(),
+            id: rand::random(),
+            durations_ns: (options.warmup_duration.as_nanos() as u64, options.duration.as_nanos() as u64),
+            interval_ns: u64::from(options.report_interval_secs) * 1_000_000_000,
+            message_count: options.message_count,
+            begin_ns: AtomicU64::new(NOT_BEGUN),
+            measured_count: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            at_last_record: AtomicBool::new(false),
+            events,
+        })
+    }
+
+    /// Begins the warm-up now, unless another thread has; returns the window.
+    pub fn begin(&self) -> Window {
+        let now_ns = self.clock.now_ns();
+        let first = self.begin_ns.compare_exchange(NOT_BEGUN, now_ns, Ordering::AcqRel, Ordering::Acquire);
+        let begin_ns = first.err().unwrap_or(now_ns);
+        let start_ns = begin_ns + self.durations_ns.0;
+        let window = Window { start_ns, end_ns: start_ns + self.durations_ns.1 };
+        if first.is_ok() {
+            self.tell(Event::Begun(window));
+        }
+        window
+    }
+
+    /// True once any thread has begun.
+    pub fn has_begun(&self) -> bool {
+        self.begin_ns.load(Ordering::Acquire) != NOT_BEGUN
+    }
+
+    /// A recorder that reports to this run's reporter.
+    pub fn recorder(&self, window: Window) -> Recorder {
+        let events = self.events.clone();
+        // The reporter outlives the threads; a send that fails has nobody to tell.
+        Recorder::new(window, self.interval_ns, move |sample| {
+            let _ = events.send(Event::Sample(Box::new(sample)));
+        })
+    }
+
+    /// Sends an event to the reporter.
+    pub fn tell(&self, event: Event) {
+        let _ = self.events.send(event);
+    }
+
+    /// Whether one more message meant for `intended_ns` may be sent, or be counted on receipt.
+    /// Counts it if `--message-count` limits the run.
+    pub fn admit(&self, window: Window, intended_ns: u64) -> bool {
+        if intended_ns >= window.end_ns || self.stopped() {
+            return false;
+        }
+        let Some(limit) = self.message_count else { return true };
+        intended_ns < window.start_ns || self.measured_count.fetch_add(1, Ordering::Relaxed) < limit
+    }
+
+    /// True when `--message-count` was reached.
+    pub fn count_reached(&self) -> bool {
+        self.message_count.is_some_and(|limit| self.measured_count.load(Ordering::Relaxed) >= limit)
+    }
+
+    /// Elapsed time ends with the last record: the topic had no more.
+    pub fn end_at_last_record(&self) {
+        self.at_last_record.store(true, Ordering::Release);
+    }
+
+    /// Ends the run early.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+    }
+
+    /// True when the run was ended early.
+    pub fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+}
+
+/// What a run measured.
+pub struct Measurement {
+    /// All samples.
+    pub totals: Totals,
+    /// Exact length of what throughput is divided by.
+    pub elapsed_ns: u64,
+    /// The broker's use of the machine at the measurement's start and end.
+    pub usage: Option<(Usage, Usage)>,
+}
+
+/// The thread that waits, prints progress and merges.
+pub struct Reporter<'a> {
+    options: &'a Options,
+    run: &'a Run,
+    totals: Totals,
+    progress: Progress,
+    window: Option<Window>,
+    usage: (Option<Usage>, Option<Usage>),
+    next_line: i64,
+}
+
+impl<'a> Reporter<'a> {
+    /// A reporter of `run`.
+    pub fn new(options: &'a Options, run: &'a Run) -> Self {
+        let progress = Progress::new(options);
+        Self {
+            options,
+            run,
+            totals: Totals::default(),
+            progress,
+            window: None,
+            usage: (None, None),
+            next_line: 0,
+        }
+    }
+
+    /// Waits until `thread_count` threads are done.
+    pub fn wait(mut self, events: &Receiver<Event>, thread_count: usize) -> Result<Measurement> {
+        let mut running = thread_count;
+        let mut failure = None;
+        while running > 0 {
+            match events.recv_timeout(self.until_next()) {
+                Ok(Event::Begun(window)) => self.begun(window),
+                Ok(Event::Sample(sample)) => self.totals.add(&sample),
+                Ok(Event::Done(result)) => {
+                    running -= 1;
+                    if let Err(error) = result {
+                        self.run.stop();
+                        failure = failure.or(Some(error));
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            self.on_time(self.run.clock.now_ns());
+        }
+        self.on_time(u64::MAX / 4);
+        self.progress.finish();
+        match failure {
+            Some(error) => Err(error),
+            None => Ok(self.measurement()),
+        }
+    }
+
+    fn begun(&mut self, window: Window) {
+        self.window = Some(window);
+        self.next_line = window.interval(self.run.clock.now_ns(), self.run.interval_ns);
+    }
+
+    fn line_due_ns(&self, window: Window) -> u64 {
+        let end = (self.next_line + 1) * self.run.interval_ns as i64 + window.start_ns as i64;
+        end.max(0) as u64 + LINE_DELAY_NS
+    }
+
+    fn until_next(&self) -> Duration {
+        let Some(window) = self.window else { return Duration::from_millis(100) };
+        let now_ns = self.run.clock.now_ns();
+        let mut next_ns = self.line_due_ns(window);
+        if next_ns <= now_ns {
+            // No line is left to print.
+            next_ns = now_ns + 100_000_000;
+        }
+        for at_ns in [window.start_ns, window.end_ns] {
+            if at_ns > now_ns {
+                next_ns = next_ns.min(at_ns);
+            }
+        }
+        Duration::from_nanos(next_ns.saturating_sub(now_ns).min(100_000_000))
+    }
+
+    fn on_time(&mut self, now_ns: u64) {
+        let Some(window) = self.window else { return };
+        if self.usage.0.is_none() && now_ns >= window.start_ns {
+            self.usage.0 = self.read_usage();
+        }
+        let ended = now_ns >= window.end_ns || self.run.stopped() || self.run.count_reached();
+        if self.usage.1.is_none() && ended {
+            self.usage.1 = self.read_usage();
+        }
+        while now_ns >= self.line_due_ns(window) {
+            let line_end_ns = self.line_due_ns(window) - LINE_DELAY_NS;
+            let ended_before = line_end_ns >= self.run.clock.now_ns() + self.run.interval_ns;
+            if line_end_ns > window.end_ns || ended_before {
+                break;
+            }
+            let empty = Totals::default().measured;
+            let sample = self.totals.intervals.get(&self.next_line).unwrap_or(&empty);
+            self.progress.interval(self.next_line, self.run.interval_ns, sample);
+            self.next_line += 1;
+        }
+    }
+
+    fn read_usage(&self) -> Option<Usage> {
+        Usage::read(self.options.broker_pid?).ok()
+    }
+
+    fn measurement(mut self) -> Measurement {
+        let at_last_record = self.run.at_last_record.load(Ordering::Acquire);
+        let ended_early = self.run.stopped() || self.run.count_reached() || at_last_record;
+        let end_of_usage = self.usage.1.take().or_else(|| self.read_usage());
+        let elapsed_ns = match self.window {
+            None => 0,
+            Some(window) if ended_early && self.totals.measured.message_count > 0 => {
+                self.totals.measured.last_ns.saturating_sub(window.start_ns)
+            }
+            Some(window) => window.end_ns - window.start_ns,
+        };
+        Measurement { totals: self.totals, elapsed_ns, usage: self.usage.0.zip(end_of_usage) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use clap::Parser;
+
+    use super::*;
+
+    fn run(arguments: &[&str]) -> (Arc<Run>, Receiver<Event>) {
+        let (sender, receiver) = mpsc::channel();
+        let line = ["chronik-bench"].iter().chain(arguments);
+        (Run::new(&Options::parse_from(line), sender), receiver)
+    }
+
+    #[test]
+    fn the_window_is_that_of_the_first_to_begin() {
+        let (run, events) = run(&["-w", "3s", "-d", "10s"]);
+        assert!(!run.has_begun());
+        let window = run.begin();
+        assert_eq!(window.end_ns - window.start_ns, 10_000_000_000);
+        assert_eq!(run.begin(), window);
+        assert!(matches!(events.try_recv(), Ok(Event::Begun(w)) if w == window));
+        assert!(events.try_recv().is_err());
+    }
+
+    #[test]
+    fn the_message_count_limits_what_is_measured_and_not_the_warm_up() {
+        let (run, _events) = run(&["-n", "2", "-w", "1s"]);
+        let window = run.begin();
+        assert!((0..5).all(|_| run.admit(window, window.start_ns - 1)));
+        let admitted = (0..5).filter(|_| run.admit(window, window.start_ns)).count();
+        assert_eq!(admitted, 2);
+        assert!(run.count_reached());
+        assert!(!run.admit(window, window.end_ns));
+    }
+}

@@ -1,0 +1,63 @@
+import java.time.Duration;
+import java.util.HashMap;
+import java.util.Map;
+import java.util.Objects;
+import java.util.UUID;
+import java.util.concurrent.Callable;
+import java.util.concurrent.ExecutionException;
+
+/** What the Java programs share: checks that end the program, names, configurations. */
+final class Checks {
+    private Checks() {
+    }
+
+    static void check(boolean condition, String what) {
+        if (!condition) {
+            throw new AssertionError(what);
+        }
+    }
+
+    static void equal(Object actual, Object expected, String what) {
+        if (!Objects.equals(actual, expected)) {
+            throw new AssertionError(what + ": got " + actual + ", expected " + expected);
+        }
+    }
+
+    static void step(String text) {
+        System.out.println("ok " + text);
+    }
+
+    static String unique(String prefix) {
+        return prefix + "-" + UUID.randomUUID().toString().substring(0, 12);
+    }
+
+    /** Runs {@code call}, which must fail because of an exception of class {@code kind}. */
+    static void refused(Class<? extends Throwable> kind, Callable<?> call) throws Exception {
+        try {
+            call.call();
+        } catch (ExecutionException error) {
+            check(kind.isInstance(error.getCause()), kind.getSimpleName() + " expected, not " + error.getCause());
+            return;
+        }
+        throw new AssertionError(kind.getSimpleName() + " expected, not success");
+    }
+
+    /** Calls {@code probe} until it gives true, for at most 30 s. */
+    static void eventually(String what, Callable<Boolean> probe) throws Exception {
+        long deadline = System.nanoTime() + Duration.ofSeconds(30).toNanos();
+        while (!probe.call()) {
+            check(System.nanoTime() < deadline, "not within 30 s: " + what);
+            Thread.sleep(50);
+        }
+    }
+
+    /** Client configs: the address and pairs of name and value. */
+    static Map<String, Object> configs(String bootstrap, Object... pairs) {
+        Map<String, Object> configs = new HashMap<>();
+        configs.put("bootstrap.servers", bootstrap);
+        for (int n = 0; n < pairs.length; n += 2) {
+            configs.put((String) pairs[n], pairs[n + 1]);
+        }
+        return configs;
+    }
+}

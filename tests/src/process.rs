@@ -1,0 +1,157 @@
+//! Children of a test. They are killed when dropped, and by the kernel if the test dies first.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+/// Ports are taken from below the range that Linux gives to outgoing connections, so that no client takes one in between.
+const PORT_FIRST: u16 = 15_000;
+const PORT_COUNT: u16 = 15_000;
+/// How often a child is asked whether it has left.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
+
+/// A port of 127.0.0.1 that nobody listens on and that no other test of this process was given.
+#[must_use]
+pub fn free_port() -> u16 {
+    // Processes begin at different places; threads of one process take turns.
+    let start =
+        u16::try_from(u64::from(std::process::id()) * 97 % u64::from(PORT_COUNT)).expect("below the count");
+    for _ in 0..PORT_COUNT {
+        let step = NEXT_PORT.fetch_add(1, Ordering::Relaxed) % PORT_COUNT;
+        let port = PORT_FIRST + (start + step) % PORT_COUNT;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port on 127.0.0.1");
+}
+
+/// Waits until `probe` is true, which must be within `timeout`.
+pub fn eventually(what: &str, timeout: Duration, probe: impl Fn() -> bool) {
+    let deadline = Instant::now() + timeout;
+    while !probe() {
+        assert!(Instant::now() < deadline, "not within {timeout:?}: {what}");
+        std::thread::sleep(POLL_INTERVAL);
+    }
+}
+
+/// A running child.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    name: String,
+}
+
+impl Process {
+    /// Starts `command` with both outputs appended to `log`.
+    pub fn start(name: &str, command: &mut Command, log: &Path) -> io::Result<Self> {
+        let output = OpenOptions::new().create(true).append(true).open(log)?;
+        let errors: File = output.try_clone()?;
+        command.stdin(Stdio::null()).stdout(output).stderr(errors);
+        Self::spawn(name, command)
+    }
+
+    /// Starts `command` as it is.
+    pub fn spawn(name: &str, command: &mut Command) -> io::Result<Self> {
+        die_with_parent(command);
+        Ok(Self { child: command.spawn()?, name: name.to_string() })
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The child itself, for its pipes.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// Sends `signal` to this very process.
+    pub fn signal(&self, signal: i32) {
+        let id = i32::try_from(self.child.id()).expect("process ids are positive");
+        // SAFETY: kill takes plain numbers. The child has not been waited for, so that the id is still its own.
+        let result = unsafe { libc::kill(id, signal) };
+        assert_eq!(result, 0, "cannot signal {}: {}", self.name, io::Error::last_os_error());
+    }
+
+    /// Its exit status, if it has left.
+    pub fn exited(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be waited for")
+    }
+
+    /// Waits until it leaves by itself; none at the timeout.
+    pub fn wait(&mut self, timeout: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            if let Some(status) = self.exited() {
+                return Some(status);
+            }
+            if Instant::now() >= deadline {
+                return None;
+            }
+            std::thread::sleep(POLL_INTERVAL);
+        }
+    }
+
+    /// kill -9, and waits until it is gone.
+    pub fn kill(&mut self) {
+        if self.exited().is_none() {
+            self.signal(libc::SIGKILL);
+            self.child.wait().expect("a killed child can be waited for");
+        }
+    }
+
+    /// Resident memory in bytes, as the kernel counts it.
+    #[must_use]
+    pub fn resident_bytes(&self) -> u64 {
+        self.status_kib("VmRSS:") * 1024
+    }
+
+    /// The highest resident memory so far, in bytes.
+    #[must_use]
+    pub fn peak_resident_bytes(&self) -> u64 {
+        self.status_kib("VmHWM:") * 1024
+    }
+
+    fn status_kib(&self, field: &str) -> u64 {
+        let path = format!("/proc/{}/status", self.id());
+        let status =
+            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{} is gone: {error}", self.name));
+        let line = status
+            .lines()
+            .find(|line| line.starts_with(field))
+            .unwrap_or_else(|| panic!("no {field} in {path}"));
+        line.split_whitespace()
+            .nth(1)
+            .and_then(|kib| kib.parse().ok())
+            .unwrap_or_else(|| panic!("odd line {line}"))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Asks the kernel to kill the child when the thread that starts it ends.
+fn die_with_parent(command: &mut Command) {
+    // SAFETY: between fork and exec only prctl is called, which is safe there and takes plain numbers.
+    unsafe {
+        command.pre_exec(|| {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == -1 {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(())
+        });
+    }
+}

@@ -1,0 +1,227 @@
+//! Answers, checked against what is known.
+
+use chronik_core::coordinator::GroupResponse;
+use chronik_core::shard::message::{FetchOutcome, OffsetAnswer, ProduceOutcome, Reply};
+use chronik_net::codec::ErrorCode;
+use chronik_wal::types::KafkaOffset;
+
+use super::clients::{Asked, InRequest};
+use super::model::Bounds;
+use super::records::{Place, read};
+use super::setup::Planted;
+use super::world::World;
+
+impl World {
+    /// Checks an answer and learns from it.
+    pub(super) fn check_answer(&mut self, asked: Asked, reply: Reply) -> Result<(), String> {
+        match (asked, reply) {
+            (Asked::Produce(items), Reply::Produce(outcomes)) => {
+                if items.len() != outcomes.len() {
+                    return Err(format!("{} outcomes for {} batches", outcomes.len(), items.len()));
+                }
+                items.iter().zip(&outcomes).try_for_each(|(item, outcome)| self.produced(item, outcome))
+            }
+            (Asked::Fetch(items), Reply::Fetch(outcomes)) => {
+                let single = items.len() == 1;
+                for ((place, offset, floor), outcome) in items.into_iter().zip(outcomes) {
+                    self.fetched(place, offset, floor, outcome, single)?;
+                }
+                Ok(())
+            }
+            (Asked::Offsets(place, timestamp, floor), Reply::Offsets(answers)) => {
+                self.offset_told(place, timestamp, floor, answers[0])
+            }
+            (Asked::DeleteRecords(place, target, floor), Reply::Deleted(outcomes)) => match outcomes[0] {
+                Ok(KafkaOffset(low)) if low < target => {
+                    Err(format!("{place:?}: deleted up to {target}, told {low}"))
+                }
+                Ok(KafkaOffset(low)) => {
+                    let high_watermark = floor.high_watermark.max(low);
+                    self.model.bounds(place, floor, Bounds { high_watermark, log_start: low })
+                }
+                Err(ErrorCode::OffsetOutOfRange) => Err(format!("{place:?}: {target} is out of range")),
+                Err(code) => self.may_fail(place, code),
+            },
+            (Asked::Admin(ask), Reply::Admin(reply)) => self.administrated(&ask, &reply),
+            (Asked::ProducerId(number), Reply::ProducerId(given)) => {
+                self.clients.producers[number].asking = false;
+                let Ok(id) = given else { return Ok(()) };
+                if !self.model.producer_ids.insert(id) {
+                    return Err(format!("producer id {id} was given out twice"));
+                }
+                self.clients.producers[number].id = Some(id);
+                Ok(())
+            }
+            (Asked::Commit(group, place, offset), Reply::Group(response)) => {
+                self.committed(group, place, offset, &response)
+            }
+            (Asked::Committed(group, place, floor), Reply::Group(response)) => {
+                self.committed_told(&group, place, floor, &response)
+            }
+            (asked, reply) => self.finish_answer(asked, reply),
+        }
+    }
+
+    fn produced(&mut self, item: &InRequest, outcome: &ProduceOutcome) -> Result<(), String> {
+        self.trace(outcome.base_offset.0 as u64 ^ (u64::from(outcome.error != ErrorCode::None) << 60));
+        self.batch_not_decided(item);
+        let place = item.sent.place;
+        match outcome.error {
+            ErrorCode::None => {}
+            ErrorCode::OutOfOrderSequenceNumber if item.again.is_none() && self.earlier_is_missing(item) => {
+                self.count("out of order");
+                return Ok(());
+            }
+            code => return self.may_fail(place, code).map_err(|why| format!("{why}: {item:?}")),
+        }
+        let base = outcome.base_offset.0;
+        if item.again.is_some_and(|again| again != base) {
+            return Err(format!("{item:?} is told offset {base} the second time"));
+        }
+        self.model.acknowledged(&item.sent, base)?;
+        self.count("acknowledged");
+        let Some(lane) = self.lane(item) else { return Ok(()) };
+        let before = lane.unacknowledged.len();
+        lane.unacknowledged.retain(|waiting| waiting.sent.first != item.sent.first);
+        let newer = lane.last.as_ref().is_none_or(|(last, _)| last.first < item.sent.first);
+        if lane.unacknowledged.len() < before && newer {
+            lane.last = Some((item.sent.clone(), base));
+        }
+        Ok(())
+    }
+
+    fn earlier_is_missing(&mut self, item: &InRequest) -> bool {
+        let first = item.sent.first;
+        self.lane(item).is_some_and(|lane| lane.unacknowledged.iter().any(|other| other.sent.first < first))
+    }
+
+    /// An error that a client has to live with: it asks again.
+    fn may_fail(&mut self, place: Place, code: ErrorCode) -> Result<(), String> {
+        let topic = self.model.topics.get(&place.0);
+        let deleting = topic.is_some_and(|topic| topic.delete_asked);
+        match code {
+            ErrorCode::RequestTimedOut => {
+                self.count("timed out");
+                Ok(())
+            }
+            ErrorCode::NotLeaderOrFollower => {
+                self.count("not leader");
+                Ok(())
+            }
+            ErrorCode::UnknownTopicOrPartition if deleting => {
+                let lanes = self.clients.producers.iter_mut();
+                for lane in lanes.filter_map(|producer| producer.lanes.get_mut(&place)) {
+                    lane.dead = true;
+                }
+                Ok(())
+            }
+            code => Err(format!("{place:?}: {code:?}")),
+        }
+    }
+
+    pub(super) fn fetched(
+        &mut self,
+        place: Place,
+        offset: i64,
+        floor: Bounds,
+        mut outcome: FetchOutcome,
+        single: bool,
+    ) -> Result<(), String> {
+        if self.plan.planted == Some(Planted::WatermarkAhead) && outcome.high_watermark.0 > 3 {
+            outcome.high_watermark.0 += 1;
+        }
+        let told = Bounds { high_watermark: outcome.high_watermark.0, log_start: outcome.log_start_offset.0 };
+        match outcome.error {
+            ErrorCode::None => {}
+            ErrorCode::OffsetOutOfRange => {
+                let told = Bounds { high_watermark: floor.high_watermark.max(told.log_start), ..told };
+                self.model.bounds(place, floor, told)?;
+                let within = told.log_start <= offset && offset <= floor.high_watermark;
+                return if within { Err(format!("{place:?}: {offset} is not out of range")) } else { Ok(()) };
+            }
+            code => return self.may_fail(place, code),
+        }
+        self.trace(outcome.high_watermark.0 as u64);
+        self.model.bounds(place, floor, told)?;
+        if offset < told.log_start {
+            return Err(format!("{place:?}: {offset} was read, the log starts at {}", told.log_start));
+        }
+        let seen = read(&outcome.records, place).map_err(|why| format!("{place:?} from {offset}: {why}"))?;
+        let Some((first, last)) = seen.first().zip(seen.last()) else {
+            // With a second partition the space may have gone to that one.
+            let empty = offset < told.high_watermark && single;
+            return if empty { Err(format!("{place:?}: nothing at {offset} of {told:?}")) } else { Ok(()) };
+        };
+        if first.offset > offset || last.offset < offset || last.offset >= told.high_watermark {
+            return Err(format!("{place:?}: asked from {offset}, got {} to {}", first.offset, last.offset));
+        }
+        for seen in seen {
+            self.model.record_at(place, seen)?;
+        }
+        Ok(())
+    }
+
+    fn offset_told(
+        &mut self,
+        place: Place,
+        timestamp: i64,
+        floor: Bounds,
+        answer: OffsetAnswer,
+    ) -> Result<(), String> {
+        if answer.error != ErrorCode::None {
+            return self.may_fail(place, answer.error);
+        }
+        let offset = answer.offset.0;
+        let told = match timestamp {
+            -1 => Bounds { high_watermark: offset, ..floor },
+            -2 => Bounds { high_watermark: floor.high_watermark.max(offset), log_start: offset },
+            _ => return Ok(()),
+        };
+        self.model.bounds(place, floor, told)
+    }
+
+    fn committed(
+        &mut self,
+        group: String,
+        place: Place,
+        offset: i64,
+        response: &GroupResponse,
+    ) -> Result<(), String> {
+        let GroupResponse::OffsetCommit(response) = response else {
+            return Err(format!("an answer to a commit: {response:?}"));
+        };
+        let code = response.topics[0].partitions[0].error_code;
+        self.clients.committing.remove(&(group.clone(), place));
+        if code == 0 {
+            self.count("committed");
+            let known = self.model.commits.entry((group, place)).or_default();
+            known.0 = known.0.max(Some(offset));
+        }
+        Ok(())
+    }
+
+    fn committed_told(
+        &mut self,
+        group: &str,
+        place: Place,
+        floor: Option<i64>,
+        response: &GroupResponse,
+    ) -> Result<(), String> {
+        let GroupResponse::OffsetFetch(response) = response else {
+            return Err(format!("an answer to an offset fetch: {response:?}"));
+        };
+        let told = &response.groups[0];
+        if told.error_code != 0 || told.topics[0].partitions[0].error_code != 0 {
+            // Loading, or a commit on its way: asked again later.
+            self.count("offset not told");
+            return Ok(());
+        }
+        let offset = told.topics[0].partitions[0].committed_offset;
+        let known = self.model.commits.entry((group.to_owned(), place)).or_default();
+        let asked = offset == -1 || known.1.contains(&offset);
+        if !asked || offset < floor.unwrap_or(-1) {
+            return Err(format!("{group} of {place:?} is told {offset}, {floor:?} was committed"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,313 @@
+//! The end of a run: faults have stopped, everything is answered, every partition takes a record, and every record that
+//! was ever acknowledged is read, before and after a last power cut.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use chronik_core::shard::message::{Acks, FetchSlice, Isolation, ProduceItem, ProduceSlice, Reply, Request};
+use chronik_net::codec::ErrorCode;
+use chronik_wal::types::ShardId;
+
+use super::asks::{fetch_item, offset_query};
+use super::clients::Asked;
+use super::model::Bounds;
+use super::records::{Place, Seen, read};
+use super::world::{Phase, World};
+
+/// Without faults everything is settled within this virtual time.
+const SETTLE_US_MAX: u64 = 120_000_000;
+
+/// How far the reading at the end has come.
+#[derive(Debug, Default)]
+pub struct Reading {
+    since_us: u64,
+    /// What is still to be done; the first one is under way.
+    tasks: VecDeque<Asked>,
+    under_way: bool,
+    planned: bool,
+    /// What was read of each partition.
+    read: BTreeMap<Place, (Bounds, Vec<Seen>)>,
+}
+
+impl World {
+    /// One step of the end.
+    pub(super) fn finish_step(&mut self) -> Result<(), String> {
+        if self.clients.reading.since_us == 0 {
+            self.clients.reading.since_us = self.now_us();
+        }
+        if self.now_us() > self.clients.reading.since_us + SETTLE_US_MAX {
+            let waiting: Vec<_> = self.pending.values().map(|pending| &pending.asked).take(3).collect();
+            return Err(format!("not settled: {} under way: {waiting:?}", self.pending.len()));
+        }
+        match self.phase {
+            Phase::Settle => self.settle(),
+            Phase::Probe | Phase::Read(_) => self.next_task(),
+            Phase::Work | Phase::Done => Ok(()),
+        }
+    }
+
+    fn settle(&mut self) -> Result<(), String> {
+        let mut waiting = !self.pending.is_empty() || !self.all_led();
+        for (place, view, shard) in self.places() {
+            for number in 0..self.clients.producers.len() {
+                let lane = self.clients.producers[number].lanes.get(&place);
+                if lane.is_some_and(|lane| lane.wants_resend()) {
+                    self.resend(number, place, view.group, shard);
+                    waiting = true;
+                }
+            }
+        }
+        if waiting {
+            return Ok(());
+        }
+        if let Some(snapshot) = self.node.snapshot.clone() {
+            self.check_metadata(&snapshot)?;
+        }
+        for producer in &self.clients.producers {
+            for (place, lane) in &producer.lanes {
+                let gone = self.model.topics.get(&place.0).is_some_and(|topic| topic.deleted);
+                if !lane.dead && !gone && !lane.unacknowledged.is_empty() {
+                    return Err(format!("{place:?}: never acknowledged: {:?}", lane.unacknowledged));
+                }
+            }
+        }
+        self.enter(Phase::Probe);
+        Ok(())
+    }
+
+    fn all_led(&self) -> bool {
+        let Some(snapshot) = &self.node.snapshot else { return false };
+        let mut partitions = snapshot.topics.values().flat_map(|topic| &topic.partitions);
+        partitions.all(|partition| partition.leader.is_some())
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.clients.reading = Reading { since_us: self.now_us(), ..Reading::default() };
+    }
+
+    /// Starts the next task of the phase, or the next phase.
+    fn next_task(&mut self) -> Result<(), String> {
+        if self.clients.reading.under_way || !self.all_led() {
+            return Ok(());
+        }
+        if !std::mem::replace(&mut self.clients.reading.planned, true) {
+            return self.plan_tasks();
+        }
+        let Some(task) = self.clients.reading.tasks.front().cloned() else { return self.phase_done() };
+        self.clients.reading.under_way = true;
+        self.start_task(task)
+    }
+
+    fn plan_tasks(&mut self) -> Result<(), String> {
+        let places: Vec<Place> = self.places().into_iter().map(|(place, ..)| place).collect();
+        let mut tasks = VecDeque::new();
+        for place in places {
+            match self.phase {
+                Phase::Probe => tasks.push_back(Asked::Probe(self.new_batch(place, None))),
+                _ => tasks.push_back(Asked::Ends(place)),
+            }
+        }
+        let commits: Vec<(String, Place)> = self.model.commits.keys().cloned().collect();
+        if self.phase != Phase::Probe {
+            tasks.extend(commits.into_iter().map(|(group, place)| Asked::Committed(group, place, None)));
+        }
+        self.clients.reading.tasks = tasks;
+        Ok(())
+    }
+
+    fn start_task(&mut self, task: Asked) -> Result<(), String> {
+        let place = match &task {
+            Asked::Probe(sent) => sent.place,
+            Asked::Ends(place) | Asked::Read(place, _) | Asked::Time(place, _) => *place,
+            Asked::Committed(group, place, _) => {
+                self.clients.reading.tasks.pop_front();
+                self.clients.reading.under_way = false;
+                return self.read_offset(group.clone(), *place);
+            }
+            task => return Err(format!("{task:?} is no task")),
+        };
+        let Some((_, view, shard)) = self.places().into_iter().find(|(other, ..)| *other == place) else {
+            return Err(format!("{place:?} is not there any more"));
+        };
+        let (timeout_ms, request) = match &task {
+            Asked::Probe(sent) => {
+                let items = vec![ProduceItem { group: view.group, records: sent.encode() }];
+                (30_000, Request::Produce(ProduceSlice { acks: Acks::All, timeout_ms: 30_000, items }))
+            }
+            Asked::Ends(_) => {
+                let queries = vec![offset_query(view.group, -2), offset_query(view.group, -1)];
+                (1_000, Request::ListOffsets(queries))
+            }
+            Asked::Time(_, timestamp) => {
+                (1_000, Request::ListOffsets(vec![offset_query(view.group, *timestamp)]))
+            }
+            Asked::Read(_, offset) => (1_000, Request::Fetch(whole(fetch_item(view.group, *offset)))),
+            task => return Err(format!("{task:?} is no task")),
+        };
+        self.ask(shard, 1, task, timeout_ms, request);
+        Ok(())
+    }
+
+    fn read_offset(&mut self, group: String, place: Place) -> Result<(), String> {
+        use chronik_core::coordinator::partition_for_group;
+        use chronik_core::metadata::names::CONSUMER_OFFSETS;
+        let Some(snapshot) = self.node.snapshot.clone() else { return Ok(()) };
+        let Some(offsets) = snapshot.topic(CONSUMER_OFFSETS) else { return Ok(()) };
+        let number = partition_for_group(&group, offsets.partitions.len() as i32);
+        let Some(view) = offsets.partition(number) else { return Ok(()) };
+        let shard: ShardId = snapshot.shard_of(view.group);
+        self.read_committed(group, place, view.group, shard);
+        Ok(())
+    }
+
+    /// A task was not answered because the node went away.
+    pub(super) fn reading_failed(&mut self) {
+        self.clients.reading.under_way = false;
+    }
+
+    /// An answer to a question of the end.
+    pub(super) fn finish_answer(&mut self, asked: Asked, reply: Reply) -> Result<(), String> {
+        self.clients.reading.under_way = false;
+        match (asked, reply) {
+            (Asked::Probe(sent), Reply::Produce(outcomes)) => {
+                if outcomes[0].error != ErrorCode::None {
+                    return Err(format!("{:?} takes no record: {:?}", sent.place, outcomes[0]));
+                }
+                self.model.acknowledged(&sent, outcomes[0].base_offset.0)?;
+                self.clients.reading.tasks.pop_front();
+                Ok(())
+            }
+            (Asked::Ends(place), Reply::Offsets(answers)) => {
+                let told = Bounds { log_start: answers[0].offset.0, high_watermark: answers[1].offset.0 };
+                let floor = self.model.floor(place);
+                self.model.bounds(place, floor, told)?;
+                self.clients.reading.read.insert(place, (told, Vec::new()));
+                self.clients.reading.tasks.pop_front();
+                if told.log_start < told.high_watermark {
+                    self.clients.reading.tasks.push_front(Asked::Read(place, told.log_start));
+                }
+                Ok(())
+            }
+            (Asked::Read(place, offset), Reply::Fetch(outcomes)) => self.read_on(place, offset, outcomes),
+            (Asked::Time(place, timestamp), Reply::Offsets(answers)) => {
+                self.clients.reading.tasks.pop_front();
+                self.check_time(place, timestamp, answers[0].offset.0)
+            }
+            (asked, reply) => Err(format!("{asked:?} was answered with {reply:?}")),
+        }
+    }
+
+    fn read_on(
+        &mut self,
+        place: Place,
+        offset: i64,
+        mut outcomes: Vec<chronik_core::shard::message::FetchOutcome>,
+    ) -> Result<(), String> {
+        let outcome = outcomes.pop().ok_or("a fetch without an outcome")?;
+        let log_start = outcome.log_start_offset.0;
+        if outcome.error == ErrorCode::OffsetOutOfRange && log_start > offset {
+            // Retention goes on while this reads.
+            self.clients.reading.tasks[0] = Asked::Ends(place);
+            return Ok(());
+        }
+        let seen = read(&outcome.records, place).map_err(|why| format!("{place:?} from {offset}: {why}"))?;
+        let floor = self.model.floor(place);
+        self.fetched(place, offset, floor, outcome, true)?;
+        let Some((bounds, read)) = self.clients.reading.read.get_mut(&place) else { return Ok(()) };
+        let next = seen.last().map_or(offset, |seen| seen.offset + 1);
+        read.extend(seen.into_iter().filter(|seen| seen.offset >= offset));
+        self.clients.reading.tasks.pop_front();
+        if next < bounds.high_watermark {
+            self.clients.reading.tasks.push_front(Asked::Read(place, next));
+        } else {
+            let timestamps: Vec<i64> = read.iter().step_by(7).map(|seen| seen.timestamp).collect();
+            for timestamp in timestamps {
+                self.clients.reading.tasks.push_front(Asked::Time(place, timestamp));
+            }
+        }
+        Ok(())
+    }
+
+    /// The first record that is not older. Records below the log start of now may have been the answer a moment ago.
+    fn check_time(&mut self, place: Place, timestamp: i64, offset: i64) -> Result<(), String> {
+        let Some((_, read)) = self.clients.reading.read.get(&place) else { return Ok(()) };
+        let log_start = self.model.floor(place).log_start;
+        let mut fitting = read.iter().filter(|seen| seen.timestamp >= timestamp);
+        if fitting.any(|seen| seen.offset == offset && seen.offset >= log_start) {
+            let earlier = read.iter().find(|seen| seen.offset < offset && seen.timestamp >= timestamp);
+            return match earlier {
+                Some(earlier) if earlier.offset >= log_start => {
+                    // The log start may have moved since; only a partition without retention is certain.
+                    self.retained(place, format!("{earlier:?} is earlier than {offset} for {timestamp}"))
+                }
+                _ => Ok(()),
+            };
+        }
+        self.retained(place, format!("the search for {timestamp} found {offset}"))
+    }
+
+    /// Passes a finding over where retention may explain it.
+    fn retained(&mut self, place: Place, why: String) -> Result<(), String> {
+        let name = self.model.topics.get(&place.0).map(|topic| topic.name.clone()).unwrap_or_default();
+        let retention = self.model.retention.get(&name).copied().unwrap_or_default();
+        let may_move = retention.ms != i64::MAX || retention.bytes != u64::MAX;
+        if may_move { Ok(()) } else { Err(format!("{place:?}: {why}")) }
+    }
+
+    fn phase_done(&mut self) -> Result<(), String> {
+        if !self.pending.is_empty() {
+            return Ok(());
+        }
+        match self.phase {
+            Phase::Probe => self.enter(Phase::Read(1)),
+            Phase::Read(number) => {
+                self.check_everything()?;
+                if number == 2 {
+                    self.phase = Phase::Done;
+                } else {
+                    self.enter(Phase::Read(number + 1));
+                    self.power_cut()?;
+                }
+            }
+            Phase::Work | Phase::Settle | Phase::Done => {}
+        }
+        Ok(())
+    }
+
+    /// Everything that was acknowledged and not deleted was read, and nothing is missing between.
+    fn check_everything(&mut self) -> Result<(), String> {
+        let wall_ms = self.node.now(self.now_us()).wall_ms;
+        for (place, (bounds, read)) in &self.clients.reading.read {
+            let offsets: Vec<i64> = read.iter().map(|seen| seen.offset).collect();
+            let log_start = offsets.first().copied().unwrap_or(bounds.high_watermark);
+            let dense = offsets.iter().copied().eq(log_start..bounds.high_watermark);
+            if !dense || log_start > self.model.topics[&place.0].partitions[&place.1].log_start {
+                return Err(format!("{place:?} has a gap within {bounds:?}"));
+            }
+            self.model.check_log_start(*place, wall_ms)?;
+        }
+        let live: Vec<Place> = self
+            .model
+            .topics
+            .iter()
+            .filter(|(_, topic)| !topic.deleted)
+            .flat_map(|(id, topic)| topic.partitions.keys().map(|number| (*id, *number)))
+            .collect();
+        for place in live {
+            if !self.clients.reading.read.contains_key(&place) {
+                return Err(format!("{place:?} could not be read"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn whole(item: chronik_core::shard::message::FetchItem) -> FetchSlice {
+    FetchSlice {
+        min_bytes: 1,
+        max_bytes: 1 << 20,
+        max_wait_ms: 500,
+        isolation: Isolation::ReadUncommitted,
+        items: vec![item],
+    }
+}

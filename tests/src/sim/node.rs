@@ -1,0 +1,411 @@
+//! The node of a run: its shards, and around each what the pump, the WAL task and the helper threads are to the real one.
+//!
+//! One thread, virtual time. What the real edge orders is ordered here: a mailbox is first in, first out for each sender;
+//! one WAL turn is in flight; helper threads take jobs in order and end them in any. All else is drawn from the seed.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+
+use chronik_core::metadata::command::Endpoint;
+use chronik_core::metadata::snapshot::Snapshot;
+use chronik_core::metadata::state::{Broker, Change};
+use chronik_core::node::data::{fit_shards, open_shards};
+use chronik_core::shard::message::{Call, Message, Reply, Request};
+use chronik_core::shard::{Event, Job, JobId, Now, Outputs, Shard, ShardLimits};
+use chronik_wal::disk::{OpenMode, SimDisk};
+use chronik_wal::identity::Identity;
+use chronik_wal::shard_wal::{TurnWrite, WalConfig, WalError, write_turn_blocking};
+use chronik_wal::types::{ShardId, TurnNumber};
+use rand::rngs::SmallRng;
+use rand::{Rng, RngCore};
+use uuid::Uuid;
+
+use super::disk::NodeDisk;
+use super::queue::Queue;
+use super::setup::{DATA, NODE, Planted, WALL_START_MS, data_setup};
+
+/// Helper threads of a shard.
+const HELPERS: usize = 2;
+
+/// A shard without work looks at its timers at the latest after this long, as the pump does.
+const IDLE_WAIT_MS: u64 = 1_000;
+
+/// What happens in the node. The number is the run of the node that it belongs to.
+pub enum Step {
+    /// A message or completion reaches a shard's inbox.
+    Arrive(usize, Event),
+    /// A shard takes in what has arrived and turns.
+    Turn(usize, u64),
+    /// The device carries out a WAL turn.
+    WriteTurn(usize, TurnWrite),
+    /// A helper thread carries out a job.
+    RunJob(usize, JobId, Job),
+    /// A helper thread is free again.
+    HelperFree(usize),
+}
+
+/// What the node tells the outside.
+pub enum Told {
+    /// An answer to a client.
+    Reply(u64, Reply),
+    /// The process ends, for this reason.
+    Died(String),
+}
+
+/// A shard with what surrounds it.
+struct Host {
+    shard: Shard,
+    inbox: VecDeque<Event>,
+    /// The turn that is planned: its time and number.
+    planned: Option<(u64, u64)>,
+    jobs: VecDeque<(JobId, Job)>,
+    helpers_free: usize,
+}
+
+/// The node, running or down.
+pub struct Node {
+    /// Its disk.
+    pub disk: SimDisk,
+    /// The newest published metadata; what it was at the end while the node is down.
+    pub snapshot: Option<Arc<Snapshot>>,
+    /// How often it was started.
+    pub starts: u64,
+    /// The longest delay of a device write or a job now, in microseconds.
+    pub delay_us_max: u64,
+    wal: WalConfig,
+    limits: ShardLimits,
+    planted: Option<Planted>,
+    hosts: Vec<Host>,
+    identity: Option<Identity>,
+    /// When the newest message from one shard to another arrives: later ones come later.
+    arrivals: BTreeMap<(usize, usize), u64>,
+    turns: u64,
+    wall_start_ms: i64,
+}
+
+impl Node {
+    /// A node that has never been started.
+    #[must_use]
+    pub fn new(disk: SimDisk, wal: WalConfig, limits: ShardLimits, planted: Option<Planted>) -> Self {
+        Self {
+            disk,
+            snapshot: None,
+            starts: 0,
+            delay_us_max: 400,
+            wal,
+            limits,
+            planted,
+            hosts: Vec::new(),
+            identity: None,
+            arrivals: BTreeMap::new(),
+            turns: 0,
+            wall_start_ms: WALL_START_MS,
+        }
+    }
+
+    /// Whether it runs.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        !self.hosts.is_empty()
+    }
+
+    /// Both clocks at a virtual time.
+    #[must_use]
+    pub fn now(&self, now_us: u64) -> Now {
+        let mono_ms = 1_000 + now_us / 1_000;
+        Now { mono_ms, wall_ms: self.wall_start_ms + (now_us / 1_000) as i64 }
+    }
+
+    /// Starts the node with so many shards, by the functions that the server uses. Each call of the disk may fail.
+    ///
+    /// # Errors
+    /// Why it does not start.
+    pub fn start(&mut self, shards: u16, queue: &mut Queue<Step>, rng: &mut SmallRng) -> Result<(), String> {
+        assert!(self.hosts.is_empty(), "one process at a time");
+        self.starts += 1;
+        let disk = NodeDisk { inner: self.disk.clone(), planted: self.planted };
+        let data = Path::new(DATA);
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        let identity = match Identity::load(&disk, data, NODE).map_err(|error| text(&error))? {
+            Some(identity) => identity,
+            None => {
+                let identity = Identity::new(NODE, [7; 16], shards);
+                identity.store(&disk, data).map_err(|error| text(&error))?;
+                identity
+            }
+        };
+        let wall_ms = self.now(queue.now_us()).wall_ms;
+        let setup = data_setup(&self.wal, &self.limits, shards, rng.next_u64(), wall_ms);
+        let identity = fit_shards(&disk, &setup, identity).map_err(|error| text(&error))?;
+        let own = registration(&identity, self.starts);
+        let starts = open_shards(&disk, &setup, &identity, own).map_err(|error| text(&error))?;
+        let snapshot = starts[0].snapshot.clone();
+        let mut opened = Vec::new();
+        for start in starts {
+            opened.push(start.open(&disk).map_err(|error| text(&error))?);
+        }
+        self.identity = Some(identity);
+        self.snapshot = Some(snapshot);
+        for (number, shard) in opened.into_iter().enumerate() {
+            let (inbox, jobs) = (VecDeque::new(), VecDeque::new());
+            self.hosts.push(Host { shard, inbox, planned: None, jobs, helpers_free: HELPERS });
+            self.plan_turn(number, queue.now_us(), queue);
+        }
+        Ok(())
+    }
+
+    /// The process is gone, with all that was in memory.
+    pub fn die(&mut self, queue: &mut Queue<Step>) {
+        self.hosts.clear();
+        self.arrivals.clear();
+        queue.retain(|_| false);
+    }
+
+    /// Sends a client's request to the shard that it is for. What comes on one connection stays in order.
+    pub fn ask(
+        &mut self,
+        connection: u64,
+        to: ShardId,
+        id: u64,
+        request: Request,
+        queue: &mut Queue<Step>,
+        rng: &mut SmallRng,
+    ) {
+        let origin = (connection % self.hosts.len() as u64) as usize;
+        let call = Call { origin: ShardId(origin as u16), id };
+        self.send(origin, usize::from(to.0), Event::Request { call, request }, queue, rng);
+    }
+
+    /// Carries out one step.
+    pub fn step(&mut self, step: Step, queue: &mut Queue<Step>, rng: &mut SmallRng, told: &mut Vec<Told>) {
+        match step {
+            Step::Arrive(shard, event) => {
+                let Some(host) = self.hosts.get_mut(shard) else { return };
+                host.inbox.push_back(event);
+                let at_us = queue.now_us() + rng.random_range(0..60);
+                self.plan_turn(shard, at_us, queue);
+            }
+            Step::Turn(shard, number) => self.turn(shard, number, queue, rng, told),
+            Step::WriteTurn(shard, turn) => self.write_turn(shard, &turn, queue, rng, told),
+            Step::RunJob(shard, id, job) => {
+                let disk = NodeDisk { inner: self.disk.clone(), planted: self.planted };
+                let done = job.run(&disk);
+                if self.disk.has_crashed() {
+                    return told.push(Told::Died("the machine stopped in a job".to_owned()));
+                }
+                let delay_us = self.delay(rng);
+                queue.after(delay_us, Step::Arrive(shard, Event::JobDone(id, done)));
+                queue.after(delay_us, Step::HelperFree(shard));
+            }
+            Step::HelperFree(shard) => {
+                if let Some(host) = self.hosts.get_mut(shard) {
+                    host.helpers_free += 1;
+                    self.submit_jobs(shard, queue, rng);
+                }
+            }
+        }
+    }
+
+    /// Tells every shard to stop cleanly.
+    pub fn stop(&mut self, queue: &mut Queue<Step>, rng: &mut SmallRng) {
+        for shard in 0..self.hosts.len() {
+            self.send(shard, shard, Event::Stop, queue, rng);
+        }
+    }
+
+    /// Whether every shard has stopped.
+    #[must_use]
+    pub fn has_stopped(&self) -> bool {
+        self.is_up() && self.hosts.iter().all(|host| host.shard.has_stopped())
+    }
+
+    /// Bytes of entries in the memory of the shard that has most.
+    #[must_use]
+    pub fn tail_bytes(&self) -> usize {
+        self.hosts.iter().map(|host| host.shard.tail_bytes()).max().unwrap_or(0)
+    }
+
+    fn delay(&self, rng: &mut SmallRng) -> u64 {
+        // Mostly quick, now and then as slow as may be.
+        let slow = rng.random_bool(0.05);
+        rng.random_range(20..=if slow { self.delay_us_max } else { 20 + self.delay_us_max / 10 })
+    }
+
+    fn plan_turn(&mut self, shard: usize, at_us: u64, queue: &mut Queue<Step>) {
+        let Some(host) = self.hosts.get_mut(shard) else { return };
+        if host.planned.is_some_and(|(planned_us, _)| planned_us <= at_us) {
+            return;
+        }
+        self.turns += 1;
+        let at_us = queue.at(at_us, Step::Turn(shard, self.turns));
+        host.planned = Some((at_us, self.turns));
+    }
+
+    fn turn(
+        &mut self,
+        shard: usize,
+        number: u64,
+        queue: &mut Queue<Step>,
+        rng: &mut SmallRng,
+        told: &mut Vec<Told>,
+    ) {
+        let now = self.now(queue.now_us());
+        let Some(host) = self.hosts.get_mut(shard) else { return };
+        if host.planned.is_none_or(|(_, planned)| planned != number) {
+            return;
+        }
+        host.planned = None;
+        for _ in 0..rng.random_range(1..=8) {
+            let Some(event) = host.inbox.pop_front() else { break };
+            host.shard.handle(event, now);
+        }
+        let more = host.shard.turn(now);
+        let outputs = host.shard.take_outputs();
+        let again = more || !host.inbox.is_empty();
+        let due_ms = host.shard.next_deadline_ms().unwrap_or(u64::MAX).min(now.mono_ms + IDLE_WAIT_MS);
+        let wait_us = if again { 5 } else { due_ms.saturating_sub(now.mono_ms).max(1) * 1_000 };
+        self.carry_out(shard, outputs, queue, rng, told);
+        self.plan_turn(shard, queue.now_us() + wait_us, queue);
+    }
+
+    fn carry_out(
+        &mut self,
+        shard: usize,
+        outputs: Outputs,
+        queue: &mut Queue<Step>,
+        rng: &mut SmallRng,
+        told: &mut Vec<Told>,
+    ) {
+        if let Some(why) = outputs.fatal {
+            return told.push(Told::Died(why));
+        }
+        if let Some(turn) = outputs.turn {
+            if self.planted == Some(Planted::DurableBeforeWrite) {
+                let delay_us = self.delay(rng);
+                queue.after(delay_us / 2, Step::Arrive(shard, Event::TurnDurable(turn.turn)));
+                queue.after(delay_us, Step::WriteTurn(shard, turn));
+            } else {
+                queue.after(self.delay(rng), Step::WriteTurn(shard, turn));
+            }
+        }
+        if let Some((snapshot, changes)) = outputs.publish {
+            self.publish(shard, &snapshot, &changes, queue, rng, told);
+        }
+        for (to, message) in outputs.messages {
+            let event = match message {
+                Message::Request { call, request } => Event::Request { call, request },
+                Message::Metadata(snapshot, changes) => Event::Metadata(snapshot, changes),
+                Message::Leaders(events) => Event::Leaders(events),
+                Message::Reply { .. } => unreachable!("answers leave as replies"),
+            };
+            self.send(shard, usize::from(to.0), event, queue, rng);
+        }
+        for (call, reply) in outputs.replies {
+            if call.id != 0 {
+                told.push(Told::Reply(call.id, reply));
+            }
+        }
+        if let Some(host) = self.hosts.get_mut(shard) {
+            host.jobs.extend(outputs.jobs);
+            self.submit_jobs(shard, queue, rng);
+        }
+    }
+
+    /// As the pump does: everybody reads the snapshot at once, each shard acts on it when it gets the message.
+    fn publish(
+        &mut self,
+        shard: usize,
+        snapshot: &Arc<Snapshot>,
+        changes: &Arc<[Change]>,
+        queue: &mut Queue<Step>,
+        rng: &mut SmallRng,
+        told: &mut Vec<Told>,
+    ) {
+        self.snapshot = Some(snapshot.clone());
+        for to in 0..self.hosts.len() {
+            self.send(shard, to, Event::Metadata(snapshot.clone(), changes.clone()), queue, rng);
+        }
+        let (Some(identity), Some(id)) = (&mut self.identity, &snapshot.cluster_id) else { return };
+        if identity.cluster_id.as_deref() != Some(id) {
+            identity.cluster_id = Some(id.to_string());
+            if let Err(error) = identity.store(&self.disk, Path::new(DATA)) {
+                told.push(Told::Died(format!("noting the cluster's id: {error}")));
+            }
+        }
+    }
+
+    /// Puts an event into another shard's mailbox. What one shard sends another stays in order.
+    fn send(&mut self, from: usize, to: usize, event: Event, queue: &mut Queue<Step>, rng: &mut SmallRng) {
+        let at_us = queue.now_us() + rng.random_range(1..200);
+        let newest = self.arrivals.entry((from, to)).or_insert(0);
+        let at_us = at_us.max(*newest);
+        *newest = at_us;
+        queue.at(at_us, Step::Arrive(to, event));
+    }
+
+    fn submit_jobs(&mut self, shard: usize, queue: &mut Queue<Step>, rng: &mut SmallRng) {
+        while let Some(host) = self.hosts.get_mut(shard) {
+            if host.helpers_free == 0 {
+                return;
+            }
+            let Some((id, job)) = host.jobs.pop_front() else { return };
+            host.helpers_free -= 1;
+            let delay_us = self.delay(rng);
+            queue.after(delay_us, Step::RunJob(shard, id, job));
+        }
+    }
+
+    fn write_turn(
+        &mut self,
+        shard: usize,
+        turn: &TurnWrite,
+        queue: &mut Queue<Step>,
+        rng: &mut SmallRng,
+        told: &mut Vec<Told>,
+    ) {
+        let written = match self.planted {
+            Some(Planted::TurnCutShort) => write_short(&self.disk, turn),
+            _ => {
+                let disk = NodeDisk { inner: self.disk.clone(), planted: self.planted };
+                write_turn_blocking(&disk, turn)
+            }
+        };
+        if self.disk.has_crashed() {
+            return told.push(Told::Died("the machine stopped in a WAL write".to_owned()));
+        }
+        match written {
+            Err(error) if self.planted != Some(Planted::WriteErrorIgnored) => {
+                told.push(Told::Died(error.to_string()));
+            }
+            _ if self.planted == Some(Planted::DurableBeforeWrite) => {}
+            _ => self.turn_durable(shard, turn.turn, queue, rng),
+        }
+    }
+
+    fn turn_durable(&self, shard: usize, turn: TurnNumber, queue: &mut Queue<Step>, rng: &mut SmallRng) {
+        queue.after(rng.random_range(1..80), Step::Arrive(shard, Event::TurnDurable(turn)));
+    }
+}
+
+/// The last sector of the turn does not get there: [`Planted::TurnCutShort`].
+fn write_short(disk: &SimDisk, turn: &TurnWrite) -> Result<(), WalError> {
+    use chronik_wal::disk::Disk;
+    let bytes = turn.encode();
+    let kept = (128 + turn.body_len()).saturating_sub(512).next_multiple_of(512).min(bytes.len());
+    let written = disk
+        .open(&turn.path, OpenMode::ReadWrite)
+        .and_then(|file| file.write_all_at(&bytes[..kept], turn.position).and_then(|()| file.fdatasync()));
+    written.map_err(|source| WalError::Io { what: "write", path: turn.path.clone(), source })
+}
+
+fn registration(identity: &Identity, start: u64) -> Broker {
+    let listener = Endpoint { host: "localhost".to_owned(), port: 9092 };
+    Broker {
+        directory: Uuid::from_bytes(identity.directory),
+        incarnation: Uuid::from_u128(u128::from(start)),
+        rack: None,
+        listeners: BTreeMap::from([("PLAINTEXT".to_owned(), listener)]),
+        raft: None,
+    }
+}

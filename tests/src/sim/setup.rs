@@ -1,0 +1,141 @@
+//! How a run is set up: sizes so small that rolling, recycling, retention and compaction happen within seconds of
+//! virtual time, the planted bugs, and the faults that may strike.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use chronik_core::node::data::DataSetup;
+use chronik_core::shard::ShardLimits;
+use chronik_wal::frame::WalIdentity;
+use chronik_wal::shard_wal::WalConfig;
+use chronik_wal::types::{NodeId, ShardId};
+use rand::Rng;
+use rand::rngs::SmallRng;
+
+/// The data directory on the simulated disk.
+pub const DATA: &str = "/data";
+
+/// The one node.
+pub const NODE: NodeId = NodeId(1);
+
+/// Unix time at the start of a run.
+pub const WALL_START_MS: i64 = 1_750_000_000_000;
+
+/// A bug of the kind that the simulator must catch, put between the shard and the disk or the clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Planted {
+    /// A turn is reported durable before it is written.
+    DurableBeforeWrite,
+    /// The fdatasync of WAL segments is left out.
+    TurnNotSynced,
+    /// The last sectors of a turn are not written.
+    TurnCutShort,
+    /// The fdatasync of partition files is left out.
+    FilesNotSynced,
+    /// Directories are never synced.
+    NamesNotSynced,
+    /// Producer snapshots come back empty after a crash.
+    ProducersForgotten,
+    /// An error of a WAL write is passed over.
+    WriteErrorIgnored,
+    /// Some answers are sent twice.
+    AnsweredTwice,
+    /// Some answers are never sent.
+    AnswerLost,
+    /// The high watermark in an answer lies beyond the log's.
+    WatermarkAhead,
+}
+
+/// What a run is allowed to meet.
+#[derive(Clone, Debug)]
+pub struct RunPlan {
+    /// Where all randomness comes from.
+    pub seed: u64,
+    /// Operations of the clients before the faults stop.
+    pub operations: u64,
+    /// Crashes, at most.
+    pub crashes: u32,
+    /// Whether crashes are power cuts, kills of the process, or either.
+    pub power_cuts: bool,
+    /// Errors of the disk (each ends the process), full disks and slow ones.
+    pub disk_faults: bool,
+    /// Starts with another shard count.
+    pub reshard: bool,
+    /// Crash at this writing step of the disk, counted from the start, and at that one of the recovery after it.
+    pub crash_at_steps: Option<(u64, Option<u64>)>,
+    /// The bug to be found.
+    pub planted: Option<Planted>,
+}
+
+impl RunPlan {
+    /// A random run: everything that can happen, happens.
+    #[must_use]
+    pub fn random(seed: u64) -> Self {
+        Self {
+            seed,
+            operations: 700,
+            crashes: 6,
+            power_cuts: true,
+            disk_faults: true,
+            reshard: true,
+            crash_at_steps: None,
+            planted: None,
+        }
+    }
+}
+
+/// Sizes of a run, drawn from its seed.
+#[must_use]
+pub fn sizes(rng: &mut SmallRng) -> (WalConfig, ShardLimits) {
+    let identity = WalIdentity { node: NODE, directory: [7; 16], shard: ShardId(0) };
+    let segment_bytes = [64 << 10, 96 << 10, 128 << 10][rng.random_range(0..3)];
+    let wal = WalConfig {
+        segment_bytes,
+        first_segment_bytes: 48 << 10,
+        wal_max_bytes: segment_bytes * rng.random_range(5..9),
+        turn_bytes_max: 12 << 10,
+        reserve_bytes: 16 << 10,
+        segments_kept: 2,
+        idle_ms: 100,
+        ..WalConfig::new(Path::new(DATA), identity)
+    };
+    let limits = ShardLimits {
+        tail_bytes_max: rng.random_range(96..400) << 10,
+        write_behind_bytes: rng.random_range(2..24) << 10,
+        write_behind_age_ms: rng.random_range(20..400),
+        pending_max: 1_000,
+        metadata_log_bytes: rng.random_range(2..16) << 10,
+        coordinator_log_bytes: rng.random_range(2..16) << 10,
+    };
+    (wal, limits)
+}
+
+/// The broker configs of a run.
+#[must_use]
+pub fn broker_configs() -> BTreeMap<String, String> {
+    let configs = [
+        ("node.id", "1"),
+        ("offsets.topic.num.partitions", "2"),
+        ("offsets.topic.replication.factor", "1"),
+        ("log.retention.check.interval.ms", "500"),
+        ("log.segment.delete.delay.ms", "700"),
+        ("group.initial.rebalance.delay.ms", "0"),
+    ];
+    configs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// What a start of the node is given.
+#[must_use]
+pub fn data_setup(wal: &WalConfig, limits: &ShardLimits, shards: u16, seed: u64, wall_ms: i64) -> DataSetup {
+    DataSetup {
+        node: NODE,
+        data_dir: DATA.into(),
+        shards,
+        wal: wal.clone(),
+        limits: limits.clone(),
+        configs: broker_configs(),
+        open_files_max: 24,
+        seed,
+        wall_ms,
+    }
+}

@@ -1,0 +1,19 @@
+//! franz-go and its admin client against a real broker. What is checked is in `tests/clients/go`.
+
+use chronik_tests::program::{go, scenario};
+use chronik_tests::toolchain::Toolchain;
+
+#[test]
+fn round_trips() {
+    scenario(Toolchain::Go, go, "roundtrip");
+}
+
+#[test]
+fn groups() {
+    scenario(Toolchain::Go, go, "groups");
+}
+
+#[test]
+fn admin() {
+    scenario(Toolchain::Go, go, "admin");
+}
