@@ -6,7 +6,7 @@
 //!
 //! The partition is kept bounded by writing the live state again at its end and moving the log start there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use chronik_raft::driver::Proposal;
@@ -56,6 +56,9 @@ struct Host {
     timer_ms: Option<u64>,
     /// Appends on their way.
     in_flight: usize,
+    /// Appends that wait for room, or for the live state to be written, in the order of their tokens. The coordinator bounds
+    /// how many there are.
+    waiting: VecDeque<(AppendToken, Vec<Record>)>,
     /// Bytes appended or replayed since the live state was written last.
     appended_bytes: u64,
     /// Bytes of the live state when it was written last.
@@ -99,6 +102,8 @@ pub struct Coordinators {
     everyone: BTreeMap<u64, Everyone>,
     appends: BTreeMap<u64, Append>,
     busy: BTreeSet<GroupId>,
+    /// Coordinators with appends for which there was no room.
+    without_room: BTreeSet<GroupId>,
 }
 
 impl Coordinators {
@@ -152,6 +157,7 @@ impl Shard {
             phase: Phase::Idle,
             timer_ms: None,
             in_flight: 0,
+            waiting: VecDeque::new(),
             appended_bytes: 0,
             live_bytes: 0,
             incomplete: false,
@@ -220,6 +226,7 @@ impl Shard {
             }
             (false, Phase::Loading { .. } | Phase::Active) => {
                 host.phase = Phase::Idle;
+                host.waiting.clear();
                 host.coordinator.deactivate();
             }
             _ => return,
@@ -340,18 +347,45 @@ impl Shard {
     }
 
     fn carry_out(&mut self, group: GroupId) {
-        let at_least_bytes = self.limits.coordinator_log_bytes;
         let Some(host) = self.coordinators.hosts.get_mut(&group) else { return };
-        if host.wants_compaction(at_least_bytes) && host.in_flight > 0 {
-            // What is on its way ends within a turn or two; then the live state is written, then this goes on.
-            return;
-        }
         for action in host.coordinator.take_actions() {
             match action {
                 Action::Reply { call, response } => self.coordinator_answered(call, response),
-                Action::Append { token, records } => self.coordinator_append(group, token, &records),
+                Action::Append { token, records } => {
+                    if let Some(host) = self.coordinators.hosts.get_mut(&group) {
+                        host.waiting.push_back((token, records));
+                    }
+                }
             }
         }
+        self.append_waiting(group);
+    }
+
+    /// Proposes what waits, oldest first, as far as there is room: what coordinators write may not use up the segment that the
+    /// WAL needs to free others (SAFETY.md, rule 4).
+    fn append_waiting(&mut self, group: GroupId) {
+        let at_least_bytes = self.limits.coordinator_log_bytes;
+        loop {
+            let Some(host) = self.coordinators.hosts.get_mut(&group) else { return };
+            // What is on its way ends within a turn or two; then the live state is written, then this goes on.
+            if host.wants_compaction(at_least_bytes) && host.in_flight > 0 {
+                return;
+            }
+            let Some((_, records)) = host.waiting.front() else { return };
+            let bytes: usize = records.iter().map(record_bytes).sum();
+            if !self.has_room(bytes as u64) {
+                self.coordinators.without_room.insert(group);
+                return;
+            }
+            let next = self.coordinators.hosts.get_mut(&group).and_then(|host| host.waiting.pop_front());
+            let Some((token, records)) = next else { return };
+            self.coordinator_append(group, token, &records);
+        }
+    }
+
+    /// Once a turn: there may be room again.
+    pub(crate) fn retry_coordinators(&mut self) {
+        self.coordinators.busy.append(&mut self.coordinators.without_room);
     }
 
     fn coordinator_answered(&mut self, call: CallId, response: GroupResponse) {
@@ -421,6 +455,7 @@ impl Shard {
                 return Err(batches);
             };
             self.wait_for(group, Waiter { index, term, who });
+            self.proposed_bytes += size;
             batches += 1;
             if let Some(host) = self.coordinators.hosts.get_mut(&group) {
                 host.appended_bytes += size;
@@ -463,7 +498,13 @@ impl Shard {
             return;
         }
         let live: Vec<Record> = host.coordinator.live_records().collect();
-        host.live_bytes = live.iter().map(|record| record_bytes(record) as u64).sum();
+        let live_bytes = live.iter().map(|record| record_bytes(record) as u64).sum();
+        if !self.has_room(live_bytes) {
+            self.coordinators.without_room.insert(group);
+            return;
+        }
+        let Some(host) = self.coordinators.hosts.get_mut(&group) else { return };
+        host.live_bytes = live_bytes;
         host.appended_bytes = 0;
         let start = self.driver.log_end_offset(group).unwrap_or_default();
         let nobody = Waiting::Coordinator { token: 0 };

@@ -243,7 +243,11 @@ impl Shard {
         let mut outcomes = Vec::with_capacity(items.len());
         for (place, item) in items.iter().enumerate() {
             let who = Waiting::Delete { request: number, item: place as u32 };
-            outcomes.push(self.propose_log_start(item.group, item.before, who));
+            let compacted = self.partitions.get(&item.group).is_some_and(|p| !p.config.cleanup_delete);
+            outcomes.push(match compacted {
+                true => Some(Err(ErrorCode::PolicyViolation)),
+                false => self.propose_log_start(item.group, item.before, who),
+            });
         }
         let groups = items.iter().map(|item| item.group).collect();
         self.deletes.insert(number, PendingDelete { call, outcomes, groups, deadline_ms });

@@ -88,7 +88,8 @@ impl Shard {
         }
     }
 
-    fn has_room(&self, bytes: u64) -> bool {
+    /// Whether so many bytes may be proposed.
+    pub(crate) fn has_room(&self, bytes: u64) -> bool {
         let unseen = self.proposed_bytes;
         let in_memory = self.driver.tail_bytes() as u64 + unseen;
         // A batch larger than the whole budget still passes when nothing else is in the way.

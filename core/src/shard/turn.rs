@@ -26,6 +26,7 @@ impl Shard {
         self.fire_timers();
         self.driver.tick(now.mono_ms);
         self.retry_stalled();
+        self.retry_coordinators();
         let mut more = true;
         for _ in 0..PASSES_MAX {
             let mut output = DriverOutput::default();

@@ -104,9 +104,7 @@ fn committed_offsets_are_loaded_after_a_start() {
     let (mut rig, partition) = rig(Setup { limits, ..setup() });
     for number in 0..600 {
         let group = format!("group-{}", number % 50);
-        let call = rig.ask(commit(partition, &group, number));
-        rig.settle();
-        assert_eq!(commit_code(rig.take(call)), 0);
+        assert_eq!(commit_code(Some(rig.answer(commit(partition, &group, number)))), 0);
     }
     rig.advance(1_000);
     for _ in 0..2 {
@@ -124,9 +122,7 @@ fn the_offsets_partition_is_kept_short_and_complete() {
     let mut newest = [0; 7];
     for number in 1..=1_500_i64 {
         let which = (number % 7) as usize;
-        let call = rig.ask(commit(partition, &format!("group-{which}"), number));
-        rig.settle();
-        assert_eq!(commit_code(rig.take(call)), 0);
+        assert_eq!(commit_code(Some(rig.answer(commit(partition, &format!("group-{which}"), number)))), 0);
         newest[which] = number;
         if number % 250 == 0 {
             rig = rig.crash();
@@ -174,4 +170,23 @@ fn groups_end_with_their_partition_and_without_a_leak() {
     rig.settle();
     assert_eq!(commit_code(rig.take(call)), 16, "NOT_COORDINATOR");
     assert_eq!(rig.shard.coordinators.waiting_count(), 0);
+}
+
+#[test]
+fn commits_do_not_take_the_room_that_the_wal_needs_to_free_segments() {
+    let (mut rig, partition) = rig(Setup { segments_kept: 1, wal_max_bytes: 4 << 20, ..setup() });
+    // Nothing is freed while the clock stands still.
+    let calls: Vec<Call> = (0..3_000)
+        .map(|number| {
+            let call = rig.ask(commit(partition, "g", number));
+            rig.settle();
+            call
+        })
+        .collect();
+    assert!(rig.replies.len() < calls.len(), "some wait");
+    rig.advance(1_000);
+    for call in calls {
+        assert_eq!(commit_code(rig.take(call)), 0);
+    }
+    assert_eq!(committed(&mut rig, partition, "g"), 2_999);
 }
