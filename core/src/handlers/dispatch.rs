@@ -35,8 +35,26 @@ pub fn pipelines(frame: &[u8]) -> bool {
     frame.get(..2).is_some_and(|key| key == ApiKey::Produce.key().to_be_bytes())
 }
 
-/// Starts a request.
-pub fn dispatch(broker: &Rc<Broker>, connection: &mut Connection, request_frame: BytesMut) -> Later {
+/// What ends a request that no task waits for.
+pub type Done = Box<dyn FnOnce(Outcome)>;
+
+/// How a request goes on.
+pub enum Started {
+    /// It has ended.
+    Ended(Outcome),
+    /// It ends when this future does.
+    Later(Later),
+    /// It ends when [`Done`] is called.
+    Deferred,
+}
+
+/// Starts a request. `done` makes what ends it where no task is to wait for it.
+pub fn dispatch(
+    broker: &Rc<Broker>,
+    connection: &mut Connection,
+    request_frame: BytesMut,
+    done: impl FnOnce() -> Done,
+) -> Started {
     let bytes = request_frame.len();
     let (header, request) = match decode_request(request_frame) {
         Ok(decoded) => decoded,
@@ -54,24 +72,34 @@ pub fn dispatch(broker: &Rc<Broker>, connection: &mut Connection, request_frame:
     );
     let api_key = header.api.key();
     let started = Instant::now();
-    let answer = start(broker, connection, header, request);
-    let broker = broker.clone();
-    Box::pin(async move {
+    let counted = broker.clone();
+    let count = move || counted.metrics.answered(api_key, bytes, started.elapsed().as_micros() as u64);
+    let answer = match request {
+        Request::Produce(request) => {
+            let done = done();
+            let counted = Box::new(move |outcome| {
+                count();
+                done(outcome);
+            });
+            produce::start(broker, connection, header, request, counted);
+            return Started::Deferred;
+        }
+        request => start(broker, connection, header, request),
+    };
+    Started::Later(Box::pin(async move {
         let outcome = answer.await;
-        broker.metrics.answered(api_key, bytes, started.elapsed().as_micros() as u64);
+        count();
         outcome
-    })
+    }))
 }
 
-fn undecodable(connection: &Connection, error: &DecodeError) -> Later {
+fn undecodable(connection: &Connection, error: &DecodeError) -> Started {
     tracing::debug!(connection = connection.id, peer = %connection.peer, %error, "request refused");
-    let outcome = error.reply().map_or(Outcome::Close, Outcome::Reply);
-    Box::pin(std::future::ready(outcome))
+    Started::Ended(error.reply().map_or(Outcome::Close, Outcome::Reply))
 }
 
 fn start(broker: &Rc<Broker>, connection: &mut Connection, header: RequestHeader, request: Request) -> Later {
     match request {
-        Request::Produce(request) => produce::start(broker, connection, header, request),
         Request::Fetch(request) => fetch::start(broker, connection, header, request),
         Request::ApiVersions(request) => {
             let response = if request.is_valid(header.api_version) {

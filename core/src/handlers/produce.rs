@@ -4,16 +4,17 @@
 //! the batches of one connection reach each partition in the order in which they came. Record bytes are split out of
 //! the frame by the codec and move on uncopied.
 
+use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use bytes::BytesMut;
 use chronik_net::codec::{
     CurrentLeader, ErrorCode, NodeEndpoint, ProducePartitionResponse, ProduceRequest, ProduceResponse,
     ProduceTopic, ProduceTopicResponse, RecordError, RequestHeader,
 };
 use chronik_wal::types::{NodeId, ShardId};
 
-use super::dispatch::{Later, Outcome, frame};
+use super::dispatch::{Done, Outcome, frame};
 use super::service::{Broker, Connection, resolve};
 use crate::metadata::snapshot::Snapshot;
 use crate::shard::message::{Acks, ProduceItem, ProduceOutcome, ProduceSlice, Reply, Request};
@@ -35,91 +36,121 @@ struct Filling {
     places: Vec<Place>,
 }
 
-/// Sends the batches on their way; the future answers.
+/// A produce request whose slices are on their way.
+struct Gather {
+    broker: Rc<Broker>,
+    snapshot: Arc<Snapshot>,
+    listener: Arc<str>,
+    header: RequestHeader,
+    silent: bool,
+    response: ProduceResponse,
+    missing: usize,
+    done: Option<Done>,
+}
+
+/// Sends the batches on their way; `done` is called with the answer, perhaps at once.
 pub fn start(
     broker: &Rc<Broker>,
     connection: &Connection,
     header: RequestHeader,
     request: ProduceRequest,
-) -> Later {
-    let snapshot = broker.router.snapshot();
+    done: Done,
+) {
+    let refusal = match request.acks {
+        _ if request.transactional_id.is_some() => Some(ErrorCode::InvalidRequest),
+        -1..=1 => None,
+        _ => Some(ErrorCode::InvalidRequiredAcks),
+    };
+    if let Some(error) = refusal {
+        return done(refuse_all(broker, &header, &request, error));
+    }
     let acks = match request.acks {
         0 => Acks::None,
         1 => Acks::Leader,
-        -1 => Acks::All,
-        _ => return refuse_all(broker, header, &request, ErrorCode::InvalidRequiredAcks),
+        _ => Acks::All,
     };
-    if request.transactional_id.is_some() {
-        return refuse_all(broker, header, &request, ErrorCode::InvalidRequest);
-    }
-    let internal_allowed = header.client_id.as_deref() == Some(ADMIN_CLIENT_ID);
     let timeout_ms = u32::try_from(request.timeout_ms).unwrap_or(0);
-    let mut response = ProduceResponse::default();
-    let mut slices: Vec<Filling> = Vec::new();
-    slices.resize_with(broker.router.shards().count(), Filling::default);
-    for topic in request.topics {
-        let mut partitions = Vec::with_capacity(topic.partitions.len());
-        for partition in topic.partitions {
-            let place = Place { topic: response.topics.len(), partition: partitions.len() };
-            let index = partition.index;
-            let found = resolve(&snapshot, &topic.topic, index, internal_allowed);
-            let error = match (found, partition.records) {
-                (Err(error), _) => error,
-                (Ok(_), None) => ErrorCode::InvalidRecord,
-                (Ok(group), Some(records)) => {
-                    let slice = &mut slices[usize::from(broker.router.owner(group).0)];
-                    slice.items.push(ProduceItem { group, records: unpinned(records) });
-                    slice.places.push(place);
-                    ErrorCode::None
-                }
-            };
-            partitions.push(ProducePartitionResponse::refused(index, error));
-        }
-        response.topics.push(ProduceTopicResponse { topic: topic.topic, partitions });
+    let mut gather = Gather {
+        broker: broker.clone(),
+        snapshot: broker.router.snapshot(),
+        listener: connection.listener.clone(),
+        header,
+        silent: acks == Acks::None,
+        response: ProduceResponse::default(),
+        missing: 0,
+        done: Some(done),
+    };
+    let slices = gather.cut(request);
+    gather.missing = slices.iter().filter(|slice| !slice.items.is_empty()).count();
+    if gather.missing == 0 {
+        return gather.answer();
     }
-    let mut answers = Vec::new();
+    let gather = Rc::new(RefCell::new(gather));
     for (shard, slice) in slices.into_iter().enumerate() {
         if slice.items.is_empty() {
             continue;
         }
-        let question = Request::Produce(ProduceSlice { acks, timeout_ms, items: slice.items });
-        let (_, answer) = broker.router.ask(ShardId(shard as u16), question);
-        answers.push((slice.places, answer));
+        let Filling { items, places } = slice;
+        let question = Request::Produce(ProduceSlice { acks, timeout_ms, items });
+        let gather = gather.clone();
+        let then = Box::new(move |reply| gather.borrow_mut().take_in(&places, reply));
+        broker.router.ask_then(ShardId(shard as u16), question, then);
     }
-    let listener = connection.listener.clone();
-    let broker = broker.clone();
-    Box::pin(async move {
-        for (places, answer) in answers {
-            let outcomes = match answer.await {
-                Some(Reply::Produce(outcomes)) => outcomes,
-                _ => vec![ProduceOutcome::refused(ErrorCode::NotLeaderOrFollower); places.len()],
-            };
-            for (place, outcome) in places.into_iter().zip(outcomes) {
-                let partition = &mut response.topics[place.topic].partitions[place.partition];
-                fill(partition, outcome);
-            }
-        }
-        broker.metrics.produce_failed.add(refused_count(&response));
-        name_leaders(&mut response, &snapshot, &listener);
-        if acks == Acks::None {
-            let failed = response.topics.iter().flat_map(|topic| &topic.partitions);
-            // With nobody to tell, the closed connection makes the client look for the leader again.
-            return match failed.map(|partition| partition.error).find(|error| *error != ErrorCode::None) {
-                Some(_) => Outcome::Close,
-                None => Outcome::NoReply,
-            };
-        }
-        frame(response.encode(&header))
-    })
 }
 
-/// Small batches are copied out of the buffer they came in, so that a few hundred bytes do not keep a large one alive.
-fn unpinned(records: BytesMut) -> BytesMut {
-    const COPY_BELOW: usize = 1024;
-    if records.len() < COPY_BELOW && records.capacity() > 2 * COPY_BELOW {
-        BytesMut::from(&records[..])
-    } else {
-        records
+impl Gather {
+    /// Cuts the request into a slice for each shard; what is refused at once is in the response already.
+    fn cut(&mut self, request: ProduceRequest) -> Vec<Filling> {
+        let internal_allowed = self.header.client_id.as_deref() == Some(ADMIN_CLIENT_ID);
+        let router = &self.broker.router;
+        let mut slices: Vec<Filling> = router.shards().map(|_| Filling::default()).collect();
+        for topic in request.topics {
+            let mut partitions = Vec::with_capacity(topic.partitions.len());
+            for partition in topic.partitions {
+                let place = Place { topic: self.response.topics.len(), partition: partitions.len() };
+                let found = resolve(&self.snapshot, &topic.topic, partition.index, internal_allowed);
+                let error = match (found, partition.records) {
+                    (Err(error), _) => error,
+                    (Ok(_), None) => ErrorCode::InvalidRecord,
+                    (Ok(group), Some(records)) => {
+                        let slice = &mut slices[usize::from(router.owner(group).0)];
+                        slice.items.push(ProduceItem { group, records });
+                        slice.places.push(place);
+                        ErrorCode::None
+                    }
+                };
+                partitions.push(ProducePartitionResponse::refused(partition.index, error));
+            }
+            self.response.topics.push(ProduceTopicResponse { topic: topic.topic, partitions });
+        }
+        slices
+    }
+
+    /// Takes a slice's outcomes in; the last one completes the request.
+    fn take_in(&mut self, places: &[Place], reply: Reply) {
+        let outcomes = match reply {
+            Reply::Produce(outcomes) => outcomes,
+            _ => vec![ProduceOutcome::refused(ErrorCode::NotLeaderOrFollower); places.len()],
+        };
+        for (place, outcome) in places.iter().zip(outcomes) {
+            fill(&mut self.response.topics[place.topic].partitions[place.partition], outcome);
+        }
+        self.missing -= 1;
+        if self.missing == 0 {
+            self.answer();
+        }
+    }
+
+    fn answer(&mut self) {
+        let Some(done) = self.done.take() else { return };
+        let refused = refused_count(&self.response);
+        self.broker.metrics.produce_failed.add(refused);
+        if self.silent {
+            // With nobody to tell, the closed connection makes the client look for the leader again.
+            return done(if refused == 0 { Outcome::NoReply } else { Outcome::Close });
+        }
+        name_leaders(&mut self.response, &self.snapshot, &self.listener);
+        done(frame(self.response.encode(&self.header)));
     }
 }
 
@@ -168,7 +199,13 @@ fn refused_count(response: &ProduceResponse) -> u64 {
     partitions.filter(|partition| partition.error != ErrorCode::None).count() as u64
 }
 
-fn refuse_all(broker: &Broker, header: RequestHeader, request: &ProduceRequest, error: ErrorCode) -> Later {
+/// The whole request refused.
+fn refuse_all(
+    broker: &Broker,
+    header: &RequestHeader,
+    request: &ProduceRequest,
+    error: ErrorCode,
+) -> Outcome {
     let refused = |topic: &ProduceTopic| ProduceTopicResponse {
         topic: topic.topic.clone(),
         partitions: topic
@@ -183,6 +220,5 @@ fn refuse_all(broker: &Broker, header: RequestHeader, request: &ProduceRequest, 
         node_endpoints: Vec::new(),
     };
     broker.metrics.produce_failed.add(refused_count(&response));
-    let silent = request.acks == 0;
-    Box::pin(async move { if silent { Outcome::Close } else { frame(response.encode(&header)) } })
+    if request.acks == 0 { Outcome::Close } else { frame(response.encode(header)) }
 }

@@ -13,7 +13,7 @@ use chronik_net::codec::{ErrorCode, TopicRef};
 use chronik_net::connection::{self, Call, CloseReason, ConnectionInfo, Service, Slot};
 use chronik_wal::types::GroupId;
 
-use super::dispatch::{self, Later, Outcome};
+use super::dispatch::{self, Done, Outcome, Started};
 use super::fetch_session::{PartitionKey, SessionCache, TopicKey};
 use crate::metadata::names::is_internal;
 use crate::metadata::snapshot::{Snapshot, TopicView};
@@ -62,9 +62,16 @@ impl Service for BrokerService {
         dispatch::pipelines(frame)
     }
 
-    fn call(&self, connection: &mut Connection, frame: BytesMut, _slot: &Slot) -> Call {
-        let answer: Later = dispatch::dispatch(&self.0, connection, frame);
-        Call::Later(Box::pin(async move { answer.await.into() }))
+    fn call(&self, connection: &mut Connection, frame: BytesMut, slot: &Slot) -> Call {
+        let done = || -> Done {
+            let responder = slot.responder();
+            Box::new(move |outcome| responder.complete(outcome.into()))
+        };
+        match dispatch::dispatch(&self.0, connection, frame, done) {
+            Started::Ended(outcome) => Call::Done(outcome.into()),
+            Started::Later(answer) => Call::Later(Box::pin(async move { answer.await.into() })),
+            Started::Deferred => Call::Deferred,
+        }
     }
 
     fn closed(&self, connection: Connection, reason: &CloseReason) {

@@ -14,7 +14,7 @@ pub mod append;
 pub mod apply;
 pub mod read;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use chronik_wal::disk::Disk;
@@ -106,7 +106,7 @@ pub struct Partition {
     /// Who waits for an entry, by index.
     pub waiters: VecDeque<Waiter>,
     /// Fetches (by their number on the shard) that wait for the high watermark to move.
-    pub fetch_waiters: Vec<u64>,
+    pub fetch_waiters: BTreeSet<u64>,
     /// Applied bytes that are not in the files yet.
     pub unwritten_bytes: u64,
     /// When the oldest of these was applied (monotonic ms).
@@ -142,7 +142,7 @@ impl Partition {
             epochs: EpochTable::new(),
             files,
             waiters: VecDeque::new(),
-            fetch_waiters: Vec::new(),
+            fetch_waiters: BTreeSet::new(),
             unwritten_bytes: 0,
             unwritten_since_ms: None,
             unkept_bytes: 0,

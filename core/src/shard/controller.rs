@@ -138,6 +138,16 @@ impl ControllerHost {
             applied,
         }
     }
+
+    /// Notes how much of the log was in files at the start.
+    pub(crate) fn found_in_files(&mut self, bytes: u64) {
+        self.bytes_since_image = bytes;
+    }
+
+    /// Whether the state has entries after this one in it.
+    pub(crate) fn is_ahead_of(&self, index: RaftIndex) -> bool {
+        self.applied > index
+    }
 }
 
 impl Shard {
@@ -343,7 +353,10 @@ impl Shard {
 
     fn shorten_metadata_log(&mut self) {
         let Some(host) = &self.controller else { return };
-        if host.controller.is_none() || host.bytes_since_image < self.limits.metadata_image_after_bytes {
+        if host.controller.is_none() || host.bytes_since_image < self.limits.metadata_log_bytes {
+            return;
+        }
+        if self.write_behind.is_resetting(GroupId::METADATA) {
             return;
         }
         let Some(end) = self.driver.log_end_offset(GroupId::METADATA) else { return };

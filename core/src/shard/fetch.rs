@@ -84,6 +84,7 @@ impl Shard {
             gone: Vec::new(),
         };
         self.fetches.insert(number, pending);
+        self.fetch_calls.insert(call, number);
         for (place, group, from, below, max_bytes, at_least_one) in reads {
             self.start_read(number, place, group, from, below, max_bytes, at_least_one);
         }
@@ -187,7 +188,7 @@ impl Shard {
         let deadline_ms = pending.deadline_ms;
         for item in &pending.slice.items {
             if let Some(partition) = self.partitions.get_mut(&item.group) {
-                partition.fetch_waiters.push(fetch);
+                partition.fetch_waiters.insert(fetch);
             }
         }
         self.set_timer(deadline_ms, Timer::Fetch(fetch));
@@ -195,11 +196,12 @@ impl Shard {
 
     fn finish_fetch(&mut self, fetch: u64) {
         let Some(pending) = self.fetches.remove(&fetch) else { return };
+        self.fetch_calls.remove(&pending.call);
         if pending.registered {
             self.timers.remove(&(pending.deadline_ms, Timer::Fetch(fetch)));
             for item in &pending.slice.items {
                 if let Some(partition) = self.partitions.get_mut(&item.group) {
-                    partition.fetch_waiters.retain(|waiting| *waiting != fetch);
+                    partition.fetch_waiters.remove(&fetch);
                 }
             }
         }
@@ -215,9 +217,8 @@ impl Shard {
     }
 
     pub(crate) fn fetch_now(&mut self, call: Call) {
-        let found = self.fetches.iter().find(|(_, pending)| pending.call == call);
-        if let Some(number) = found.map(|(number, _)| *number) {
-            self.fetch_due(number);
+        if let Some(number) = self.fetch_calls.get(&call) {
+            self.fetch_due(*number);
         }
     }
 

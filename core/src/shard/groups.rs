@@ -14,7 +14,7 @@ use chronik_raft::leadership::Leadership;
 use chronik_wal::batch::{self, BatchError};
 use chronik_wal::compress::DecompressCaps;
 use chronik_wal::entry::EntryKind;
-use chronik_wal::partition::FileDone;
+use chronik_wal::partition::{FileDone, FilesError};
 use chronik_wal::records::{BatchBuilder, Records};
 use chronik_wal::tail::TailRead;
 use chronik_wal::types::{GroupId, KafkaOffset};
@@ -23,6 +23,7 @@ use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 use uuid::Uuid;
 
+use super::housekeeping::Stopping;
 use super::message::{Call, Reply};
 use super::report::GroupPage;
 use super::{Job, JobOwner, Shard, Timer};
@@ -59,11 +60,14 @@ struct Host {
     appended_bytes: u64,
     /// Bytes of the live state when it was written last.
     live_bytes: u64,
+    /// A whole batch could not be read: the live state must not take the place of the log.
+    incomplete: bool,
 }
 
 impl Host {
-    fn wants_compaction(&self, bytes_min: u64) -> bool {
-        self.appended_bytes >= bytes_min.max(4 * self.live_bytes)
+    fn wants_compaction(&self, at_least_bytes: u64) -> bool {
+        let active = matches!(self.phase, Phase::Active);
+        active && self.appended_bytes >= at_least_bytes.max(4 * self.live_bytes)
     }
 }
 
@@ -98,6 +102,11 @@ pub struct Coordinators {
 }
 
 impl Coordinators {
+    /// Whether a coordinator waits for its turn.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.busy.is_empty()
+    }
+
     /// A page of the groups of every coordinator that answers, in no order across coordinators.
     pub(super) fn reports(&self, page: &GroupPage) -> Vec<GroupReport> {
         let mut reports = Vec::new();
@@ -139,6 +148,7 @@ impl Shard {
             in_flight: 0,
             appended_bytes: 0,
             live_bytes: 0,
+            incomplete: false,
         };
         self.coordinators.hosts.insert(group, host);
         if matches!(self.driver.leadership(group), Some(Leadership::Leader { .. })) {
@@ -155,7 +165,8 @@ impl Shard {
     pub(crate) fn group_request(&mut self, call: Call, partition: GroupId, request: GroupRequest) {
         let number = self.number();
         let now = self.now;
-        let host = self.coordinators.hosts.get_mut(&partition);
+        let serves = self.stopping == Stopping::No;
+        let host = self.coordinators.hosts.get_mut(&partition).filter(|_| serves);
         let Some(host) = host.filter(|host| !matches!(host.phase, Phase::Idle)) else {
             let refused = request.refused(ResponseError::NotCoordinator);
             return self.reply(call, Reply::Group(Box::new(refused)));
@@ -199,6 +210,7 @@ impl Shard {
                 host.phase = Phase::Loading { next: partition.log_start, reading: false };
                 host.appended_bytes = 0;
                 host.in_flight = 0;
+                host.incomplete = false;
             }
             (false, Phase::Loading { .. } | Phase::Active) => {
                 host.phase = Phase::Idle;
@@ -264,49 +276,67 @@ impl Shard {
         }
         let Some(tail) = self.driver.tail(group) else { return };
         match tail.read(next, end, LOAD_BYTES, true) {
-            TailRead::Batches(batches, _) => self.replay(group, &batches),
-            TailRead::Empty => self.replay(group, &[]),
+            TailRead::Batches(batches, reached) => self.replay(group, &batches, reached),
+            TailRead::Empty => self.replay(group, &[], end),
             TailRead::BelowTail => {
                 let Some(job) = partition.files.read(next, end, LOAD_BYTES, true) else { return };
                 host.phase = Phase::Loading { next, reading: true };
-                self.start_job(JobOwner::Load(group), Job::File(job));
+                self.start_job(JobOwner::Load(group, next), Job::File(job));
             }
         }
     }
 
     /// A piece of the log, read from files, is back.
-    pub(crate) fn coordinator_read(&mut self, group: GroupId, done: FileDone) {
+    pub(crate) fn coordinator_read(&mut self, group: GroupId, from: KafkaOffset, done: FileDone) {
         let FileDone::Read(result) = done else { return };
+        let Some(log_start) = self.partitions.get(&group).map(|partition| partition.log_start) else {
+            return;
+        };
+        let Some(host) = self.coordinators.hosts.get_mut(&group) else { return };
+        // What was asked for in an earlier term is not the next piece.
+        if !matches!(host.phase, Phase::Loading { next, reading: true } if next == from) {
+            return;
+        }
         match result {
-            Ok(read) => self.replay(group, &[read.data]),
+            Ok(read) => self.replay(group, &[read.data], read.next_offset),
+            Err(FilesError::Gone { .. }) => {
+                // The log start has passed over it: what still counts begins there.
+                host.phase = Phase::Loading { next: from.max(log_start), reading: false };
+                self.coordinators.busy.insert(group);
+            }
             Err(error) => {
                 tracing::error!(group = group.0, %error, "the offsets partition cannot be read: its groups are not served");
             }
         }
     }
 
-    fn replay(&mut self, group: GroupId, pieces: &[Bytes]) {
-        let Some(partition) = self.partitions.get(&group) else { return };
+    /// Takes in batches up to `reached`.
+    fn replay(&mut self, group: GroupId, pieces: &[Bytes], reached: KafkaOffset) {
         let Some(host) = self.coordinators.hosts.get_mut(&group) else { return };
         let Phase::Loading { next, .. } = host.phase else { return };
-        let mut reached = next;
         for (info, batch) in pieces.iter().flat_map(|piece| batch::batches(piece)).flatten() {
-            reached = info.next_offset();
             host.appended_bytes += batch.len() as u64;
             if let Err(error) = load_batch(&mut host.coordinator, batch) {
+                host.incomplete = true;
                 tracing::warn!(group = group.0, offset = info.base_offset.0, %error, "a batch of the offsets partition was skipped");
             }
         }
-        if reached == next {
-            reached = partition.high_watermark;
+        if reached <= next {
+            tracing::error!(
+                group = group.0,
+                offset = next.0,
+                "the offsets partition cannot be read on from here"
+            );
+            return;
         }
         host.phase = Phase::Loading { next: reached, reading: false };
         self.coordinators.busy.insert(group);
     }
 
     fn carry_out(&mut self, group: GroupId) {
+        let at_least_bytes = self.limits.coordinator_log_bytes;
         let Some(host) = self.coordinators.hosts.get_mut(&group) else { return };
-        if host.wants_compaction(self.limits.coordinator_compact_bytes_min) && host.in_flight > 0 {
+        if host.wants_compaction(at_least_bytes) && host.in_flight > 0 {
             // What is on its way ends within a turn or two; then the live state is written, then this goes on.
             return;
         }
@@ -418,12 +448,11 @@ impl Shard {
     /// ORDER: only while no append is on its way, so that nothing which the live state lacks lies below the new log
     /// start. The log start entry follows the state in the log: when it is committed, so is all of the state.
     fn compact_coordinator(&mut self, group: GroupId) {
-        let bytes_min = self.limits.coordinator_compact_bytes_min;
         let Some(host) = self.coordinators.hosts.get_mut(&group) else { return };
-        if !matches!(host.phase, Phase::Active) || host.in_flight > 0 || !host.wants_compaction(bytes_min) {
+        if host.in_flight > 0 || !host.wants_compaction(self.limits.coordinator_log_bytes) {
             return;
         }
-        if host.coordinator.unreadable_count() > 0 {
+        if host.incomplete || host.coordinator.unreadable_count() > 0 {
             // What could not be read is not in the live state, and must not be lost.
             return;
         }

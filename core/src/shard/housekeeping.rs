@@ -31,14 +31,8 @@ pub enum Stopping {
 }
 
 impl Shard {
-    /// Sets the first round.
-    pub(crate) fn start_housekeeping(&mut self) {
-        let at_ms = self.now.mono_ms + UNLINK_EVERY_MS;
-        self.set_timer(at_ms, Timer::Housekeeping);
-    }
-
     pub(crate) fn keep_house(&mut self) {
-        self.start_housekeeping();
+        self.set_timer(self.now.mono_ms + UNLINK_EVERY_MS, Timer::Housekeeping);
         let now_ms = self.now.mono_ms;
         let due: Vec<GroupId> = self.partitions.keys().copied().collect();
         for group in &due {
@@ -128,7 +122,12 @@ impl Shard {
     /// Whether a clean stop has ended.
     #[must_use]
     pub fn has_stopped(&self) -> bool {
-        self.stopping == Stopping::Stopped
+        self.stopping == Stopping::Stopped && !self.wal.has_pending() && self.wal.in_flight().is_none()
+    }
+
+    /// Whether files and segments are worked on; not any more once the last turn is on its way.
+    pub(crate) fn tends_files(&self) -> bool {
+        matches!(self.stopping, Stopping::No | Stopping::Draining)
     }
 
     /// Whether somebody waits for something that this shard has under way.

@@ -35,7 +35,7 @@ use chronik_raft::driver::Driver;
 use chronik_wal::disk::Disk;
 use chronik_wal::partition::{FileDone, FileJob, FileStore, PartitionLog};
 use chronik_wal::shard_wal::{ShardWal, TurnWrite, WalJob};
-use chronik_wal::types::{GroupId, NodeId, ShardId, TurnNumber};
+use chronik_wal::types::{GroupId, KafkaOffset, NodeId, ShardId, TurnNumber};
 
 use self::message::{Call, LeaderEvent, Message, Reply, Request};
 use crate::config::broker::BrokerConfig;
@@ -136,11 +136,10 @@ pub struct ShardLimits {
     pub write_behind_age_ms: u64,
     /// Requests that wait for something (produce, fetch, offsets); more are answered as unavailable.
     pub pending_max: usize,
-    /// The metadata are written as an image, and the log before it dropped, when the log has grown by so many bytes.
-    pub metadata_image_after_bytes: u64,
-    /// A coordinator writes its live state again when its partition has grown to so many bytes, and to four times the
-    /// live state.
-    pub coordinator_compact_bytes_min: u64,
+    /// A coordinator writes its live state again when its partition has grown by this much, and by four times that state.
+    pub coordinator_log_bytes: u64,
+    /// The metadata are written as an image, and the log before it is dropped, when the log has grown by this much.
+    pub metadata_log_bytes: u64,
 }
 
 impl Default for ShardLimits {
@@ -150,8 +149,8 @@ impl Default for ShardLimits {
             write_behind_bytes: 1 << 20,
             write_behind_age_ms: 2_000,
             pending_max: 100_000,
-            metadata_image_after_bytes: 8 << 20,
-            coordinator_compact_bytes_min: 16 << 20,
+            coordinator_log_bytes: 16 << 20,
+            metadata_log_bytes: 8 << 20,
         }
     }
 }
@@ -165,8 +164,8 @@ pub(crate) enum JobOwner {
     Fetch { fetch: u64, item: usize },
     /// A search by time.
     Offsets { request: u64, item: usize },
-    /// The replay of a coordinator's partition.
-    Load(GroupId),
+    /// The replay of a coordinator's partition, from this offset on.
+    Load(GroupId, KafkaOffset),
     /// The WAL itself.
     Wal,
     /// The files of a partition that was deleted.
@@ -207,7 +206,11 @@ pub struct Shard {
     pub(crate) leader_events: Vec<LeaderEvent>,
     pub(crate) produces: BTreeMap<u64, produce::PendingProduce>,
     pub(crate) stalled: VecDeque<produce::Stalled>,
+    /// Bytes proposed since Raft was last asked what is ready: neither the WAL nor the tails count them yet.
+    pub(crate) proposed_bytes: u64,
     pub(crate) fetches: BTreeMap<u64, fetch::PendingFetch>,
+    /// The numbers of these by their calls.
+    pub(crate) fetch_calls: BTreeMap<Call, u64>,
     pub(crate) offset_requests: BTreeMap<u64, offsets::PendingOffsets>,
     pub(crate) deletes: BTreeMap<u64, offsets::PendingDelete>,
     pub(crate) touched: BTreeSet<GroupId>,
@@ -267,7 +270,7 @@ impl Shard {
             (JobOwner::Offsets { request, item }, JobDone::File(done)) => {
                 self.offset_found(request, item, done);
             }
-            (JobOwner::Load(group), JobDone::File(done)) => self.coordinator_read(group, done),
+            (JobOwner::Load(group, from), JobDone::File(done)) => self.coordinator_read(group, from, done),
             (JobOwner::Deleted, JobDone::File(done)) => self.deleted_files(done),
             (owner, done) => unreachable!("a job of {owner:?} ended as {done:?}"),
         }
@@ -311,6 +314,10 @@ impl Shard {
     }
 
     pub(crate) fn pending_count(&self) -> usize {
+        // A stalled slice is among `produces` too.
         self.produces.len() + self.fetches.len() + self.offset_requests.len() + self.deletes.len()
     }
 }
+
+#[cfg(test)]
+mod tests;

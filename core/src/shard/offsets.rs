@@ -8,8 +8,8 @@ use chronik_raft::driver::Proposal;
 use chronik_raft::leadership::Leadership;
 use chronik_wal::compress::DecompressCaps;
 use chronik_wal::entry::EntryKind;
-use chronik_wal::partition::FileDone;
-use chronik_wal::records;
+use chronik_wal::partition::{FileDone, FilesError};
+use chronik_wal::records::{Record, Records};
 use chronik_wal::types::{GroupId, KafkaOffset, LeaderEpoch};
 
 use super::housekeeping::Stopping;
@@ -33,6 +33,8 @@ mod special {
 #[derive(Debug)]
 pub struct PendingOffsets {
     call: Call,
+    queries: Vec<OffsetQuery>,
+    /// While a search runs: what holds when it finds nothing.
     answers: Vec<OffsetAnswer>,
     searching: usize,
 }
@@ -48,8 +50,8 @@ pub struct PendingDelete {
 
 enum Lookup {
     Known(OffsetAnswer),
-    /// The first record at or after this time, in the files; if there is none there, this.
-    InFiles(i64),
+    /// The first record at or after this time, in the files; if there is none there, the answer.
+    InFiles(i64, OffsetAnswer),
 }
 
 impl OffsetAnswer {
@@ -68,15 +70,16 @@ impl Shard {
             return self.reply(call, Reply::Unavailable);
         }
         let number = self.number();
-        let mut pending = PendingOffsets { call, answers: Vec::with_capacity(queries.len()), searching: 0 };
+        let mut pending = PendingOffsets {
+            call,
+            queries: queries.to_vec(),
+            answers: Vec::with_capacity(queries.len()),
+            searching: 0,
+        };
         for (place, query) in queries.iter().enumerate() {
-            match self.look_up(query) {
-                Lookup::Known(answer) => pending.answers.push(answer),
-                Lookup::InFiles(timestamp) => {
-                    pending.answers.push(OffsetAnswer::nothing());
-                    pending.searching += usize::from(self.search(number, place, query.group, timestamp));
-                }
-            }
+            let (answer, searching) = self.look_up_or_search(number, place, query);
+            pending.answers.push(answer);
+            pending.searching += usize::from(searching);
         }
         if pending.searching == 0 {
             return self.reply(call, Reply::Offsets(pending.answers));
@@ -84,12 +87,17 @@ impl Shard {
         self.offset_requests.insert(number, pending);
     }
 
-    fn search(&mut self, request: u64, item: usize, group: GroupId, timestamp: i64) -> bool {
-        let found = self.partitions.get(&group);
+    /// The answer, or what holds when the search that was started finds nothing.
+    fn look_up_or_search(&mut self, request: u64, item: usize, query: &OffsetQuery) -> (OffsetAnswer, bool) {
+        let (timestamp, otherwise) = match self.look_up(query) {
+            Lookup::Known(answer) => return (answer, false),
+            Lookup::InFiles(timestamp, otherwise) => (timestamp, otherwise),
+        };
+        let found = self.partitions.get(&query.group);
         let job = found.and_then(|p| p.files.find_time(timestamp, p.log_start, p.high_watermark));
-        let Some(job) = job else { return false };
+        let Some(job) = job else { return (otherwise, false) };
         self.start_job(JobOwner::Offsets { request, item }, Job::File(job));
-        true
+        (otherwise, true)
     }
 
     fn look_up(&self, query: &OffsetQuery) -> Lookup {
@@ -125,25 +133,32 @@ impl Shard {
         let newest = self
             .committed_batches(group, partition)
             .max_by_key(|(info, _)| (info.max_timestamp, -info.base_offset.0));
-        match (newest, in_files) {
-            (Some((info, data)), files) if info.max_timestamp > files => {
-                found(find_in(data, info.max_timestamp), partition)
-            }
-            (_, files) if files >= 0 => Lookup::InFiles(files),
-            _ => Lookup::Known(OffsetAnswer::nothing()),
+        let in_memory = newest.map_or(-1, |(info, _)| info.max_timestamp);
+        let otherwise = match newest {
+            Some((info, data)) => found(find_in(data, info.max_timestamp, partition.log_start), partition),
+            None => OffsetAnswer::nothing(),
+        };
+        if in_files >= 0 && in_files >= in_memory {
+            Lookup::InFiles(in_files, otherwise)
+        } else {
+            Lookup::Known(otherwise)
         }
     }
 
     fn look_up_time(&self, group: GroupId, partition: &Partition, timestamp: i64) -> Lookup {
+        let record = self
+            .committed_batches(group, partition)
+            .filter(|(info, _)| info.max_timestamp >= timestamp)
+            .find_map(|(_, data)| find_in(data, timestamp, partition.log_start));
+        let otherwise = found(record, partition);
         if partition.files.max_timestamp() >= timestamp {
-            return Lookup::InFiles(timestamp);
+            Lookup::InFiles(timestamp, otherwise)
+        } else {
+            Lookup::Known(otherwise)
         }
-        let batch =
-            self.committed_batches(group, partition).find(|(info, _)| info.max_timestamp >= timestamp);
-        found(batch.and_then(|(_, data)| find_in(data, timestamp)), partition)
     }
 
-    /// The batches in memory that are committed and not in the files.
+    /// The batches in memory that are committed, not in the files and not below the log start.
     fn committed_batches<'a>(
         &'a self,
         group: GroupId,
@@ -159,24 +174,37 @@ impl Shard {
             .filter_map(|entry| {
                 chronik_wal::batch::peek(&entry.data).ok().map(|info| (info, &entry.data[..]))
             })
+            .filter(|(info, _)| info.next_offset() > partition.log_start)
     }
 
     /// A search by time is back.
     pub(crate) fn offset_found(&mut self, request: u64, item: usize, done: FileDone) {
         let FileDone::FoundTime(result) = done else { return };
+        let Some(query) = self.offset_requests.get(&request).and_then(|p| p.queries.get(item).copied())
+        else {
+            return;
+        };
+        let answer = match result {
+            Ok(Some(record)) => match self.partitions.get(&query.group) {
+                Some(partition) => Some(found(Some(record), partition)),
+                None => Some(OffsetAnswer::refused(self.absence(query.group))),
+            },
+            // What was found in memory when the search began.
+            Ok(None) => None,
+            // The segment was dropped meanwhile: the log start has moved, and the search begins anew above it.
+            Err(FilesError::Gone { .. }) => match self.look_up_or_search(request, item, &query) {
+                (_, true) => return,
+                (answer, false) => Some(answer),
+            },
+            Err(error) => {
+                tracing::error!(%error, "searching a segment by time failed");
+                Some(OffsetAnswer::refused(ErrorCode::KafkaStorageError))
+            }
+        };
         let Some(pending) = self.offset_requests.get_mut(&request) else { return };
         pending.searching -= 1;
-        if let Some(answer) = pending.answers.get_mut(item) {
-            match result {
-                Ok(Some((offset, timestamp))) => {
-                    *answer = OffsetAnswer { offset, timestamp, ..*answer };
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::error!(%error, "searching a segment by time failed");
-                    *answer = OffsetAnswer::refused(ErrorCode::KafkaStorageError);
-                }
-            }
+        if let (Some(place), Some(answer)) = (pending.answers.get_mut(item), answer) {
+            *place = answer;
         }
         if pending.searching == 0
             && let Some(pending) = self.offset_requests.remove(&request)
@@ -292,12 +320,16 @@ impl Shard {
     }
 }
 
-fn find_in(batch: &[u8], timestamp: i64) -> Option<(KafkaOffset, i64)> {
-    records::find_timestamp(batch, timestamp, &DecompressCaps::default()).ok().flatten()
+/// The first record of a batch with this time or a later one, at `from` or above.
+fn find_in(batch: &[u8], timestamp: i64, from: KafkaOffset) -> Option<(KafkaOffset, i64)> {
+    let records = Records::open(batch, &DecompressCaps::default()).ok()?;
+    let matching = |record: &Record<'_>| record.timestamp >= timestamp && record.offset >= from;
+    let record = records.into_iter().map_while(Result::ok).find(matching)?;
+    Some((record.offset, record.timestamp))
 }
 
-fn found(record: Option<(KafkaOffset, i64)>, partition: &Partition) -> Lookup {
-    Lookup::Known(match record {
+fn found(record: Option<(KafkaOffset, i64)>, partition: &Partition) -> OffsetAnswer {
+    match record {
         Some((offset, timestamp)) => OffsetAnswer {
             error: ErrorCode::None,
             offset,
@@ -305,5 +337,5 @@ fn found(record: Option<(KafkaOffset, i64)>, partition: &Partition) -> Lookup {
             epoch: partition.epochs.epoch_at(offset).unwrap_or(LeaderEpoch::UNKNOWN),
         },
         None => OffsetAnswer::nothing(),
-    })
+    }
 }

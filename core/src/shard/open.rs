@@ -30,7 +30,7 @@ use chronik_wal::types::{GroupId, NodeId, PeerId, RaftIndex, ShardId};
 
 use super::controller::{ControllerHost, apply_batch};
 use super::topics::metadata_identity;
-use super::{Shard, ShardLimits, groups, topics};
+use super::{Shard, ShardLimits, Timer, groups, topics};
 use crate::config::topic::TopicConfig;
 use crate::metadata::image;
 use crate::metadata::names::{CLUSTER_METADATA, CONSUMER_OFFSETS};
@@ -212,6 +212,7 @@ impl Shard {
             tracing::info!(group = group.0, "a group of a deleted topic is removed");
             shard.wal.put_removed(*group);
         }
+        shard.set_timer(0, Timer::Housekeeping);
         Ok(shard)
     }
 
@@ -241,7 +242,9 @@ impl Shard {
             leader_events: Vec::new(),
             produces: BTreeMap::new(),
             stalled: std::collections::VecDeque::new(),
+            proposed_bytes: 0,
             fetches: BTreeMap::new(),
+            fetch_calls: BTreeMap::new(),
             offset_requests: BTreeMap::new(),
             deletes: BTreeMap::new(),
             touched: std::collections::BTreeSet::new(),
@@ -260,7 +263,10 @@ impl Shard {
     }
 
     fn load_metadata(&mut self, part: MetadataPart) -> Result<(), OpenError> {
-        let MetadataPart { log, host } = part;
+        let MetadataPart { log, mut host } = part;
+        if let Some(opened) = &log.opened {
+            host.found_in_files(opened.files.bytes());
+        }
         self.controller = Some(host);
         let group = GroupId::METADATA;
         let name = PartitionName { topic: CLUSTER_METADATA.into(), topic_id: uuid::Uuid::nil(), index: 0 };
@@ -407,6 +413,7 @@ impl Shard {
         };
         self.driver.add_group(init).map_err(|error| OpenError::Group { group, why: error.to_string() })?;
         self.partitions.insert(group, partition);
+        self.drop_left_segments(group);
         Ok(())
     }
 }

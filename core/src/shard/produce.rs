@@ -1,8 +1,11 @@
 //! Produce on the shard that owns the partitions: checks, proposes, waits for the very entries, answers once.
 //!
 //! A slice is answered when each of its batches has an outcome: refused at once, applied as proposed, or timed out.
-//! When the WAL or the memory budget has no room, the slice waits in `stalled`, in order of arrival, until there is
-//! room or its time is up: it is never refused halfway (SAFETY.md, rules 4, 5 and 7).
+//! When the WAL or the memory budget has no room, batches wait in `stalled`, in order of arrival, until there is room or
+//! their time is up (SAFETY.md, rules 4 and 7). When there is none because the disk is full, they are refused with
+//! KAFKA_STORAGE_ERROR, which clients retry (rule 5).
+
+use std::collections::VecDeque;
 
 use bytes::BytesMut;
 use chronik_net::codec::ErrorCode;
@@ -18,7 +21,10 @@ use super::{Shard, Timer};
 use crate::partition::append::{Accepted, Checked};
 use crate::partition::{Waiter, Waiting};
 
-/// A slice whose batches are proposed but not all applied.
+/// What an entry takes in the WAL and in memory beside its bytes, about.
+const ENTRY_OVERHEAD_BYTES: u64 = 128;
+
+/// A slice of which not every batch is decided.
 #[derive(Debug)]
 pub struct PendingProduce {
     call: Call,
@@ -27,70 +33,71 @@ pub struct PendingProduce {
     outcomes: Vec<Option<ProduceOutcome>>,
 }
 
-/// A slice for which there is no room yet.
+/// The batches of a slice for which there was no room yet, with their places in it.
 #[derive(Debug)]
 pub struct Stalled {
-    call: Call,
-    slice: ProduceSlice,
-    deadline_ms: u64,
+    slice: u64,
+    acks: Acks,
+    items: VecDeque<(u32, ProduceItem)>,
 }
 
 impl Shard {
     pub(crate) fn produce(&mut self, call: Call, slice: ProduceSlice) {
-        let deadline_ms = self.now.mono_ms + u64::from(slice.timeout_ms);
         if self.stopping != Stopping::No || self.stalled.len() >= self.limits.pending_max {
             return self.reply(call, Reply::Unavailable);
         }
-        if !self.stalled.is_empty() || !self.has_room(slice_bytes(&slice)) {
-            self.stalled.push_back(Stalled { call, slice, deadline_ms });
-            return;
+        let number = self.number();
+        let deadline_ms = self.now.mono_ms + u64::from(slice.timeout_ms);
+        let undecided = slice.items.len();
+        let outcomes = vec![None; undecided];
+        self.produces.insert(number, PendingProduce { call, undecided, deadline_ms, outcomes });
+        self.set_timer(deadline_ms, Timer::Produce(number));
+        let items = (0..).zip(slice.items).collect();
+        self.stalled.push_back(Stalled { slice: number, acks: slice.acks, items });
+        if undecided == 0 {
+            self.finish_produce(number);
+        } else if self.stalled.len() == 1 {
+            self.retry_stalled();
         }
-        self.propose_slice(call, slice, deadline_ms);
     }
 
-    /// Takes up the slices that waited for room, oldest first.
+    /// Proposes the batches that wait for room, oldest first, as far as there is any: batch by batch, because a whole request
+    /// may be larger than what there ever is.
     pub(crate) fn retry_stalled(&mut self) {
-        while let Some(first) = self.stalled.front() {
-            if first.deadline_ms <= self.now.mono_ms {
-                let Some(stalled) = self.stalled.pop_front() else { return };
-                let refused = ProduceOutcome::refused(ErrorCode::RequestTimedOut);
-                let outcomes = vec![refused; stalled.slice.items.len()];
-                self.reply(stalled.call, Reply::Produce(outcomes));
+        while let Some(first) = self.stalled.front_mut() {
+            let (slice, acks) = (first.slice, first.acks);
+            let Some((place, item)) = first.items.pop_front() else {
+                self.stalled.pop_front();
                 continue;
-            }
-            if !self.has_room(slice_bytes(&first.slice)) {
+            };
+            let has_room = self.has_room(item.records.len() as u64);
+            if !has_room && !self.disk_is_full() {
+                if let Some(first) = self.stalled.front_mut() {
+                    first.items.push_front((place, item));
+                }
                 return;
             }
-            let Some(Stalled { call, slice, deadline_ms }) = self.stalled.pop_front() else { return };
-            self.propose_slice(call, slice, deadline_ms);
+            let outcome = match has_room {
+                true => self.propose_item(slice, place, acks, item),
+                // Room comes back with space on the disk only: the client is told, and tries again by itself.
+                false => Some(ProduceOutcome::refused(ErrorCode::KafkaStorageError)),
+            };
+            if let Some(outcome) = outcome {
+                self.item_decided(slice, place, outcome);
+            }
         }
     }
 
     fn has_room(&self, bytes: u64) -> bool {
-        let in_memory = self.driver.tail_bytes() as u64;
+        let unseen = self.proposed_bytes;
+        let in_memory = self.driver.tail_bytes() as u64 + unseen;
         // A batch larger than the whole budget still passes when nothing else is in the way.
         let budget = in_memory == 0 || in_memory + bytes <= self.limits.tail_bytes_max;
-        budget && self.wal.has_room(usize::try_from(bytes).unwrap_or(usize::MAX))
+        budget && self.wal.has_room(usize::try_from(unseen + bytes).unwrap_or(usize::MAX))
     }
 
-    fn propose_slice(&mut self, call: Call, slice: ProduceSlice, deadline_ms: u64) {
-        let number = self.number();
-        let mut pending = PendingProduce {
-            call,
-            undecided: 0,
-            deadline_ms,
-            outcomes: Vec::with_capacity(slice.items.len()),
-        };
-        for (place, item) in slice.items.into_iter().enumerate() {
-            let outcome = self.propose_item(number, place as u32, slice.acks, item);
-            pending.undecided += usize::from(outcome.is_none());
-            pending.outcomes.push(outcome);
-        }
-        if pending.undecided == 0 {
-            return self.answer_produce(pending);
-        }
-        self.set_timer(deadline_ms, Timer::Produce(number));
-        self.produces.insert(number, pending);
+    fn disk_is_full(&self) -> bool {
+        self.wal.disk_is_full() || self.write_behind.is_full()
     }
 
     /// Proposes one batch. Gives the outcome where it is known already.
@@ -148,6 +155,7 @@ impl Shard {
         let proposal = Proposal { kind: EntryKind::Batch, data };
         match self.driver.propose(group, proposal) {
             Ok((index, term)) => {
+                self.proposed_bytes += info.size_bytes as u64 + ENTRY_OVERHEAD_BYTES;
                 if let Some(partition) = self.partitions.get_mut(&group) {
                     partition.producers.propose(&info, index, term);
                 }
@@ -206,8 +214,9 @@ impl Shard {
         let Some(partition) = self.partitions.get(&group) else {
             return Err(self.absence(group));
         };
-        let in_sync = self.in_sync_count(group);
-        if acks == Acks::All && in_sync < partition.config.min_insync_replicas as usize {
+        let needed = partition.config.min_insync_replicas as usize;
+        // A leader is in sync with itself.
+        if acks == Acks::All && needed > 1 && self.in_sync_count(group) < needed {
             return Err(ErrorCode::NotEnoughReplicas);
         }
         Ok(())
@@ -236,6 +245,10 @@ impl Shard {
         } else {
             self.not_leader(group)
         };
+        self.item_decided(slice, item, outcome);
+    }
+
+    fn item_decided(&mut self, slice: u64, item: u32, outcome: ProduceOutcome) {
         let Some(pending) = self.produces.get_mut(&slice) else { return };
         let Some(place) = pending.outcomes.get_mut(item as usize) else { return };
         if place.replace(outcome).is_none() {
@@ -246,27 +259,22 @@ impl Shard {
         }
     }
 
-    /// The slice's time is up: what is not decided is answered REQUEST_TIMED_OUT.
+    /// The slice's time is up: what is not decided is answered REQUEST_TIMED_OUT, and what was not proposed never is.
     pub(crate) fn produce_timed_out(&mut self, slice: u64) {
+        if let Ok(place) = self.stalled.binary_search_by_key(&slice, |stalled| stalled.slice) {
+            self.stalled.remove(place);
+        }
         self.finish_produce(slice);
     }
 
     fn finish_produce(&mut self, slice: u64) {
         let Some(pending) = self.produces.remove(&slice) else { return };
         self.timers.remove(&(pending.deadline_ms, Timer::Produce(slice)));
-        self.answer_produce(pending);
-    }
-
-    fn answer_produce(&mut self, pending: PendingProduce) {
         let timed_out = || ProduceOutcome::refused(ErrorCode::RequestTimedOut);
-        let outcomes: Vec<_> =
-            pending.outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(timed_out)).collect();
+        let outcomes = pending.outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(timed_out));
+        let outcomes = outcomes.collect();
         self.reply(pending.call, Reply::Produce(outcomes));
     }
-}
-
-fn slice_bytes(slice: &ProduceSlice) -> u64 {
-    slice.items.iter().map(|item| item.records.len() as u64).sum()
 }
 
 /// The hint for "nobody leads".

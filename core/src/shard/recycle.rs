@@ -77,8 +77,8 @@ impl Shard {
         if needs.is_empty() {
             return self.checkpoint();
         }
-        for (group, _) in needs.flush {
-            self.flush_soon(group);
+        for (group, up_to) in needs.flush {
+            self.flush_soon(group, up_to);
         }
         for group in needs.rewrite_states {
             if let Some(state) = self.driver.state(group) {

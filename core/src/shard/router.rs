@@ -6,12 +6,12 @@
 //! Invariant: every question gets its answer or is dropped with the router; a shard that cannot answer says
 //! [`Reply::Unavailable`].
 
-use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use chronik_net::rt::event::{Event as Wake, OneShotReceiver, OneShotSender, oneshot};
+use chronik_net::rt::event::{Event as Wake, OneShotReceiver, oneshot};
 use chronik_net::rt::mailbox::{Outbox, Sender};
 use chronik_wal::identity::shard_of;
 use chronik_wal::types::{GroupId, ShardId};
@@ -44,6 +44,45 @@ impl From<Message> for Inbound {
     }
 }
 
+/// What is done with an answer.
+pub type Then = Box<dyn FnOnce(Reply)>;
+
+/// Who waits for an answer: places used again, each time under another number, so that a late answer finds nobody.
+#[derive(Default)]
+struct Waiting {
+    places: Vec<(u32, Option<Then>)>,
+    free: Vec<u32>,
+    count: usize,
+}
+
+impl Waiting {
+    /// Keeps `then`; its number is never 0.
+    fn put(&mut self, then: Then) -> u64 {
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.places.push((0, None));
+            // As many questions as a u32 counts do not fit in memory.
+            (self.places.len() - 1) as u32
+        });
+        let (generation, kept) = &mut self.places[place as usize];
+        *generation = generation.wrapping_add(1).max(1);
+        *kept = Some(then);
+        self.count += 1;
+        u64::from(*generation) << 32 | u64::from(place)
+    }
+
+    fn take(&mut self, id: u64) -> Option<Then> {
+        let place = (id & u64::from(u32::MAX)) as u32;
+        let (generation, kept) = self.places.get_mut(place as usize)?;
+        if u64::from(*generation) != id >> 32 {
+            return None;
+        }
+        let then = kept.take()?;
+        self.free.push(place);
+        self.count -= 1;
+        Some(then)
+    }
+}
+
 /// The way from the connections of one shard to every shard of the node.
 pub struct Router {
     shard: ShardId,
@@ -52,8 +91,7 @@ pub struct Router {
     inbox: RefCell<VecDeque<Inbound>>,
     wake: Wake,
     outboxes: RefCell<Vec<Outbox<Mail>>>,
-    waiting: RefCell<HashMap<u64, OneShotSender<Reply>>>,
-    next_id: Cell<u64>,
+    waiting: RefCell<Waiting>,
 }
 
 impl Router {
@@ -68,7 +106,6 @@ impl Router {
             wake: Wake::new(),
             outboxes: RefCell::new(senders.iter().cloned().map(Outbox::new).collect()),
             waiting: RefCell::default(),
-            next_id: Cell::new(0),
         }
     }
 
@@ -97,13 +134,16 @@ impl Router {
 
     /// Asks `shard`. The question is on its way when this returns.
     pub fn ask(&self, shard: ShardId, request: Request) -> (Call, OneShotReceiver<Reply>) {
-        let id = self.next_id.get() + 1;
-        self.next_id.set(id);
-        let call = Call { origin: self.shard, id };
         let (sender, receiver) = oneshot();
-        self.waiting.borrow_mut().insert(id, sender);
+        (self.ask_then(shard, request, Box::new(move |reply| sender.send(reply))), receiver)
+    }
+
+    /// As [`Router::ask`], with a function that takes the answer: no task waits, which is the cheap way for Produce.
+    pub fn ask_then(&self, shard: ShardId, request: Request, then: Then) -> Call {
+        let id = self.waiting.borrow_mut().put(then);
+        let call = Call { origin: self.shard, id };
         self.send(shard, Message::Request { call, request });
-        (call, receiver)
+        call
     }
 
     /// Sends without waiting for an answer.
@@ -130,9 +170,9 @@ impl Router {
 
     /// Hands an answer to whoever asked.
     pub(super) fn answer(&self, id: u64, reply: Reply) {
-        let asker = self.waiting.borrow_mut().remove(&id);
-        if let Some(asker) = asker {
-            asker.send(reply);
+        let asker = self.waiting.borrow_mut().take(id);
+        if let Some(then) = asker {
+            then(reply);
         }
     }
 
@@ -164,6 +204,36 @@ impl Router {
     /// Questions without an answer yet.
     #[must_use]
     pub fn waiting_count(&self) -> usize {
-        self.waiting.borrow().len()
+        self.waiting.borrow().count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_finds_its_asker_once_and_a_late_one_finds_nobody() {
+        let mut waiting = Waiting::default();
+        let heard = Rc::new(RefCell::new(Vec::new()));
+        let then = |name: &'static str| -> Then {
+            let heard = heard.clone();
+            Box::new(move |_| heard.borrow_mut().push(name))
+        };
+        let first = waiting.put(then("first"));
+        let second = waiting.put(then("second"));
+        assert!(first != 0 && first != second);
+        waiting.take(first).expect("it waits")(Reply::Unavailable);
+        assert!(waiting.take(first).is_none(), "answered once");
+        let third = waiting.put(then("third"));
+        assert_ne!(third, first, "the place is used again under another number");
+        assert!(waiting.take(first).is_none());
+        assert_eq!(waiting.count, 2);
+        waiting.take(third).expect("it waits")(Reply::Unavailable);
+        waiting.take(second).expect("it waits")(Reply::Unavailable);
+        assert_eq!(*heard.borrow(), ["first", "third", "second"]);
+        assert_eq!(waiting.count, 0);
     }
 }

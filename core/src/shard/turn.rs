@@ -30,16 +30,25 @@ impl Shard {
         for _ in 0..PASSES_MAX {
             let mut output = DriverOutput::default();
             more = self.driver.run_ready(&mut self.wal, &mut output);
-            let worked = self.take_in(output);
+            self.proposed_bytes = 0;
+            self.take_in(output);
             self.run_coordinators();
+            if self.controller.is_some() {
+                self.tell_leaders();
+            }
             self.run_controller();
-            if !more && !worked {
+            // What coordinators and the controller have just proposed belongs into this very turn: nothing else would wake
+            // the shard for it.
+            more |= self.driver.has_work() || self.coordinators.has_work();
+            if !more {
                 break;
             }
         }
         self.wake_touched();
-        self.write_behind();
-        self.recycle();
+        if self.tends_files() {
+            self.write_behind();
+            self.recycle();
+        }
         self.proceed_stop();
         self.tell_leaders();
         self.wal.idle_tick(now.mono_ms);
@@ -86,8 +95,7 @@ impl Shard {
         }
     }
 
-    fn take_in(&mut self, output: DriverOutput) -> bool {
-        let worked = !output.leadership.is_empty() || !output.committed.is_empty();
+    fn take_in(&mut self, output: DriverOutput) {
         for committed in output.committed {
             self.apply(committed.group, &committed.entries);
         }
@@ -96,13 +104,14 @@ impl Shard {
             self.leadership_changed(group, leadership);
         }
         for compacted in output.compacted {
+            // ORDER: files go up to where the durable state says that they begin, no further: a start that finds fewer
+            // entries than that takes it for damage.
             let drop = match compacted.group {
                 GroupId::METADATA => Drop::All(compacted.log_start),
-                _ => Drop::Below(compacted.log_start.offset),
+                _ => Drop::Below(compacted.log_start.base_offset),
             };
             self.drop_after(compacted.turn, compacted.group, drop);
         }
-        worked
     }
 
     fn apply(&mut self, group: GroupId, entries: &[LogEntry]) {
@@ -189,6 +198,10 @@ impl Shard {
         let Some(partition) = self.partitions.get(&group) else { return };
         let Some(state) = self.driver.state(group) else { return };
         if group == GroupId::METADATA {
+            if self.controller.as_ref().is_some_and(|host| host.is_ahead_of(at)) {
+                // At a start the state has come further than the log that is applied again: no image is of this entry.
+                return;
+            }
             // The image holds everything before this very entry.
             let index = RaftIndex(at.0 - 1);
             let term = self.driver.term(group, index).unwrap_or_default();
@@ -199,10 +212,38 @@ impl Shard {
         }
         let start = match partition.files.drop_point(offset) {
             Some(point) => point,
-            None => LogStart { offset, ..state.log_start },
+            None => LogStart { offset, ..self.driver.log_start(group).unwrap_or_default() },
         };
         let snapshot_data = state.snapshot_data.clone();
         self.driver.compact_to(group, start, snapshot_data);
+    }
+
+    /// A segment that was still growing when the log start passed over it may go once it is closed: the durable log start
+    /// moves on, and with it the files.
+    pub(crate) fn drop_closed_segments(&mut self, group: GroupId) {
+        if let Some(point) = self.drop_point(group)
+            && let (Some(begins), Some(state)) = (self.driver.log_start(group), self.driver.state(group))
+            && point.index > begins.index
+        {
+            let snapshot_data = state.snapshot_data.clone();
+            self.driver.compact_to(group, point, snapshot_data);
+        }
+    }
+
+    /// At a start: a crash may have come between the durable log start and the drop of what lies below it.
+    pub(crate) fn drop_left_segments(&mut self, group: GroupId) {
+        let begins = self.driver.log_start(group).unwrap_or_default();
+        match self.drop_point(group) {
+            Some(point) if point.index > begins.index => self.drop_closed_segments(group),
+            Some(point) => self.drop_now(group, Drop::Below(point.base_offset)),
+            None => {}
+        }
+    }
+
+    fn drop_point(&self, group: GroupId) -> Option<LogStart> {
+        // The metadata log drops all of its files at once.
+        let partition = self.partitions.get(&group).filter(|_| group != GroupId::METADATA)?;
+        partition.files.drop_point(partition.log_start)
     }
 
     /// This node's id.

@@ -9,10 +9,11 @@
 //! the new log start is durable in the WAL.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use chronik_wal::entry::{LogEntry, LogStart};
 use chronik_wal::partition::{FileDone, FilesError, ProducerSnapshot, RollPolicy};
-use chronik_wal::types::{GroupId, KafkaOffset, TurnNumber};
+use chronik_wal::types::{GroupId, KafkaOffset, RaftIndex, TurnNumber};
 
 use super::housekeeping::Stopping;
 use super::{Job, JobOwner, Shard};
@@ -36,8 +37,8 @@ pub struct WriteBehind {
     urgent: BTreeSet<GroupId>,
     /// Partitions with unwritten entries, by the time of the oldest.
     by_age: BTreeSet<(u64, GroupId)>,
-    /// Partitions whose files are to be synced once they are written.
-    to_sync: BTreeSet<GroupId>,
+    /// Partitions whose files are to be synced once they are written up to this index.
+    to_sync: BTreeMap<GroupId, RaftIndex>,
     /// Log starts that become durable with a turn; then segments below may go.
     drops_by_turn: BTreeMap<TurnNumber, Vec<(GroupId, Drop)>>,
     /// Drops that may be done.
@@ -45,7 +46,12 @@ pub struct WriteBehind {
     /// Partitions whose files begin anew once their log start is durable: not written until then.
     resetting: BTreeSet<GroupId>,
     in_flight: usize,
+    /// The disk was full; files are tried again then.
     retry_at_ms: Option<u64>,
+    /// The disk was full and nothing has been written since.
+    full: bool,
+    /// The partition that was written last: the others have their turn before it has another.
+    last: GroupId,
 }
 
 /// What to drop from a partition's files.
@@ -58,10 +64,27 @@ pub enum Drop {
 }
 
 impl WriteBehind {
+    /// Whether the disk has no room for partition files.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// Whether the group's files are about to begin anew.
+    pub(crate) fn is_resetting(&self, group: GroupId) -> bool {
+        self.resetting.contains(&group)
+    }
+
+    /// Urgent partitions, the one after the last written first.
+    fn urgent_in_turn(&self) -> impl Iterator<Item = GroupId> {
+        let after = (Bound::Excluded(self.last), Bound::Unbounded);
+        self.urgent.range(after).chain(self.urgent.range(..=self.last)).copied()
+    }
+
     fn forget(&mut self, group: GroupId) {
         self.urgent.remove(&group);
         self.to_sync.remove(&group);
         self.drops.remove(&group);
+        self.resetting.remove(&group);
         self.by_age.retain(|(_, other)| *other != group);
     }
 }
@@ -79,15 +102,24 @@ impl Shard {
         }
     }
 
-    /// Has the group's files written and synced as soon as may be.
-    pub(crate) fn flush_soon(&mut self, group: GroupId) {
-        self.write_behind.urgent.insert(group);
-        self.write_behind.to_sync.insert(group);
+    /// Has the group's files written up to an applied entry and synced as soon as may be.
+    pub(crate) fn flush_soon(&mut self, group: GroupId, up_to: RaftIndex) {
+        let Some(partition) = self.partitions.get(&group) else { return };
+        if partition.files.written().index < up_to {
+            self.write_behind.urgent.insert(group);
+        }
+        let target = self.write_behind.to_sync.entry(group).or_insert(up_to);
+        *target = up_to.max(*target);
     }
 
     /// Segments may go once `turn` is durable.
     pub(crate) fn drop_after(&mut self, turn: TurnNumber, group: GroupId, drop: Drop) {
         self.write_behind.drops_by_turn.entry(turn).or_default().push((group, drop));
+    }
+
+    /// Segments may go at once.
+    pub(crate) fn drop_now(&mut self, group: GroupId, drop: Drop) {
+        self.write_behind.drops.insert(group, drop);
     }
 
     /// The files of the group begin anew: what lies before the new log start is not written any more.
@@ -117,10 +149,13 @@ impl Shard {
         self.write_behind.retry_at_ms = None;
         let drops: Vec<GroupId> = self.write_behind.drops.keys().copied().collect();
         drops.into_iter().for_each(|group| self.start_drop(group));
-        let urgent: Vec<GroupId> = self.write_behind.urgent.iter().copied().take(FILE_JOBS_MAX).collect();
-        urgent.into_iter().for_each(|group| self.start_append(group));
-        let to_sync: Vec<GroupId> = self.write_behind.to_sync.iter().copied().take(FILE_JOBS_MAX).collect();
+        // Syncs first: a partition that is written all the time would otherwise never be synced, and its WAL never freed.
+        let to_sync: Vec<GroupId> = self.write_behind.to_sync.keys().copied().collect();
         to_sync.into_iter().for_each(|group| self.start_sync(group));
+        let free = FILE_JOBS_MAX.saturating_sub(self.write_behind.in_flight);
+        let ready = |group: &GroupId| !self.partitions.get(group).is_some_and(|p| p.files.is_busy());
+        let urgent: Vec<GroupId> = self.write_behind.urgent_in_turn().filter(ready).take(free).collect();
+        urgent.into_iter().for_each(|group| self.start_append(group));
     }
 
     fn choose_by_age(&mut self) {
@@ -174,6 +209,7 @@ impl Shard {
                 .then(|| ProducerSnapshot { offset, bytes: producers.encode_snapshot().into() })
         };
         let job = partition.files.append(&entries, policy, self.now.wall_ms, &mut snapshot);
+        self.write_behind.last = group;
         if let Some(job) = job {
             self.write_behind.in_flight += 1;
             self.start_job(JobOwner::Files(group), Job::File(job));
@@ -184,7 +220,8 @@ impl Shard {
         let Some(partition) = self.partitions.get_mut(&group) else {
             return self.write_behind.forget(group);
         };
-        if self.write_behind.urgent.contains(&group) || partition.files.is_busy() {
+        let target = self.write_behind.to_sync.get(&group).copied().unwrap_or_default();
+        if partition.files.written().index < target || partition.files.is_busy() {
             return;
         }
         if self.write_behind.in_flight >= FILE_JOBS_MAX {
@@ -198,6 +235,9 @@ impl Shard {
     }
 
     fn start_drop(&mut self, group: GroupId) {
+        if !self.partitions.contains_key(&group) {
+            return self.write_behind.forget(group);
+        }
         if !self.may_start(group) {
             return;
         }
@@ -235,15 +275,27 @@ impl Shard {
                     group = group.0,
                     "no space for partition files: produce waits, reads and deletes go on"
                 );
-                self.write_behind.retry_at_ms = Some(self.now.mono_ms + FULL_RETRY_MS);
-                self.write_behind.urgent.insert(group);
-                return;
+                return self.files_full(group, dropped);
             }
             Err(error) => return self.fail(format!("partition files of group {group}: {error}")),
         }
         let written = partition.files.written().index;
         if written > before {
+            self.write_behind.full = false;
             self.written(group, before, written);
+            self.drop_closed_segments(group);
+        }
+    }
+
+    /// The disk was full. Nothing has changed; the same is tried again.
+    fn files_full(&mut self, group: GroupId, dropping: bool) {
+        self.write_behind.full = true;
+        self.write_behind.retry_at_ms = Some(self.now.mono_ms + FULL_RETRY_MS);
+        if !dropping {
+            self.write_behind.urgent.insert(group);
+        } else if let Some(start) = self.driver.state(group).map(|state| state.log_start) {
+            let resets = self.write_behind.is_resetting(group);
+            self.drop_now(group, if resets { Drop::All(start) } else { Drop::Below(start.base_offset) });
         }
     }
 
@@ -277,12 +329,7 @@ impl Shard {
     }
 
     /// The files hold the log up to `written` now: the tail may let go of it.
-    fn written(
-        &mut self,
-        group: GroupId,
-        before: chronik_wal::types::RaftIndex,
-        written: chronik_wal::types::RaftIndex,
-    ) {
+    fn written(&mut self, group: GroupId, before: RaftIndex, written: RaftIndex) {
         let (Some(partition), Some(tail)) = (self.partitions.get_mut(&group), self.driver.tail(group)) else {
             return;
         };
@@ -292,7 +339,7 @@ impl Shard {
         let rest = partition.applied > written;
         partition.unwritten_since_ms = rest.then_some(self.now.mono_ms);
         self.driver.release(group, written);
-        if rest && (self.write_behind.to_sync.contains(&group)) {
+        if self.write_behind.to_sync.get(&group).is_some_and(|target| *target > written) {
             self.write_behind.urgent.insert(group);
         } else if rest {
             self.unwritten(group);

@@ -104,8 +104,8 @@ pub fn sizes(rng: &mut SmallRng) -> (WalConfig, ShardLimits) {
         write_behind_bytes: rng.random_range(2..24) << 10,
         write_behind_age_ms: rng.random_range(20..400),
         pending_max: 1_000,
-        metadata_image_after_bytes: rng.random_range(2..16) << 10,
-        coordinator_compact_bytes_min: rng.random_range(2..16) << 10,
+        metadata_log_bytes: rng.random_range(2..16) << 10,
+        coordinator_log_bytes: rng.random_range(2..16) << 10,
     };
     (wal, limits)
 }

@@ -1,0 +1,14 @@
+//! A whole shard on a simulated disk, driven from outside: requests in, replies out, time and crashes as the test says.
+
+mod controller;
+mod fetch;
+mod groups;
+mod offsets;
+mod produce;
+mod recycle;
+mod rig;
+mod stop;
+mod topics;
+mod write_behind;
+
+pub(super) use rig::*;

@@ -1,0 +1,428 @@
+//! One node of one shard: what the pump does, without glommio.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use chronik_net::codec::ErrorCode;
+use chronik_net::codec::StrBytes;
+use chronik_net::codec::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use chronik_net::codec::messages::{CreateTopicsRequest, TopicName};
+use chronik_wal::batch;
+use chronik_wal::compress::DecompressCaps;
+use chronik_wal::disk::sim::Survival;
+use chronik_wal::disk::{Disk, SimDisk};
+use chronik_wal::frame::WalIdentity;
+use chronik_wal::partition::FileCache;
+use chronik_wal::records::{BatchBuilder, Records};
+use chronik_wal::shard_wal::{TurnWrite, WalConfig, write_turn_blocking};
+use chronik_wal::types::{GroupId, KafkaOffset, LeaderEpoch, NodeId, PeerId, ShardId};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use uuid::Uuid;
+
+use crate::config::layers::ConfigMap;
+use crate::metadata::snapshot::SnapshotBuilder;
+use crate::metadata::state::Broker;
+use crate::metrics::ShardMetrics;
+use crate::shard::controller::{AdminReply, AdminRequest, ControllerHost};
+use crate::shard::message::*;
+use crate::shard::open::{MetadataLog, MetadataPart, ShardSeed, recover_wal};
+use crate::shard::{Event, Job, JobId, Now, Outputs, Shard, ShardLimits};
+
+/// Unix time at which the tests begin.
+pub(crate) const WALL_MS: i64 = 1_700_000_000_000;
+/// The topic that most tests use.
+pub(crate) const TOPIC: &str = "orders";
+
+/// How a rig differs from the usual.
+#[derive(Clone)]
+pub(crate) struct Setup {
+    pub(crate) limits: ShardLimits,
+    pub(crate) configs: ConfigMap,
+    pub(crate) wal_max_bytes: u64,
+    pub(crate) segments_kept: usize,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        let limits = ShardLimits { write_behind_age_ms: 500, ..ShardLimits::default() };
+        Self { limits, configs: ConfigMap::new(), wal_max_bytes: 8 << 20, segments_kept: 4 }
+    }
+}
+
+/// A shard, its disk and its clock.
+pub(crate) struct Rig {
+    pub(crate) shard: Shard,
+    pub(crate) disk: Arc<SimDisk>,
+    pub(crate) now: Now,
+    pub(crate) replies: VecDeque<(Call, Reply)>,
+    /// While set, WAL turns stay in [`Rig::turn`].
+    pub(crate) hold_turns: bool,
+    pub(crate) turn: Option<TurnWrite>,
+    /// While set, jobs stay in [`Rig::jobs`].
+    pub(crate) hold_jobs: bool,
+    pub(crate) jobs: VecDeque<(JobId, Job)>,
+    pub(crate) fatal: Option<String>,
+    pub(crate) setup: Setup,
+    starts: u64,
+    next_call: u64,
+}
+
+impl Rig {
+    pub(crate) fn new() -> Self {
+        Self::with(Setup::default())
+    }
+
+    pub(crate) fn with(setup: Setup) -> Self {
+        let now = Now { mono_ms: 1_000_000, wall_ms: WALL_MS };
+        Self::start(Arc::new(SimDisk::new(7)), setup, now, 1)
+    }
+
+    fn start(disk: Arc<SimDisk>, setup: Setup, now: Now, starts: u64) -> Self {
+        let shard = open(&*disk, &setup, now, starts);
+        let mut rig = Self {
+            shard,
+            disk,
+            now,
+            replies: VecDeque::new(),
+            hold_turns: false,
+            turn: None,
+            hold_jobs: false,
+            jobs: VecDeque::new(),
+            fatal: None,
+            setup,
+            starts,
+            next_call: starts << 32,
+        };
+        rig.settle();
+        rig
+    }
+
+    /// The machine loses power; the node starts again on what the disk kept.
+    pub(crate) fn crash(self) -> Self {
+        let disk = Arc::new(self.disk.crash(Survival::SyncedOnly));
+        Self::start(disk, self.setup, self.now, self.starts + 1)
+    }
+
+    /// A clean stop and a start.
+    pub(crate) fn restart(mut self) -> Self {
+        self.stop();
+        self.crash()
+    }
+
+    pub(crate) fn stop(&mut self) {
+        self.handle(Event::Stop);
+        self.settle();
+        assert!(self.shard.has_stopped(), "a clean stop ends");
+    }
+
+    pub(crate) fn handle(&mut self, event: Event) {
+        self.shard.handle(event, self.now);
+    }
+
+    /// Asks; the answer comes with a later turn.
+    pub(crate) fn ask(&mut self, request: Request) -> Call {
+        self.next_call += 1;
+        let call = Call { origin: ShardId(0), id: self.next_call };
+        self.handle(Event::Request { call, request });
+        call
+    }
+
+    /// Asks and works until there is nothing left to do.
+    pub(crate) fn answer(&mut self, request: Request) -> Reply {
+        let call = self.ask(request);
+        self.settle();
+        self.take(call).expect("the request is answered")
+    }
+
+    pub(crate) fn take(&mut self, call: Call) -> Option<Reply> {
+        let place = self.replies.iter().position(|(asked, _)| *asked == call)?;
+        self.replies.remove(place).map(|(_, reply)| reply)
+    }
+
+    /// One turn, and what it asks for. True when there is more to do without any time passing.
+    pub(crate) fn step(&mut self) -> bool {
+        let more = self.shard.turn(self.now);
+        let Outputs { replies, messages, turn, jobs, publish, fatal } = self.shard.take_outputs();
+        assert!(messages.is_empty(), "there is one shard only");
+        if let Some(why) = fatal {
+            self.fatal.get_or_insert(why);
+        }
+        self.replies.extend(replies);
+        let mut worked = more || publish.is_some();
+        if let Some((snapshot, changes)) = publish {
+            self.handle(Event::Metadata(snapshot, changes));
+        }
+        if let Some(turn) = turn {
+            assert!(self.turn.is_none(), "one turn is in flight at most");
+            self.turn = Some(turn);
+        }
+        self.jobs.extend(jobs);
+        if !self.hold_turns {
+            worked |= self.write_turn();
+        }
+        if !self.hold_jobs {
+            worked |= self.run_jobs();
+        }
+        worked
+    }
+
+    /// Makes the turn in flight durable.
+    pub(crate) fn write_turn(&mut self) -> bool {
+        let Some(turn) = self.turn.take() else { return false };
+        write_turn_blocking(&*self.disk, &turn).expect("the WAL is written");
+        self.handle(Event::TurnDurable(turn.turn));
+        true
+    }
+
+    pub(crate) fn run_jobs(&mut self) -> bool {
+        let jobs = std::mem::take(&mut self.jobs);
+        let any = !jobs.is_empty();
+        for (id, job) in jobs {
+            let done = job.run(&*self.disk);
+            self.handle(Event::JobDone(id, done));
+        }
+        any
+    }
+
+    /// Works until nothing is left to do now. As with the pump, a shard that says so is not turned again.
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..100_000 {
+            if !self.step() {
+                return;
+            }
+        }
+        panic!("the shard never comes to rest");
+    }
+
+    /// Lets time pass, from one deadline to the next.
+    pub(crate) fn advance(&mut self, ms: u64) {
+        let end = self.now.mono_ms + ms;
+        self.settle();
+        while self.now.mono_ms < end {
+            let due = self.shard.next_deadline_ms().unwrap_or(end);
+            let next = due.clamp(self.now.mono_ms + 1, end);
+            self.now.wall_ms += (next - self.now.mono_ms) as i64;
+            self.now.mono_ms = next;
+            self.settle();
+        }
+    }
+
+    // --- topics
+
+    pub(crate) fn admin(&mut self, request: AdminRequest) -> AdminReply {
+        match self.answer(Request::Admin { request: Box::new(request), timeout_ms: 10_000 }) {
+            Reply::Admin(reply) => *reply,
+            other => panic!("an answer of the controller, not {other:?}"),
+        }
+    }
+
+    /// Makes a topic; its partitions lead when this returns.
+    pub(crate) fn topic(&mut self, name: &str, partitions: i32, configs: &[(&str, &str)]) -> GroupId {
+        let configs = configs.iter().map(|(key, value)| {
+            CreatableTopicConfig::default()
+                .with_name(StrBytes::from_string((*key).to_owned()))
+                .with_value(Some(StrBytes::from_string((*value).to_owned())))
+        });
+        let topic = CreatableTopic::default()
+            .with_name(TopicName(StrBytes::from_string(name.to_owned())))
+            .with_num_partitions(partitions)
+            .with_replication_factor(1)
+            .with_configs(configs.collect());
+        let request = CreateTopicsRequest::default().with_timeout_ms(5_000).with_topics(vec![topic]);
+        let AdminReply::CreateTopics(made) = self.admin(AdminRequest::CreateTopics(request)) else {
+            panic!("an answer to CreateTopics")
+        };
+        assert_eq!(made.topics[0].error_code, 0, "{made:?}");
+        self.group(name, 0)
+    }
+
+    pub(crate) fn group(&self, topic: &str, partition: usize) -> GroupId {
+        self.shard.snapshot.topic(topic).expect("the topic is there").partitions[partition].group
+    }
+
+    // --- records
+
+    pub(crate) fn produce(&mut self, group: GroupId, records: BytesMut) -> ProduceOutcome {
+        self.produce_with(group, records, Acks::All)
+    }
+
+    pub(crate) fn produce_with(&mut self, group: GroupId, records: BytesMut, acks: Acks) -> ProduceOutcome {
+        match self.answer(Request::Produce(slice(vec![(group, records)], acks))) {
+            Reply::Produce(mut outcomes) => outcomes.remove(0),
+            other => panic!("an answer to Produce, not {other:?}"),
+        }
+    }
+
+    /// Produces batches of one record of `bytes` each.
+    pub(crate) fn fill(&mut self, group: GroupId, count: usize, bytes: usize) {
+        for number in 0..count {
+            let outcome = self.produce(group, records_of(&[&vec![number as u8; bytes]], self.now.wall_ms));
+            assert_eq!(outcome.error, ErrorCode::None, "batch {number}: {outcome:?}");
+        }
+    }
+
+    pub(crate) fn fetch(&mut self, group: GroupId, offset: i64) -> FetchOutcome {
+        let mut outcomes = self.fetch_slice(fetch_of(&[(group, offset)], 0));
+        outcomes.remove(0)
+    }
+
+    pub(crate) fn fetch_slice(&mut self, slice: FetchSlice) -> Vec<FetchOutcome> {
+        match self.answer(Request::Fetch(slice)) {
+            Reply::Fetch(outcomes) => outcomes,
+            other => panic!("an answer to Fetch, not {other:?}"),
+        }
+    }
+
+    /// The offsets of all records from `from` to the high watermark, read piece by piece.
+    pub(crate) fn read_all(&mut self, group: GroupId, from: i64) -> Vec<i64> {
+        let mut all = Vec::new();
+        let mut next = from;
+        loop {
+            let outcome = self.fetch(group, next);
+            assert_eq!(outcome.error, ErrorCode::None);
+            if KafkaOffset(next) >= outcome.high_watermark {
+                return all;
+            }
+            let found = offsets_in(&outcome.records);
+            let found: Vec<i64> = found.into_iter().filter(|offset| *offset >= next).collect();
+            next = found.last().expect("a fetch below the high watermark gives something") + 1;
+            all.extend(found);
+        }
+    }
+
+    pub(crate) fn list_offset(&mut self, group: GroupId, timestamp: i64) -> OffsetAnswer {
+        let query = OffsetQuery {
+            group,
+            timestamp,
+            current_epoch: LeaderEpoch::UNKNOWN,
+            isolation: Isolation::ReadUncommitted,
+        };
+        match self.answer(Request::ListOffsets(vec![query])) {
+            Reply::Offsets(answers) => answers[0],
+            other => panic!("an answer to ListOffsets, not {other:?}"),
+        }
+    }
+
+    pub(crate) fn delete_records(&mut self, group: GroupId, before: i64) -> Result<KafkaOffset, ErrorCode> {
+        let items = vec![DeleteItem { group, before: KafkaOffset(before) }];
+        match self.answer(Request::DeleteRecords { items, timeout_ms: 5_000 }) {
+            Reply::Deleted(outcomes) => outcomes[0],
+            other => panic!("an answer to DeleteRecords, not {other:?}"),
+        }
+    }
+
+    /// Names of the partition's files as they are on the disk, by their ending.
+    pub(crate) fn files(&self, topic: &str, partition: i32, ending: &str) -> Vec<String> {
+        let dir = data_dir().join("data").join(format!("{topic}-{partition}"));
+        let listed = self.disk.list_dir(&dir).unwrap_or_default();
+        let mut names: Vec<String> = listed.into_iter().map(|entry| entry.name).collect();
+        names.retain(|name| name.ends_with(ending));
+        names.sort();
+        names
+    }
+}
+
+fn data_dir() -> PathBuf {
+    PathBuf::from("/chronik")
+}
+
+fn open(disk: &dyn Disk, setup: &Setup, now: Now, starts: u64) -> Shard {
+    let node = NodeId(1);
+    let identity = WalIdentity { node, directory: [9; 16], shard: ShardId(0) };
+    let mut wal = WalConfig::new(&data_dir(), identity);
+    wal.segment_bytes = 1 << 20;
+    wal.first_segment_bytes = 256 << 10;
+    wal.reserve_bytes = 128 << 10;
+    wal.turn_bytes_max = 256 << 10;
+    wal.wal_max_bytes = setup.wal_max_bytes;
+    wal.segments_kept = setup.segments_kept;
+    let seed = ShardSeed {
+        node,
+        shard: ShardId(0),
+        shard_count: 1,
+        limits: setup.limits.clone(),
+        data_dir: data_dir(),
+        wal,
+        files: Arc::new(FileCache::new(64)),
+        seed: starts,
+        wall_ms: now.wall_ms,
+        metrics: Arc::new(ShardMetrics::default()),
+    };
+    let mut recovered = recover_wal(disk, &seed).expect("the WAL is read");
+    let log = MetadataLog::open(disk, &seed, &mut recovered).expect("the metadata log is read");
+    let mut builder = SnapshotBuilder::new(node, 1, setup.configs.clone());
+    builder.reset(&log.state);
+    let snapshot = Arc::new(builder.current().clone());
+    let own = Broker {
+        directory: Uuid::from_u128(1),
+        incarnation: Uuid::from_u128(u128::from(starts)),
+        rack: None,
+        listeners: BTreeMap::new(),
+        raft: None,
+    };
+    let host =
+        ControllerHost::new(log.state.clone(), log.applied, builder, own, SmallRng::seed_from_u64(starts));
+    let part = MetadataPart { log, host };
+    let mut shard = Shard::open(disk, &seed, recovered, snapshot, Some(part)).expect("the shard starts");
+    shard.form_metadata_group(PeerId(1), vec![PeerId(1)]).expect("the metadata group is made");
+    shard
+}
+
+/// A produce request of these batches.
+pub(crate) fn slice(batches: Vec<(GroupId, BytesMut)>, acks: Acks) -> ProduceSlice {
+    let items = batches.into_iter().map(|(group, records)| ProduceItem { group, records });
+    ProduceSlice { acks, timeout_ms: 5_000, items: items.collect() }
+}
+
+/// A batch of records with these values.
+pub(crate) fn records_of(values: &[&[u8]], timestamp: i64) -> BytesMut {
+    let mut builder = BatchBuilder::new();
+    for value in values {
+        builder.push(timestamp, None, Some(value));
+    }
+    builder.build().expect("a batch")
+}
+
+/// A batch of `count` records of an idempotent producer.
+pub(crate) fn idempotent(producer: i64, epoch: i16, sequence: i32, count: usize) -> BytesMut {
+    let mut builder = BatchBuilder::new().producer(producer, epoch, sequence);
+    for _ in 0..count {
+        builder.push(WALL_MS, None, Some(b"value"));
+    }
+    builder.build().expect("a batch")
+}
+
+pub(crate) fn fetch_item(group: GroupId, offset: i64) -> FetchItem {
+    FetchItem {
+        group,
+        offset: KafkaOffset(offset),
+        max_bytes: 1 << 20,
+        current_epoch: LeaderEpoch::UNKNOWN,
+        last_fetched_epoch: LeaderEpoch::UNKNOWN,
+    }
+}
+
+/// A fetch that waits for at least one byte.
+pub(crate) fn fetch_of(items: &[(GroupId, i64)], max_wait_ms: u32) -> FetchSlice {
+    FetchSlice {
+        min_bytes: 1,
+        max_bytes: 8 << 20,
+        max_wait_ms,
+        isolation: Isolation::ReadUncommitted,
+        items: items.iter().map(|(group, offset)| fetch_item(*group, *offset)).collect(),
+    }
+}
+
+/// The offsets of the records in these pieces.
+pub(crate) fn offsets_in(pieces: &[Bytes]) -> Vec<i64> {
+    let mut offsets = Vec::new();
+    for (_, batch) in pieces.iter().flat_map(|piece| batch::batches(piece)).map(|batch| batch.expect("sound"))
+    {
+        let records = Records::open(batch, &DecompressCaps::default()).expect("records");
+        offsets.extend(records.into_iter().map(|record| record.expect("a record").offset.0));
+    }
+    offsets
+}
