@@ -61,3 +61,11 @@ pub fn voters(configuration: &[u8]) -> Option<Vec<chronik_wal::types::PeerId>> {
         <raft::eraftpb::ConfState as protobuf::Message>::parse_from_bytes(configuration).ok()?;
     Some(configuration.voters.into_iter().map(chronik_wal::types::PeerId).collect())
 }
+
+/// The encoded configuration of a group with one voter: what `log repair` writes where a group's own was lost.
+#[must_use]
+pub fn sole_voter_configuration(peer: chronik_wal::types::PeerId) -> bytes::Bytes {
+    let mut configuration = raft::eraftpb::ConfState::default();
+    configuration.voters.push(peer.0);
+    storage::encode_configuration(&configuration)
+}

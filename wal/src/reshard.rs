@@ -10,13 +10,14 @@
 //! 4. meta.properties: wal.switch=0
 //! ```
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
 use crate::disk::{Disk, create_dirs_durably};
-use crate::entry::{FlushPoint, LogSink};
+use crate::entry::{FlushPoint, GroupState, LogSink};
 use crate::identity::{Identity, IdentityError, shard_of};
-use crate::recovery::{EntryReader, Recovered, RecoveredGroup, recover};
+use crate::recovery::{EntryLocation, EntryReader, Recovered, RecoveredGroup, recover};
 use crate::shard_wal::{ShardWal, WalConfig, WalError, write_turn_blocking};
 use crate::types::{GroupId, ShardId};
 
@@ -33,7 +34,9 @@ pub enum ReshardError {
     #[error("cannot put the new WALs in place: {0}")]
     Switch(#[from] io::Error),
     /// Something is damaged: which replicas are suspect must first be settled with the old number of shards.
-    #[error("the WAL of shard {0} is damaged; start with the old number of shards and let it repair first")]
+    #[error(
+        "the WAL of shard {0} is damaged; run `chronik-server log repair` before the number of shards is changed"
+    )]
     Damaged(ShardId),
 }
 
@@ -54,14 +57,54 @@ pub fn reshard(
     if identity.shards == shards {
         return Ok(identity);
     }
+    tracing::info!(from = identity.shards, to = shards, "spreading the WALs over another number of shards");
+    rewrite(disk, data_directory, identity, shards, template, None)
+}
+
+/// What is left of a damaged group: it replaces what recovery found of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mended {
+    /// Its state.
+    pub state: GroupState,
+    /// Up to where its files count; they must be synced up to there.
+    pub flushed: Option<FlushPoint>,
+    /// Its entries after that, or after the log start.
+    pub entries: Vec<EntryLocation>,
+}
+
+/// Writes all WALs of a data directory anew with `mended` in the place of what the damaged groups had: what
+/// `log repair` does. Atomic, as a change of the number of shards is: until the very end the old WALs count, and with them
+/// the damage. A damaged group that is not in `mended` is forgotten.
+///
+/// # Errors
+/// See [`ReshardError`].
+pub fn mend(
+    disk: &dyn Disk,
+    data_directory: &Path,
+    identity: Identity,
+    template: &WalConfig,
+    mended: &BTreeMap<GroupId, Mended>,
+) -> Result<Identity, ReshardError> {
+    let identity = finish_switch(disk, data_directory, identity)?;
+    let shards = identity.shards;
+    rewrite(disk, data_directory, identity, shards, template, Some(mended))
+}
+
+fn rewrite(
+    disk: &dyn Disk,
+    data_directory: &Path,
+    identity: Identity,
+    shards: u16,
+    template: &WalConfig,
+    mended: Option<&BTreeMap<GroupId, Mended>>,
+) -> Result<Identity, ReshardError> {
     let new = data_directory.join("wal.new");
     if disk.exists(&new)? {
         disk.remove_dir_all(&new)?;
         disk.sync_dir(data_directory)?;
     }
     create_dirs_durably(disk, &new)?;
-    tracing::info!(from = identity.shards, to = shards, "spreading the WALs over another number of shards");
-    write_all(disk, data_directory, &identity, shards, template)?;
+    write_all(disk, data_directory, &identity, shards, template, mended)?;
     // ORDER: every new WAL is durable, names included, before the identity says that they count.
     let identity = Identity { shards, wal_switch: true, ..identity };
     identity.store(disk, data_directory)?;
@@ -69,7 +112,10 @@ pub fn reshard(
 }
 
 /// Puts `wal.new` in the place of `wal` if the identity says that it counts.
-fn finish_switch(
+///
+/// # Errors
+/// See [`ReshardError`]; the next call goes on.
+pub fn finish_switch(
     disk: &dyn Disk,
     data_directory: &Path,
     identity: Identity,
@@ -110,6 +156,7 @@ fn write_all(
     identity: &Identity,
     shards: u16,
     template: &WalConfig,
+    mended: Option<&BTreeMap<GroupId, Mended>>,
 ) -> Result<(), ReshardError> {
     let mut writers = Vec::new();
     for shard in 0..shards {
@@ -122,11 +169,18 @@ fn write_all(
     for shard in 0..identity.shards {
         let config = shard_config(template, &data_directory.join("wal"), identity, ShardId(shard));
         let recovered = recover(disk, &config)?;
-        if !recovered.damage.is_empty() {
+        if !recovered.damage.is_empty() && mended.is_none() {
             return Err(ReshardError::Damaged(ShardId(shard)));
         }
+        let mut groups = recovered.groups;
+        groups.retain(|&group, _| recovered.damage.reason(group).is_none());
+        for (&group, mended) in mended.into_iter().flatten() {
+            if shard_of(group, identity.shards) == ShardId(shard) {
+                groups.insert(group, mended.as_recovered());
+            }
+        }
         let mut reader = EntryReader::new(disk, &config);
-        for (&group, from) in &recovered.groups {
+        for (&group, from) in &groups {
             let (wal, points) = &mut writers[usize::from(shard_of(group, shards).0)];
             copy_group(disk, wal, &mut reader, group, from)?;
             points.extend(from.flushed.map(|point| (group, point)));
@@ -136,6 +190,18 @@ fn write_all(
         finish(disk, wal, points)?;
     }
     Ok(())
+}
+
+impl Mended {
+    fn as_recovered(&self) -> RecoveredGroup {
+        RecoveredGroup {
+            state: Some(self.state.clone()),
+            flushed: self.flushed,
+            entries: self.entries.clone(),
+            commit: self.state.hard.commit,
+            ..RecoveredGroup::default()
+        }
+    }
 }
 
 fn copy_group(
@@ -182,8 +248,6 @@ fn drain(disk: &dyn Disk, wal: &mut ShardWal) -> Result<(), WalError> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::disk::SimDisk;
     use crate::disk::sim::Survival;

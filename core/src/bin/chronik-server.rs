@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use chronik_core::config::cli::{CONFIG_VARIABLE, Cli, Command, LogCommand, StartArgs};
+use chronik_core::config::cli::{CONFIG_VARIABLE, Cli, Command, LogCommand, RepairArgs, StartArgs};
 use chronik_core::config::server::{self, LogFormat, ServerConfig};
 use chronik_core::node;
+use chronik_core::node::repair;
 use chronik_wal::disk::OsDisk;
 use chronik_wal::partition::dump_log;
 use clap::Parser as _;
@@ -20,16 +21,32 @@ fn main() -> ExitCode {
             let mut out = std::io::stdout().lock();
             dump_log(&OsDisk, &file, &mut out).map_err(|error| error.to_string())
         }
+        Command::Log(LogCommand::Repair(args)) => return repair_log(&args),
         Command::Version => writeln!(std::io::stdout(), "chronik-server {}", env!("CARGO_PKG_VERSION"))
             .map_err(|error| error.to_string()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            // With standard error closed there is nobody to tell.
-            let _ = writeln!(std::io::stderr(), "chronik-server: {message}");
-            ExitCode::FAILURE
-        }
+        Err(message) => fail(&message),
+    }
+}
+
+fn fail(message: &str) -> ExitCode {
+    // With standard error closed there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "chronik-server: {message}");
+    ExitCode::FAILURE
+}
+
+/// Success is that nothing is damaged any more.
+fn repair_log(args: &RepairArgs) -> ExitCode {
+    let report = match repair::run(args) {
+        Ok(report) => report,
+        Err(error) => return fail(&error.to_string()),
+    };
+    match write!(std::io::stdout(), "{report}") {
+        Ok(()) if report.is_sound() => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::FAILURE,
+        Err(error) => fail(&error.to_string()),
     }
 }
 

@@ -37,6 +37,24 @@ pub enum LogCommand {
         /// The file.
         file: PathBuf,
     },
+    /// Tell what is damaged in the data of a stopped node; with --accept-loss, keep what is sound and drop the rest.
+    ///
+    /// Ends with 0 when nothing is damaged or all was repaired, with 1 otherwise.
+    Repair(RepairArgs),
+}
+
+/// The flags of `log repair`.
+#[derive(Clone, Debug, Args)]
+pub struct RepairArgs {
+    /// The node's data directory.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Id of the node; without it, whichever node the directory belongs to.
+    #[arg(long, value_name = "N")]
+    pub node_id: Option<i32>,
+    /// Drop for good what is damaged and all after it, so that the partitions are served again.
+    #[arg(long)]
+    pub accept_loss: bool,
 }
 
 /// The flags of `start`. Each wins over its variable, and that over the file.
@@ -166,6 +184,12 @@ mod tests {
         assert!(Cli::try_parse_from(["chronik-server", "start", "--shard", "2"]).is_err());
         let dump = Cli::try_parse_from(["chronik-server", "log", "dump", "x.wal"]).unwrap();
         assert!(matches!(dump.command, Some(Command::Log(LogCommand::Dump { .. }))));
+        let repair =
+            Cli::try_parse_from(["chronik-server", "log", "repair", "--data-dir", "d", "--accept-loss"])
+                .unwrap();
+        assert!(
+            matches!(repair.command, Some(Command::Log(LogCommand::Repair(args))) if args.accept_loss && args.node_id.is_none())
+        );
         let version = Cli::try_parse_from(["chronik-server", "version"]).unwrap();
         assert!(matches!(version.command, Some(Command::Version)));
     }

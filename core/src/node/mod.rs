@@ -8,6 +8,7 @@
 //! to mend it.
 
 pub mod data;
+pub mod repair;
 pub mod shard_task;
 pub mod start;
 

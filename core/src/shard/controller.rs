@@ -139,6 +139,11 @@ impl ControllerHost {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn state(&self) -> &MetadataState {
+        &self.state
+    }
+
     /// Notes how much of the log was in files at the start.
     pub(crate) fn found_in_files(&mut self, bytes: u64) {
         self.bytes_since_image = bytes;

@@ -102,6 +102,12 @@ pub struct Coordinators {
 }
 
 impl Coordinators {
+    /// Questions and appends that are not answered.
+    #[cfg(test)]
+    pub(crate) fn waiting_count(&self) -> usize {
+        self.askers.len() + self.everyone.len() + self.appends.len()
+    }
+
     /// Whether a coordinator waits for its turn.
     pub(crate) fn has_work(&self) -> bool {
         !self.busy.is_empty()

@@ -196,7 +196,7 @@ pub struct Shard {
     pub(crate) wal: ShardWal,
     pub(crate) partitions: BTreeMap<GroupId, Partition>,
     /// Partitions of this shard whose log has lost something: not served.
-    pub(crate) damaged: BTreeMap<GroupId, String>,
+    pub(crate) damaged: BTreeMap<GroupId, open::Damaged>,
     /// Files of deleted partitions on which a job still works.
     pub(crate) dying: BTreeMap<GroupId, PartitionLog>,
     pub(crate) coordinators: groups::Coordinators,

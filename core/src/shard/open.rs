@@ -45,6 +45,9 @@ const REPLAY_BYTES: usize = 1 << 20;
 /// Bytes of entries gathered before they are written to files during recovery.
 const FLUSH_BYTES: usize = 4 << 20;
 
+/// Bytes of WAL entries kept in memory of a group that is not served.
+const DAMAGED_BYTES_MAX: u64 = 1 << 20;
+
 /// Why a shard cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -134,7 +137,8 @@ impl MetadataLog {
     pub fn open(disk: &dyn Disk, seed: &ShardSeed, recovered: &mut Recovered) -> Result<Self, OpenError> {
         if let Some(reason) = recovered.damage.reason(GroupId::METADATA) {
             return Err(OpenError::Metadata(format!(
-                "it is damaged ({reason}); restore the data directory from a backup, or start with an empty one"
+                "it is damaged ({reason}); restore the data directory from a backup, or run `chronik-server log repair`, \
+                 which tells what would be lost"
             )));
         }
         let Some(group) = recovered.groups.remove(&GroupId::METADATA) else {
@@ -187,6 +191,22 @@ pub struct MetadataPart {
     pub log: MetadataLog,
     /// The host of the metadata group, with the state in it.
     pub host: ControllerHost,
+}
+
+/// A group that is not served. What recovery found of it stays in the WAL for `log repair`.
+#[derive(Debug)]
+pub(crate) struct Damaged {
+    /// What is damaged.
+    pub(crate) reason: String,
+    /// Its newest state, to be put again when its segment is to be freed.
+    pub(crate) state: Option<GroupState>,
+    /// How far its files counted. Were a checkpoint to leave it out, the next start would take all its files for leftovers.
+    pub(crate) flushed: Option<FlushPoint>,
+    /// Its entries in the WAL, to be put again likewise; none when they are more than is kept in memory for that. Then their
+    /// segments stay.
+    pub(crate) entries: Vec<LogEntry>,
+    /// The damage is in the WAL: the segment that proves it must stay, or a later start would take the group for sound.
+    pub(crate) in_wal: bool,
 }
 
 impl Shard {
@@ -315,13 +335,28 @@ impl Shard {
                 }
                 let group = partition.group;
                 if let Some(reason) = recovered.damage.reason(group) {
-                    self.mark_damaged(group, reason.to_owned());
-                    recovered.groups.remove(&group);
+                    let reason = reason.to_owned();
+                    let found = recovered.groups.remove(&group).unwrap_or_default();
+                    let damaged = Damaged {
+                        reason,
+                        state: found.state,
+                        flushed: found.flushed,
+                        entries: Vec::new(),
+                        in_wal: true,
+                    };
+                    self.mark_damaged(&topic.name, number, group, damaged);
                     continue;
                 }
                 let Some(found) = recovered.groups.remove(&group) else {
                     self.add_partition(topic, number);
                     continue;
+                };
+                let damaged = |reason| Damaged {
+                    reason,
+                    state: found.state.clone(),
+                    flushed: found.flushed,
+                    entries: few_entries(disk, seed, group, &found),
+                    in_wal: false,
                 };
                 let policy = topics::roll_policy(&topic.config);
                 let identity = topics::identity(topic, number as i32, group);
@@ -333,14 +368,14 @@ impl Shard {
                     identity,
                     limits,
                     group,
-                    found,
+                    found.clone(),
                     &policy,
                     &mut budget,
                 );
                 let opened = match opened {
                     Ok(opened) => opened,
                     Err(error) => {
-                        self.mark_damaged(group, error.to_string());
+                        self.mark_damaged(&topic.name, number, group, damaged(error.to_string()));
                         continue;
                     }
                 };
@@ -363,7 +398,7 @@ impl Shard {
                     self.producer_limits(),
                     seed.wall_ms,
                 ) {
-                    self.mark_damaged(group, error.to_string());
+                    self.mark_damaged(&topic.name, number, group, damaged(error.to_string()));
                     continue;
                 }
                 self.add_recovered(made, opened.state, opened.entries)?;
@@ -383,13 +418,14 @@ impl Shard {
     }
 
     /// The partition is not served: its log has lost something that was acknowledged (SAFETY.md, rules 3 and 8).
-    fn mark_damaged(&mut self, group: GroupId, reason: String) {
+    fn mark_damaged(&mut self, topic: &str, number: usize, group: GroupId, damaged: Damaged) {
         tracing::error!(
             group = group.0,
-            reason,
-            "this replica is damaged and stays offline (KAFKA_STORAGE_ERROR)"
+            reason = damaged.reason,
+            "{topic}-{number} is damaged and stays offline (KAFKA_STORAGE_ERROR): stop this node and run \
+             `chronik-server log repair`"
         );
-        self.damaged.insert(group, reason);
+        self.damaged.insert(group, damaged);
     }
 
     fn add_recovered(
@@ -416,6 +452,18 @@ impl Shard {
         self.drop_left_segments(group);
         Ok(())
     }
+}
+
+/// The entries that a group whose files are damaged has in the WAL, if they are few.
+fn few_entries(disk: &dyn Disk, seed: &ShardSeed, group: GroupId, found: &RecoveredGroup) -> Vec<LogEntry> {
+    let bytes: u64 = found.entries.iter().map(|location| u64::from(location.len)).sum();
+    if bytes > DAMAGED_BYTES_MAX {
+        return Vec::new();
+    }
+    let mut reader = EntryReader::new(disk, &seed.wal);
+    let entries = found.entries.iter().map(|location| reader.read(group, location));
+    // Without all of them, none: what is put again must be without a hole.
+    entries.collect::<Result<_, _>>().unwrap_or_default()
 }
 
 /// Opens a group's files at the checkpoint and reads what the WAL has beyond. Committed entries beyond `budget` bytes are

@@ -73,6 +73,8 @@ pub struct Pump {
     turns: Rc<LocalQueue<TurnWrite>>,
     waiting_jobs: VecDeque<(JobId, Job)>,
     unanswered: Option<safety::Outstanding>,
+    /// When the pump is woken next, whatever happens, and the task that does it.
+    alarm: Option<(u64, glommio::Task<()>)>,
 }
 
 /// The present, of both clocks.
@@ -102,6 +104,7 @@ impl Pump {
             turns: Rc::new(LocalQueue::new(1)),
             waiting_jobs: VecDeque::new(),
             unanswered: None,
+            alarm: None,
         }
     }
 
@@ -110,15 +113,17 @@ impl Pump {
         let metrics = self.shard.metrics.clone();
         let wal = glommio::spawn_local(write_turns(device, self.turns.clone(), self.router.clone(), metrics));
         loop {
+            // One look at the clocks a turn: a system call each on some machines.
+            let present = now();
             for _ in 0..MESSAGES_PER_TURN {
                 match self.router.next() {
-                    Some(Inbound::Event(event)) => self.shard.handle(event, now()),
+                    Some(Inbound::Event(event)) => self.shard.handle(event, present),
                     Some(Inbound::Reply { id, reply }) => self.router.answer(id, reply),
                     Some(Inbound::Inspect(inquiry)) => self.inspect(&inquiry),
                     None => break,
                 }
             }
-            let more = self.shard.turn(now());
+            let more = self.shard.turn(present);
             let outputs = self.shard.take_outputs();
             self.carry_out(outputs);
             let served = self.serving.load(Ordering::Acquire) == 0;
@@ -142,13 +147,26 @@ impl Pump {
         self.unanswered =
             if busy { self.unanswered.take().or_else(|| Some(safety::outstanding())) } else { None };
         let now_ms = now().mono_ms;
-        let due_ms = self.shard.next_deadline_ms().map_or(IDLE_WAIT_MS, |at_ms| at_ms.saturating_sub(now_ms));
         let longest_ms = if self.shard.has_stopped() { STOPPED_WAIT_MS } else { IDLE_WAIT_MS };
-        let due_ms = if flushed { due_ms.clamp(1, longest_ms) } else { 1 };
-        let timer = async {
-            glommio::timer::Timer::new(Duration::from_millis(due_ms)).await;
-        };
-        futures_lite::future::or(self.router.wake().wait(), timer).await;
+        let latest_ms = now_ms + if flushed { longest_ms } else { 1 };
+        let at_ms = self.shard.next_deadline_ms().map_or(latest_ms, |at_ms| at_ms.min(latest_ms));
+        self.ring_at(at_ms.max(now_ms + 1), now_ms);
+        self.router.wake().wait().await;
+    }
+
+    /// Sees to it that the pump is woken at `at_ms`, or before: an alarm that is set for an earlier time stays, since making
+    /// and dropping a timer with every turn costs several system calls.
+    fn ring_at(&mut self, at_ms: u64, now_ms: u64) {
+        if self.alarm.as_ref().is_some_and(|(set_ms, _)| *set_ms > now_ms && *set_ms <= at_ms) {
+            return;
+        }
+        let router = self.router.clone();
+        let task = glommio::spawn_local(async move {
+            glommio::timer::Timer::new(Duration::from_millis(at_ms - now_ms)).await;
+            router.wake().notify();
+        });
+        // Dropping the one before cancels it.
+        self.alarm = Some((at_ms, task));
     }
 
     fn carry_out(&mut self, outputs: Outputs) {

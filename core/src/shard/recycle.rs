@@ -48,7 +48,7 @@ impl Shard {
                 Err(reason) => tracing::trace!(shard = self.id.0, %reason, "WAL segment kept"),
             }
         }
-        if self.wal.recycle_wanted() && self.now.mono_ms >= self.recycling.ask_at_ms {
+        if self.may_recycle() && self.now.mono_ms >= self.recycling.ask_at_ms {
             self.recycling.ask_at_ms = self.now.mono_ms + ASK_EVERY_MS;
             self.prepare_release();
         }
@@ -56,14 +56,20 @@ impl Shard {
 
     /// When the next step is due, if one is.
     pub(crate) fn recycle_due_ms(&self) -> Option<u64> {
-        self.wal.recycle_wanted().then_some(self.recycling.ask_at_ms)
+        self.may_recycle().then_some(self.recycling.ask_at_ms)
+    }
+
+    /// While damage is in the WAL nothing of it goes. At the WAL's bound produce then waits for the repair.
+    fn may_recycle(&self) -> bool {
+        self.wal.recycle_wanted() && !self.damaged.values().any(|damaged| damaged.in_wal)
     }
 
     fn prepare_release(&mut self) {
-        let (partitions, driver) = (&self.partitions, &self.driver);
+        let (partitions, damaged, driver) = (&self.partitions, &self.damaged, &self.driver);
         let progress = |group: GroupId| {
             let partition = partitions.get(&group);
-            let flushed = partition.map_or(RaftIndex(0), |p| p.files.synced().index);
+            let kept = || damaged.get(&group).and_then(|damaged| damaged.flushed);
+            let flushed = partition.map(|p| p.files.synced()).or_else(kept).unwrap_or_default().index;
             let applied = driver.applied(group).unwrap_or_default();
             let written = partition.map_or(RaftIndex(0), |p| p.files.written().index);
             // A few hundred bytes are put again rather than written to a file of their own and synced: as if they were not
@@ -81,13 +87,19 @@ impl Shard {
             self.flush_soon(group, up_to);
         }
         for group in needs.rewrite_states {
-            if let Some(state) = self.driver.state(group) {
+            let kept = || self.damaged.get(&group).and_then(|damaged| damaged.state.as_ref());
+            if let Some(state) = self.driver.state(group).or_else(kept) {
                 self.wal.put_state(group, state);
             }
         }
         for (group, range) in needs.rewrite_entries {
             let commit = self.driver.commit(group).unwrap_or_default();
-            let Some(tail) = self.driver.tail(group) else { continue };
+            let Some(tail) = self.driver.tail(group) else {
+                let kept = self.damaged.get(&group).map_or(&[][..], |damaged| &damaged.entries);
+                let wanted = kept.iter().filter(|entry| range.contains(&entry.index.0));
+                self.wal.rewrite_entries(group, commit, &wanted.cloned().collect::<Vec<_>>());
+                continue;
+            };
             let (low, high) = (RaftIndex(*range.start()), RaftIndex(range.end() + 1));
             let entries: Vec<LogEntry> = tail.entries(low, high, REWRITE_BYTES_MAX).cloned().collect();
             self.wal.rewrite_entries(group, commit, &entries);
@@ -96,8 +108,13 @@ impl Shard {
 
     /// Writes down how far the files of every partition are synced.
     pub(crate) fn checkpoint(&mut self) {
-        let points: Vec<(GroupId, FlushPoint)> =
-            self.partitions.iter().map(|(group, partition)| (*group, partition.files.synced())).collect();
+        let damaged = self.damaged.iter().filter_map(|(group, damaged)| Some((*group, damaged.flushed?)));
+        let points: Vec<(GroupId, FlushPoint)> = self
+            .partitions
+            .iter()
+            .map(|(group, partition)| (*group, partition.files.synced()))
+            .chain(damaged)
+            .collect();
         self.wal.put_checkpoint(&points);
         self.recycling.checkpoint = Some(self.wal.filling_turn());
     }

@@ -147,7 +147,7 @@ impl Shard {
         ShardReport {
             shard: self.id,
             totals: self.totals(),
-            damaged: self.damaged.iter().map(|(group, reason)| (*group, reason.clone())).collect(),
+            damaged: self.damaged.iter().map(|(group, damaged)| (*group, damaged.reason.clone())).collect(),
             partitions,
             groups: scope.groups.as_ref().map_or_else(Vec::new, |page| self.coordinators.reports(page)),
             high_watermarks: match scope.groups {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chronik_raft::driver::NewGroup;
-use chronik_wal::entry::LogStart;
+use chronik_wal::entry::{LogSink, LogStart};
 use chronik_wal::identity::shard_of;
 use chronik_wal::partition::{FileDone, FileJob, FileLimits, PartitionIdentity, PartitionLog, RollPolicy};
 use chronik_wal::types::{GroupId, PeerId};
@@ -107,6 +107,10 @@ impl Shard {
     }
 
     fn remove_partition(&mut self, group: GroupId) {
+        if self.damaged.remove(&group).is_some() {
+            // Its directory is moved aside by the next start.
+            self.wal.put_removed(group);
+        }
         if !self.partitions.contains_key(&group) {
             return;
         }

@@ -74,6 +74,11 @@ impl WriteBehind {
         self.resetting.contains(&group)
     }
 
+    #[cfg(test)]
+    pub(crate) fn has_drops(&self) -> bool {
+        !self.drops.is_empty()
+    }
+
     /// Urgent partitions, the one after the last written first.
     fn urgent_in_turn(&self) -> impl Iterator<Item = GroupId> {
         let after = (Bound::Excluded(self.last), Bound::Unbounded);
@@ -204,10 +209,8 @@ impl Shard {
         let policy = RollPolicy { jitter_ms, ..super::topics::roll_policy(config) };
         let offset = partition.high_watermark;
         let producers = &partition.producers;
-        let mut snapshot = |_| {
-            (!producers.is_empty())
-                .then(|| ProducerSnapshot { offset, bytes: producers.encode_snapshot().into() })
-        };
+        // Without any producer too: a start reads the log from the newest snapshot on.
+        let mut snapshot = |_| Some(ProducerSnapshot { offset, bytes: producers.encode_snapshot().into() });
         let job = partition.files.append(&entries, policy, self.now.wall_ms, &mut snapshot);
         self.write_behind.last = group;
         if let Some(job) = job {
@@ -302,7 +305,7 @@ impl Shard {
     /// Keeps the producer state in a file when a start would have much to replay without it.
     fn keep_producers(&mut self, group: GroupId) {
         let Some(partition) = self.partitions.get_mut(&group) else { return };
-        if partition.unkept_bytes < KEEP_PRODUCERS_BYTES || partition.producers.is_empty() {
+        if partition.unkept_bytes < KEEP_PRODUCERS_BYTES {
             return;
         }
         let offset = partition.high_watermark;

@@ -15,7 +15,7 @@
 //! ```
 //!
 //! Reading order: this file, `segment`, `write` (over `append`), `read` (over `view`, `index`), `retention`, `open` (over
-//! `open_segment`, `scan`), `delete`; `jobs` is what helper threads run.
+//! `open_segment`, `scan`), `salvage`, `delete`; `jobs` is what helper threads run.
 //!
 //! Invariants:
 //! - Only committed entries are appended, each one after the one before, so a file is never cut while the node runs.
@@ -42,6 +42,7 @@ mod open_segment;
 mod raft_log_file;
 mod read;
 mod retention;
+mod salvage;
 mod scan;
 mod segment;
 #[cfg(test)]
@@ -63,6 +64,7 @@ pub use names::PartitionIdentity;
 pub use open::Opened;
 pub use raft_log_file::TermRun;
 pub use read::{READ_BYTES_MAX, ReadBatches};
+pub use salvage::{SalvageTo, Salvaged};
 pub use write::APPEND_BYTES_MAX;
 
 use raft_log_file::RaftFileHeader;

@@ -156,15 +156,15 @@ fn check_follows(log: &PartitionLog, segment: &Segment) -> Result<(), FilesError
 
 /// The names in a partition's directory.
 #[derive(Default)]
-struct Listing {
-    bases: BTreeSet<KafkaOffset>,
+pub(super) struct Listing {
+    pub(super) bases: BTreeSet<KafkaOffset>,
     snapshots: BTreeSet<KafkaOffset>,
     /// Dropped files that were not unlinked yet, and halves of replaced ones.
     leftovers: Vec<PathBuf>,
 }
 
 impl Listing {
-    fn read(disk: &dyn Disk, dir: &Path) -> Result<Self, FilesError> {
+    pub(super) fn read(disk: &dyn Disk, dir: &Path) -> Result<Self, FilesError> {
         let mut listing = Self::default();
         for entry in disk.list_dir(dir).map_err(|error| FilesError::read(dir, error))? {
             if entry.name.ends_with(DELETED) || entry.name.ends_with(".tmp") {
@@ -181,7 +181,11 @@ impl Listing {
     }
 
     /// The segments that count, and those that do not: beyond the checkpoint's, or wholly below the log start.
-    fn split(&self, last: KafkaOffset, start: KafkaOffset) -> (Vec<KafkaOffset>, Vec<KafkaOffset>) {
+    pub(super) fn split(
+        &self,
+        last: KafkaOffset,
+        start: KafkaOffset,
+    ) -> (Vec<KafkaOffset>, Vec<KafkaOffset>) {
         let bases: Vec<KafkaOffset> = self.bases.iter().copied().collect();
         let next_of = |base: KafkaOffset| {
             self.bases.range(KafkaOffset(base.0 + 1)..=last.max(KafkaOffset(base.0 + 1))).next()

@@ -22,11 +22,11 @@ pub(super) struct Opener<'a> {
 }
 
 impl Opener<'_> {
-    fn files(&self) -> Arc<SegmentFiles> {
+    pub(super) fn files(&self) -> Arc<SegmentFiles> {
         SegmentFiles::new(self.log.store.cache.new_id(), &self.log.dir, self.base)
     }
 
-    fn raft_file(
+    pub(super) fn raft_file(
         &self,
         files: &SegmentFiles,
         wanted: impl Fn(&RaftRecord) -> bool,
@@ -174,7 +174,7 @@ impl Opener<'_> {
         }
     }
 
-    fn view(&self, files: &SegmentFiles, end: u64) -> Result<LogView, FilesError> {
+    pub(super) fn view(&self, files: &SegmentFiles, end: u64) -> Result<LogView, FilesError> {
         let path = files.path(Part::Log);
         let failed = |error| FilesError::read(&path, error);
         // A mapping has a byte at least; none of an empty file is touched.
@@ -193,7 +193,8 @@ impl Opener<'_> {
     ) -> Result<Vec<u8>, FilesError> {
         let log = self.view(files, end)?;
         let index_interval_bytes = self.log.limits.index_interval_bytes;
-        let mut scan = Scan { log, shape: *shape, others, index_interval_bytes, index: Vec::new() };
+        let mut scan =
+            Scan { log, shape: *shape, others, index_interval_bytes, exact: None, index: Vec::new() };
         scan.run()?;
         *shape = scan.shape;
         Ok(scan.index)
@@ -262,7 +263,7 @@ fn check_end(
 }
 
 /// The entries and the terms in a `.raft` file.
-fn sort_records(file: &RaftFile) -> (Vec<OtherEntry>, Vec<TermRun>) {
+pub(super) fn sort_records(file: &RaftFile) -> (Vec<OtherEntry>, Vec<TermRun>) {
     let mut others = Vec::new();
     let mut terms: Vec<TermRun> = Vec::new();
     let mut note = |run: TermRun| {

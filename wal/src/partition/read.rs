@@ -107,10 +107,19 @@ impl SegmentView {
         let mut next_offset = from;
         let mut start = None;
         while cursor.position < log.end() {
-            let info = log.header(cursor.position, cursor.offset)?;
+            let info = match log.header(cursor.position, cursor.offset) {
+                Ok(info) => info,
+                // What comes before the damage is given; the next read, from there, tells.
+                Err(FilesError::Damaged { .. }) if start.is_some() => break,
+                Err(error) => return Err(error),
+            };
             let end = cursor.position + info.size_bytes as u64;
-            if info.next_offset() > from {
-                if info.next_offset() > up_to {
+            // The checksum does not cover the base offset: a gap before it counts only if what follows agrees.
+            let gap = info.base_offset.0 - cursor.offset.0;
+            let misplaced = gap > 0 && !log.goes_on(end, info.next_offset(), self.shape.next_offset);
+            let batch_end = if misplaced { info.next_offset().plus(-gap) } else { info.next_offset() };
+            if batch_end > from {
+                if batch_end > up_to {
                     break;
                 }
                 let first = *start.get_or_insert(cursor.position);
@@ -122,11 +131,19 @@ impl SegmentView {
                 if !fits && !goes_anyway {
                     break;
                 }
-                log.checked(cursor.position, &info)?;
-                next_offset = info.next_offset();
+                let sound = match misplaced {
+                    true => Err(log.damaged(cursor.position, "its base offset is not what was written")),
+                    false => log.checked(cursor.position, &info),
+                };
+                match sound {
+                    Ok(_) => {}
+                    Err(FilesError::Damaged { .. }) if !is_first => break,
+                    Err(error) => return Err(error),
+                }
+                next_offset = batch_end;
             }
             cursor.position = end;
-            cursor.offset = info.next_offset();
+            cursor.offset = batch_end;
         }
         let data = log.slice(start.unwrap_or(cursor.position)..cursor.position);
         if cursor.position == log.end() && !self.active {

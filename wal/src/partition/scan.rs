@@ -3,7 +3,7 @@
 use super::append::index_entry;
 use super::error::FilesError;
 use super::index::IndexEntry;
-use super::raft_log_file::OtherEntry;
+use super::raft_log_file::{OtherEntry, TermRun};
 use super::segment::Shape;
 use super::view::LogView;
 use crate::types::{KafkaOffset, RaftIndex, Term};
@@ -16,6 +16,9 @@ pub(super) struct Scan<'a> {
     /// Entries that are not batches, from the place on.
     pub(super) others: &'a [OtherEntry],
     pub(super) index_interval_bytes: u32,
+    /// For a repair: the terms by the `.raft` file, which every batch must agree with, without a gap between offsets. A
+    /// batch's checksum covers neither its base offset nor its leader epoch.
+    pub(super) exact: Option<&'a [TermRun]>,
     /// Index entries made, as they stand in the file.
     pub(super) index: Vec<u8>,
 }
@@ -59,6 +62,15 @@ impl Scan<'_> {
             let what = format!("leader epoch {} after term {}", info.leader_epoch, self.shape.last_term);
             return Err(self.log.damaged(position, what));
         };
+        if let Some(runs) = self.exact {
+            let index = self.shape.last_index.next();
+            let run = runs.iter().rev().find(|run| run.first_index <= index);
+            let wanted = (self.shape.next_offset, run.map_or(self.shape.head.previous_term, |run| run.term));
+            if (info.base_offset, term) != wanted {
+                let what = format!("a batch of {:?} where {wanted:?} was written", (info.base_offset, term));
+                return Err(self.log.damaged(position, what));
+            }
+        }
         let shape = &mut self.shape;
         if shape.unindexed_bytes > u64::from(self.index_interval_bytes) {
             let mark = index_entry(shape, shape.last_index.next(), info.base_offset);

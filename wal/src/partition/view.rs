@@ -60,6 +60,16 @@ impl LogView {
         Ok(info)
     }
 
+    /// Whether what lies at `position` can follow a batch that ends before `next_offset`. The segment ends at `end_offset`.
+    pub(super) fn goes_on(
+        &mut self,
+        position: u64,
+        next_offset: KafkaOffset,
+        end_offset: KafkaOffset,
+    ) -> bool {
+        next_offset <= end_offset && (position == self.end || self.header(position, next_offset).is_ok())
+    }
+
     /// The bytes of the batch with this header, brought in and compared with its checksum.
     pub(super) fn checked(&mut self, position: u64, info: &BatchInfo) -> Result<&[u8], FilesError> {
         let range = position..position + info.size_bytes as u64;

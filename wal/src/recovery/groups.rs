@@ -140,19 +140,25 @@ fn finish_group(
     let log_start = building.state.as_ref().map_or(RaftIndex(0), |state| state.log_start.index);
     let before = flushed.map_or(RaftIndex(0), |point| point.index).max(log_start);
     let mut entries = Vec::with_capacity(building.entries.len());
+    let mut stranded = Vec::new();
     let mut last = before;
     for (index, location) in building.entries {
         if index <= before {
+            continue;
+        }
+        if !stranded.is_empty() {
+            stranded.push(location);
             continue;
         }
         if index.0 != last.0.saturating_add(1) {
             let reason =
                 format!("entries {} to {} are missing from the WAL", last.0.saturating_add(1), index);
             damage.damage(group, reason);
-            break;
+            stranded.push(location);
+            continue;
         }
         last = index;
         entries.push(location);
     }
-    RecoveredGroup { state: building.state, flushed, entries, commit: building.commit }
+    RecoveredGroup { state: building.state, flushed, entries, stranded, commit: building.commit }
 }

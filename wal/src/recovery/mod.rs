@@ -66,6 +66,8 @@ pub struct RecoveredGroup {
     pub flushed: Option<FlushPoint>,
     /// Entries after the flush point and the log start, consecutive.
     pub entries: Vec<EntryLocation>,
+    /// Entries beyond a gap, which is damage. Of use only to whoever finds the missing ones in the partition's files.
+    pub stranded: Vec<EntryLocation>,
     /// The highest index that was known to be committed. May lie beyond the last entry: a leader's group commits on
     /// the disks of its followers before its own has the entry.
     pub commit: RaftIndex,

@@ -6,9 +6,11 @@ mod groups;
 mod offsets;
 mod produce;
 mod recycle;
+mod requests;
 mod rig;
 mod stop;
 mod topics;
 mod write_behind;
 
+pub(super) use requests::*;
 pub(super) use rig::*;

@@ -4,27 +4,22 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use chronik_net::codec::ErrorCode;
-use chronik_net::codec::StrBytes;
-use chronik_net::codec::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
-use chronik_net::codec::messages::{CreateTopicsRequest, TopicName};
-use chronik_wal::batch;
-use chronik_wal::compress::DecompressCaps;
 use chronik_wal::disk::sim::Survival;
 use chronik_wal::disk::{Disk, SimDisk};
 use chronik_wal::frame::WalIdentity;
 use chronik_wal::partition::FileCache;
-use chronik_wal::records::{BatchBuilder, Records};
 use chronik_wal::shard_wal::{TurnWrite, WalConfig, write_turn_blocking};
 use chronik_wal::types::{GroupId, KafkaOffset, LeaderEpoch, NodeId, PeerId, ShardId};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use uuid::Uuid;
 
+use super::{creation, fetch_of, offsets_in, records_of, slice};
 use crate::config::layers::ConfigMap;
 use crate::metadata::snapshot::SnapshotBuilder;
-use crate::metadata::state::Broker;
+use crate::metadata::state::{Broker, Topic};
 use crate::metrics::ShardMetrics;
 use crate::shard::controller::{AdminReply, AdminRequest, ControllerHost};
 use crate::shard::message::*;
@@ -78,6 +73,11 @@ impl Rig {
     pub(crate) fn with(setup: Setup) -> Self {
         let now = Now { mono_ms: 1_000_000, wall_ms: WALL_MS };
         Self::start(Arc::new(SimDisk::new(7)), setup, now, 1)
+    }
+
+    /// A node on what another one has left on its disk.
+    pub(crate) fn on(disk: Arc<SimDisk>, setup: Setup, now: Now) -> Self {
+        Self::start(disk, setup, now, 1_000)
     }
 
     fn start(disk: Arc<SimDisk>, setup: Setup, now: Now, starts: u64) -> Self {
@@ -197,6 +197,22 @@ impl Rig {
         panic!("the shard never comes to rest");
     }
 
+    /// Works until the entry just proposed is applied and what it has set in motion waits for its turn.
+    pub(crate) fn settle_once(&mut self) {
+        self.step();
+        self.step();
+    }
+
+    /// Has all of a partition synced, and writes that down.
+    pub(crate) fn checkpoint(&mut self, group: GroupId) {
+        let applied = self.shard.partitions[&group].applied;
+        self.shard.flush_soon(group, applied);
+        self.settle();
+        assert_eq!(self.shard.partitions[&group].files.synced().index, applied);
+        self.shard.checkpoint();
+        self.settle();
+    }
+
     /// Lets time pass, from one deadline to the next.
     pub(crate) fn advance(&mut self, ms: u64) {
         let end = self.now.mono_ms + ms;
@@ -221,26 +237,22 @@ impl Rig {
 
     /// Makes a topic; its partitions lead when this returns.
     pub(crate) fn topic(&mut self, name: &str, partitions: i32, configs: &[(&str, &str)]) -> GroupId {
-        let configs = configs.iter().map(|(key, value)| {
-            CreatableTopicConfig::default()
-                .with_name(StrBytes::from_string((*key).to_owned()))
-                .with_value(Some(StrBytes::from_string((*value).to_owned())))
-        });
-        let topic = CreatableTopic::default()
-            .with_name(TopicName(StrBytes::from_string(name.to_owned())))
-            .with_num_partitions(partitions)
-            .with_replication_factor(1)
-            .with_configs(configs.collect());
-        let request = CreateTopicsRequest::default().with_timeout_ms(5_000).with_topics(vec![topic]);
-        let AdminReply::CreateTopics(made) = self.admin(AdminRequest::CreateTopics(request)) else {
-            panic!("an answer to CreateTopics")
+        let Reply::Admin(reply) = self.answer(creation(name, partitions, configs)) else {
+            panic!("an answer of the controller")
         };
+        let AdminReply::CreateTopics(made) = *reply else { panic!("an answer to CreateTopics") };
         assert_eq!(made.topics[0].error_code, 0, "{made:?}");
         self.group(name, 0)
     }
 
     pub(crate) fn group(&self, topic: &str, partition: usize) -> GroupId {
         self.shard.snapshot.topic(topic).expect("the topic is there").partitions[partition].group
+    }
+
+    /// The topic as the metadata group has it.
+    pub(crate) fn state_topic(&self, name: &str) -> Arc<Topic> {
+        let host = self.shard.controller.as_ref().expect("shard 0 has the controller");
+        host.state().topics().get(name).expect("the topic is there").clone()
     }
 
     // --- records
@@ -369,60 +381,4 @@ fn open(disk: &dyn Disk, setup: &Setup, now: Now, starts: u64) -> Shard {
     let mut shard = Shard::open(disk, &seed, recovered, snapshot, Some(part)).expect("the shard starts");
     shard.form_metadata_group(PeerId(1), vec![PeerId(1)]).expect("the metadata group is made");
     shard
-}
-
-/// A produce request of these batches.
-pub(crate) fn slice(batches: Vec<(GroupId, BytesMut)>, acks: Acks) -> ProduceSlice {
-    let items = batches.into_iter().map(|(group, records)| ProduceItem { group, records });
-    ProduceSlice { acks, timeout_ms: 5_000, items: items.collect() }
-}
-
-/// A batch of records with these values.
-pub(crate) fn records_of(values: &[&[u8]], timestamp: i64) -> BytesMut {
-    let mut builder = BatchBuilder::new();
-    for value in values {
-        builder.push(timestamp, None, Some(value));
-    }
-    builder.build().expect("a batch")
-}
-
-/// A batch of `count` records of an idempotent producer.
-pub(crate) fn idempotent(producer: i64, epoch: i16, sequence: i32, count: usize) -> BytesMut {
-    let mut builder = BatchBuilder::new().producer(producer, epoch, sequence);
-    for _ in 0..count {
-        builder.push(WALL_MS, None, Some(b"value"));
-    }
-    builder.build().expect("a batch")
-}
-
-pub(crate) fn fetch_item(group: GroupId, offset: i64) -> FetchItem {
-    FetchItem {
-        group,
-        offset: KafkaOffset(offset),
-        max_bytes: 1 << 20,
-        current_epoch: LeaderEpoch::UNKNOWN,
-        last_fetched_epoch: LeaderEpoch::UNKNOWN,
-    }
-}
-
-/// A fetch that waits for at least one byte.
-pub(crate) fn fetch_of(items: &[(GroupId, i64)], max_wait_ms: u32) -> FetchSlice {
-    FetchSlice {
-        min_bytes: 1,
-        max_bytes: 8 << 20,
-        max_wait_ms,
-        isolation: Isolation::ReadUncommitted,
-        items: items.iter().map(|(group, offset)| fetch_item(*group, *offset)).collect(),
-    }
-}
-
-/// The offsets of the records in these pieces.
-pub(crate) fn offsets_in(pieces: &[Bytes]) -> Vec<i64> {
-    let mut offsets = Vec::new();
-    for (_, batch) in pieces.iter().flat_map(|piece| batch::batches(piece)).map(|batch| batch.expect("sound"))
-    {
-        let records = Records::open(batch, &DecompressCaps::default()).expect("records");
-        offsets.extend(records.into_iter().map(|record| record.expect("a record").offset.0));
-    }
-    offsets
 }

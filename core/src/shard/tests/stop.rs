@@ -1,1 +1,65 @@
-//! Tests.
+//! The clean stop.
+
+use chronik_net::codec::ErrorCode;
+use chronik_wal::disk::sim::SimFaults;
+
+use super::*;
+use crate::shard::message::*;
+use crate::shard::{Event, ShardLimits};
+
+#[test]
+fn a_stop_answers_what_is_in_flight_and_closes_the_wal() {
+    let mut rig = Rig::new();
+    let group = rig.topic(TOPIC, 1, &[]);
+    rig.fill(group, 3, 1_000);
+    rig.hold_turns = true;
+    let produce = rig.ask(Request::Produce(slice(vec![(group, records_of(&[b"x"], WALL_MS))], Acks::All)));
+    let fetch = rig.ask(Request::Fetch(fetch_of(&[(group, 3)], 60_000)));
+    rig.settle();
+    rig.handle(Event::Stop);
+    rig.settle();
+    assert!(matches!(rig.take(fetch), Some(Reply::Fetch(_))), "nobody waits for a node that stops");
+    assert!(rig.take(produce).is_none() && !rig.shard.has_stopped(), "what is on its way is waited for");
+    let refused = rig.ask(Request::Produce(slice(vec![(group, records_of(&[b"x"], WALL_MS))], Acks::All)));
+    rig.settle();
+    assert!(matches!(rig.take(refused), Some(Reply::Unavailable)));
+    rig.hold_turns = false;
+    rig.write_turn();
+    rig.settle();
+    assert!(
+        matches!(rig.take(produce), Some(Reply::Produce(outcomes)) if outcomes[0].error == ErrorCode::None)
+    );
+    assert!(rig.shard.has_stopped() && rig.shard.wal.is_closed());
+    let steps = rig.disk.steps();
+    rig.advance(10_000);
+    assert_eq!(rig.disk.steps(), steps, "a shard that has stopped writes nothing more");
+    let mut rig = rig.crash();
+    assert_eq!(rig.read_all(group, 0), [0, 1, 2, 3]);
+}
+
+#[test]
+fn a_stop_ends_on_a_full_disk() {
+    let limits = ShardLimits { write_behind_age_ms: 100_000, ..Setup::default().limits };
+    let mut rig = Rig::with(Setup { limits, ..Setup::default() });
+    let group = rig.topic(TOPIC, 1, &[]);
+    rig.fill(group, 3, 1_000);
+    rig.disk.set_faults(SimFaults { capacity: Some(1), ..SimFaults::default() });
+    rig.shard.flush_soon(group, chronik_wal::types::RaftIndex(3));
+    rig.settle();
+    rig.stop();
+    rig.disk.set_faults(SimFaults::default());
+    let mut rig = rig.crash();
+    assert_eq!(rig.read_all(group, 0), [0, 1, 2]);
+}
+
+#[test]
+fn every_start_and_stop_keeps_everything() {
+    let mut rig = Rig::new();
+    let group = rig.topic(TOPIC, 1, &[]);
+    for round in 0..6 {
+        rig.fill(group, 2, 5_000);
+        rig.advance(if round % 2 == 0 { 1_000 } else { 10 });
+        rig = if round % 3 == 0 { rig.crash() } else { rig.restart() };
+        assert_eq!(rig.read_all(group, 0), (0..2 * (round + 1)).collect::<Vec<_>>());
+    }
+}

@@ -6,9 +6,10 @@ mod large;
 mod model;
 mod reading;
 mod retention;
+mod salvage;
 mod writing;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
