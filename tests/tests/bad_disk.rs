@@ -83,7 +83,7 @@ fn a_full_disk_refuses_produce_and_recovers_alone() {
     let filler = disk.fill(512);
     let mut connection = broker.connect();
     let mut count = 10;
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(180);
     let refusal = loop {
         // 64 KiB a batch: the write-ahead log goes on for a while in the segments that it has.
         let value = format!("value {count}{}", " ".repeat(64 << 10));

@@ -476,7 +476,7 @@ fn every_error_of_alter_configs() {
         (alter(4, "1", &[("num.partitions", SET, Some("2"))]), 42, "Cannot update these configs dynamically"),
         (alter(4, "", &[("listeners", SET, Some("x"))]), 42, "broker id must be specified: [listeners]"),
         (alter(4, "1", &[("no.such", SET, Some("2"))]), 40, "Unknown broker config name"),
-        (alter(4, "1", &[("log.retention.ms", SET, Some("x"))]), 40, "Not a number"),
+        (alter(4, "1", &[("log.retention.ms", SET, Some("x"))]), 42, "Not a number"),
         (alter(4, "9", &[("log.retention.ms", SET, Some("1"))]), 102, "No broker with id 9 found."),
         (alter(4, "one", &[("log.retention.ms", SET, Some("1"))]), 42, "Node id must be an integer"),
         (alter(8, "1", &[]), 42, "Resource type 8 is not supported"),

@@ -3,6 +3,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.Set;
+import java.util.concurrent.ExecutionException;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.AlterConfigOp;
 import org.apache.kafka.clients.admin.Config;
@@ -83,7 +84,16 @@ final class Administration {
         return topic;
     }
 
+    /** Describes a topic that is there. Kafka's brokers hear of a topic a little after it was made: that is waited out. */
     private static TopicDescription describe(Admin admin, String topic) throws Exception {
+        Checks.eventually(topic + " is described", () -> {
+            try {
+                return admin.describeTopics(List.of(topic)).allTopicNames().get() != null;
+            } catch (ExecutionException error) {
+                Checks.check(error.getCause() instanceof UnknownTopicOrPartitionException, "describe: " + error.getCause());
+                return false;
+            }
+        });
         return admin.describeTopics(List.of(topic)).allTopicNames().get().get(topic);
     }
 

@@ -276,7 +276,11 @@ fn altered_value(
         true => check_topic_config(definition.name, &value),
         false => check_dynamic(definition.name, &value, for_all),
     };
-    checked.map(Some).map_err(|error| config_error(&error))
+    checked.map(Some).map_err(|error| match (&error, of_topic) {
+        // Kafka answers a value that a broker config cannot have so, and only of a topic with INVALID_CONFIG (asked of 4.3.1).
+        (ConfigError::BadValue { .. }, false) => invalid_request(error.to_string()),
+        _ => config_error(&error),
+    })
 }
 
 fn value_now(
