@@ -41,6 +41,9 @@ const SOCKETS_CAPACITY: usize = 1_024;
 /// How long a start waits for the cluster's id to be committed, to note it in `meta.properties`.
 const CLUSTER_ID_WAIT: Duration = Duration::from_secs(10);
 
+/// How long a start waits for its groups to be led before it lets clients in.
+const LEADERS_WAIT: Duration = Duration::from_millis(500);
+
 /// Runs a node until it is told to stop.
 ///
 /// # Errors
@@ -92,6 +95,8 @@ fn serve(config: &ServerConfig, opened: Opened) -> Result<(), StartError> {
     let named = |listener: &BoundListener| (listener.name().to_owned(), listener.address());
     let bound: Vec<(String, SocketAddr)> = listeners.iter().map(named).collect();
     let addresses: Vec<String> = bound.iter().map(|(name, address)| format!("{name}://{address}")).collect();
+    note_cluster_id(&identity, &published, &*disk, config)?;
+    wait_for_leaders(&published);
     let mut acceptor = Acceptor::start(listeners, sockets, limits).map_err(StartError::Acceptor)?;
     let (stop_sender, stop) = mpsc::channel();
     let signals = signal::listen(move |name| {
@@ -99,7 +104,6 @@ fn serve(config: &ServerConfig, opened: Opened) -> Result<(), StartError> {
         let _ = stop_sender.send(name);
     });
     let _signals = signals.map_err(StartError::Signals)?;
-    note_cluster_id(&identity, &published, &*disk, config)?;
     admin.serves(NodeView {
         node: config.node_id,
         data_dir: config.data_dir.clone(),
@@ -128,6 +132,20 @@ fn stop_shard(mail: &Sender<Mail>) {
     // A full mailbox empties within a turn or two.
     while let Err(chronik_net::rt::mailbox::Full(_)) = mail.try_send(Mail::Stop) {
         std::thread::yield_now();
+    }
+}
+
+/// Gives the groups of a sole node the moment that they take to elect themselves, so that a client which comes at once (the
+/// ports are bound, it waits in their backlog) is not sent away with a retriable error.
+fn wait_for_leaders(published: &ArcSwap<Snapshot>) {
+    let begun = std::time::Instant::now();
+    let led = |snapshot: &Snapshot| {
+        let mut partitions = snapshot.topics.values().flat_map(|topic| &topic.partitions);
+        snapshot.controller.is_some() && partitions.all(|partition| partition.leader.is_some())
+    };
+    // Damaged partitions never have a leader: the wait ends all the same.
+    while begun.elapsed() < LEADERS_WAIT && !led(&published.load()) {
+        std::thread::park_timeout(Duration::from_millis(1));
     }
 }
 
