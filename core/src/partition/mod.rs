@@ -83,6 +83,13 @@ pub enum Waiting {
     },
 }
 
+/// The bounds of a partition's producers, from the broker's configs.
+#[must_use]
+pub fn producer_limits(broker: &BrokerConfig) -> ProducerLimits {
+    let expiration_ms = i64::from(broker.producer_id_expiration_ms);
+    ProducerLimits { expiration_ms, ..ProducerLimits::default() }
+}
+
 /// One replica of a partition.
 pub struct Partition {
     /// Whose partition.
@@ -127,10 +134,7 @@ impl Partition {
         files: PartitionLog,
         broker: &BrokerConfig,
     ) -> Self {
-        let limits = ProducerLimits {
-            expiration_ms: i64::from(broker.producer_id_expiration_ms),
-            ..ProducerLimits::default()
-        };
+        let limits = producer_limits(broker);
         Self {
             name,
             group,

@@ -23,7 +23,6 @@ use chronik_wal::partition::{
     FileCache, FileDone, FileLimits, FileStore, FilesError, Opened, PartitionIdentity, PartitionLog,
     RollPolicy,
 };
-use chronik_wal::producer_state::ProducerLimits;
 use chronik_wal::recovery::{EntryReader, Recovered, RecoveredGroup, recover};
 use chronik_wal::shard_wal::{ShardWal, WalConfig, WalError};
 use chronik_wal::types::{GroupId, NodeId, PeerId, RaftIndex, ShardId};
@@ -37,7 +36,7 @@ use crate::metadata::names::{CLUSTER_METADATA, CONSUMER_OFFSETS};
 use crate::metadata::snapshot::Snapshot;
 use crate::metadata::state::MetadataState;
 use crate::metrics::ShardMetrics;
-use crate::partition::{Partition, PartitionName};
+use crate::partition::{Partition, PartitionName, producer_limits};
 
 /// Bytes read from a partition's files at a time while its producers are found again.
 const REPLAY_BYTES: usize = 1 << 20;
@@ -395,7 +394,7 @@ impl Shard {
                     opened.snapshot,
                     opened.replay_from,
                     log_end,
-                    self.producer_limits(),
+                    producer_limits(&self.config),
                     seed.wall_ms,
                 ) {
                     self.mark_damaged(&topic.name, number, group, damaged(error.to_string()));
@@ -408,13 +407,6 @@ impl Shard {
             }
         }
         Ok(())
-    }
-
-    fn producer_limits(&self) -> ProducerLimits {
-        ProducerLimits {
-            expiration_ms: i64::from(self.config.producer_id_expiration_ms),
-            ..ProducerLimits::default()
-        }
     }
 
     /// The partition is not served: its log has lost something that was acknowledged (SAFETY.md, rules 3 and 8).

@@ -24,6 +24,12 @@ use crate::partition::{Waiter, Waiting};
 /// What an entry takes in the WAL and in memory beside its bytes, about.
 const ENTRY_OVERHEAD_BYTES: u64 = 128;
 
+/// How long a batch may take to reach the leader's own disk, as long as nobody asked for more than that.
+const LOCAL_MS: u64 = 30_000;
+
+/// Even a client that says it does not wait waits for one write of the disk.
+const PATIENCE_MIN_MS: u64 = 100;
+
 /// A slice of which not every batch is decided.
 #[derive(Debug)]
 pub struct PendingProduce {
@@ -47,7 +53,7 @@ impl Shard {
             return self.reply(call, Reply::Unavailable);
         }
         let number = self.number();
-        let deadline_ms = self.now.mono_ms + u64::from(slice.timeout_ms);
+        let deadline_ms = self.now.mono_ms + patience_ms(&slice);
         let undecided = slice.items.len();
         let outcomes = vec![None; undecided];
         self.produces.insert(number, PendingProduce { call, undecided, deadline_ms, outcomes });
@@ -282,4 +288,12 @@ impl Shard {
 #[must_use]
 pub fn no_leader() -> LeaderHint {
     LeaderHint { node: NodeId(-1), epoch: LeaderEpoch::UNKNOWN }
+}
+
+/// How long the slice may take. Kafka's `timeout.ms` is the patience for replicas, hence for acks=all alone.
+fn patience_ms(slice: &ProduceSlice) -> u64 {
+    match slice.acks {
+        Acks::All => u64::from(slice.timeout_ms).max(PATIENCE_MIN_MS),
+        Acks::None | Acks::Leader => LOCAL_MS,
+    }
 }

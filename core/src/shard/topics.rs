@@ -18,7 +18,7 @@ use crate::metadata::command::ConfigScope;
 use crate::metadata::names::{CLUSTER_METADATA, CONSUMER_OFFSETS};
 use crate::metadata::snapshot::{PartitionView, Snapshot, TopicView};
 use crate::metadata::state::{Change, Topic};
-use crate::partition::{Partition, PartitionName};
+use crate::partition::{Partition, PartitionName, producer_limits};
 
 impl Shard {
     /// Takes over a newer snapshot.
@@ -95,6 +95,8 @@ impl Shard {
     }
 
     fn configure_all(&mut self) {
+        let limits = producer_limits(&self.config);
+        self.partitions.values_mut().for_each(|partition| partition.producers.set_limits(limits));
         let snapshot = self.snapshot.clone();
         snapshot.topics.values().for_each(|topic| self.configure(topic));
     }

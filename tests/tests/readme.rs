@@ -1,0 +1,64 @@
+//! The README is true: its commands are these, and they do what it says.
+
+use std::process::Command;
+use std::time::Duration;
+
+use chronik_tests::broker::server_binary;
+use chronik_tests::process::{Process, eventually};
+use chronik_tests::program::run;
+use chronik_tests::toolchain::Toolchain;
+use chronik_tests::{lock, paths};
+
+/// The commands of the README's shell blocks, block by block, comments taken off.
+fn commands() -> Vec<Vec<String>> {
+    let text = std::fs::read_to_string(paths::repository().join("README.md")).expect("there is a README");
+    let mut blocks = Vec::new();
+    for block in text.split("```sh\n").skip(1) {
+        let body = block.split("```").next().unwrap_or_default();
+        let lines = body.lines().map(|line| line.split(" #").next().unwrap_or_default().trim().to_owned());
+        blocks.push(lines.filter(|line| !line.is_empty()).collect());
+    }
+    blocks
+}
+
+#[test]
+fn its_first_two_commands_run_and_test_everything() {
+    let blocks = commands();
+    assert_eq!(blocks[0], ["cargo run --release --bin chronik-server"]);
+    assert_eq!(blocks[1], ["cargo test --workspace --locked"]);
+    let gate = std::fs::read_to_string(paths::repository().join(".ci/run")).expect("there is a gate");
+    assert!(gate.contains(&blocks[1][0]), ".ci/run runs the README's test command");
+}
+
+#[test]
+fn a_broker_with_nothing_configured_serves_what_it_shows() {
+    if !Toolchain::Kcat.ready() {
+        return;
+    }
+    let _heavy = lock::heavy();
+    let directory = paths::scratch("readme");
+    let log = directory.path().join("server.log");
+    let mut command = Command::new(server_binary());
+    command.current_dir(directory.path());
+    let mut server = Process::start("chronik-server", &mut command, &log).expect("the broker starts");
+    let listens = || std::net::TcpStream::connect("127.0.0.1:9092").is_ok();
+    eventually("127.0.0.1:9092 answers", Duration::from_secs(20), listens);
+
+    let blocks = commands();
+    let kcat = blocks.iter().find(|block| block[0].starts_with("kcat")).expect("the README shows kcat");
+    let outputs: Vec<String> =
+        kcat.iter().map(|line| run(line, Command::new("sh").args(["-c", line]))).collect();
+    assert!(outputs[0].contains("broker 1 at 127.0.0.1:9092"), "{}", outputs[0]);
+    assert_eq!(outputs[2].trim(), "1000");
+
+    for path in
+        ["/metrics", "/health", "/health/live", "/health/ready", "/v1/status", "/v1/partitions", "/v1/groups"]
+    {
+        let url = format!("http://127.0.0.1:9644{path}");
+        run(path, Command::new("curl").args(["--fail", "--silent", "--show-error", &url]));
+    }
+    assert!(directory.path().join("chronik-data/meta.properties").exists(), "its data is in ./chronik-data");
+    server.signal(libc::SIGINT);
+    let status = server.wait(Duration::from_secs(2)).expect("Ctrl-C ends it within 2 s");
+    assert!(status.success(), "it leaves with {status}");
+}
