@@ -9,7 +9,7 @@ use chronik_raft::leadership::Leadership;
 use chronik_wal::compress::DecompressCaps;
 use chronik_wal::entry::EntryKind;
 use chronik_wal::partition::{FileDone, FilesError};
-use chronik_wal::records;
+use chronik_wal::records::{self, Records};
 use chronik_wal::types::{GroupId, KafkaOffset, LeaderEpoch};
 
 use super::housekeeping::Stopping;
@@ -137,7 +137,7 @@ impl Shard {
             .max_by_key(|(info, _)| (info.max_timestamp, -info.base_offset.0));
         match (newest, in_files) {
             (Some((info, data)), files) if info.max_timestamp > files => {
-                found(find_in(data, info.max_timestamp), partition)
+                found(find_in(data, info.max_timestamp, partition.log_start), partition)
             }
             (_, files) if files >= 0 => Lookup::InFiles(files),
             _ => Lookup::Known(OffsetAnswer::nothing()),
@@ -148,9 +148,9 @@ impl Shard {
         if partition.files.max_timestamp() >= timestamp {
             return Lookup::InFiles(timestamp);
         }
-        let batch =
-            self.committed_batches(group, partition).find(|(info, _)| info.max_timestamp >= timestamp);
-        found(batch.and_then(|(_, data)| find_in(data, timestamp)), partition)
+        let batches = self.committed_batches(group, partition);
+        let mut fitting = batches.filter(|(info, _)| info.max_timestamp >= timestamp);
+        found(fitting.find_map(|(_, data)| find_in(data, timestamp, partition.log_start)), partition)
     }
 
     /// The batches in memory that are committed and not in the files.
@@ -302,8 +302,16 @@ impl Shard {
     }
 }
 
-fn find_in(batch: &[u8], timestamp: i64) -> Option<(KafkaOffset, i64)> {
-    records::find_timestamp(batch, timestamp, &DecompressCaps::default()).ok().flatten()
+/// The first record at or above `from` that is not older than `timestamp`: the log may start within a batch.
+fn find_in(batch: &[u8], timestamp: i64, from: KafkaOffset) -> Option<(KafkaOffset, i64)> {
+    let caps = DecompressCaps::default();
+    let first = records::find_timestamp(batch, timestamp, &caps).ok().flatten()?;
+    if first.0 >= from {
+        return Some(first);
+    }
+    let records = Records::open(batch, &caps).ok()?;
+    let mut kept = records.iter().flatten().filter(|record| record.offset >= from);
+    kept.find(|record| record.timestamp >= timestamp).map(|record| (record.offset, record.timestamp))
 }
 
 fn found(record: Option<(KafkaOffset, i64)>, partition: &Partition) -> Lookup {
