@@ -53,7 +53,7 @@ fn a_seed_is_a_run() {
 #[expect(clippy::print_stderr, reason = "how many crash points there were")]
 fn a_crash_at_every_write() {
     let plan = |crash| RunPlan {
-        operations: 60,
+        operations: 140,
         crashes: 0,
         disk_faults: false,
         reshard: false,
