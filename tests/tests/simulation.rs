@@ -65,8 +65,9 @@ fn a_crash_at_every_write() {
     assert!(steps > 300, "{whole:?}");
     let (stride, mut runs) = (number("CHRONIK_STRIDE").unwrap_or(1), 0);
     for first in (1..steps).step_by(stride as usize) {
-        // The step of the recovery moves on with the step of the first crash, so that all pairs of places are met.
-        for second in [None, Some(1 + (first * 7) % 40)] {
+        // The step of the recovery moves on with the step of the first crash. Every third keeps the suite quick.
+        let again = (first % 3 == 0).then_some(1 + (first * 7) % 40);
+        for second in [None, again].into_iter().take(1 + usize::from(again.is_some())) {
             runs += 1;
             run(&plan(Some((first, second))))
                 .unwrap_or_else(|why| panic!("crash at step {first}, then {second:?}: {why}"));
@@ -98,7 +99,10 @@ fn planted_bugs_are_found() {
     for planted in bugs {
         let found = (0..40).find_map(|seed| {
             let plan = RunPlan { planted: Some(planted), ..RunPlan::random(seed) };
-            run(&plan).err()
+            let found = run(&plan).err()?;
+            // It is the planted bug that was found: without it the seed passes.
+            run(&RunPlan::random(seed)).unwrap_or_else(|why| panic!("{why}"));
+            Some(found)
         });
         let why = found.unwrap_or_else(|| panic!("{planted:?} was not found within 40 seeds"));
         eprintln!("{planted:?}: {}", &why[..why.len().min(160)]);

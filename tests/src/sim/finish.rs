@@ -116,7 +116,8 @@ impl World {
         Ok(())
     }
 
-    /// What each producer was told last it must be told again: the newest batch of each is known for a day.
+    /// What each producer was told last it must be told again, as long as the batch is in the log: what was deleted may be
+    /// forgotten at a restart, as in Kafka.
     fn repeat_newest(&mut self) {
         for (place, view, shard) in self.places() {
             for number in 0..self.clients.producers.len() {
