@@ -85,7 +85,8 @@ impl World {
         }
         let base = outcome.base_offset.0;
         if item.again.is_some_and(|again| again != base) {
-            return Err(format!("{item:?} is told offset {base} the second time"));
+            let known = self.model.floor(place);
+            return Err(format!("told offset {base} the second time, {known:?}: {item:?}"));
         }
         self.model.acknowledged(&item.sent, base)?;
         self.count("acknowledged");

@@ -82,8 +82,8 @@ impl World {
             }
             Some(_) => return,
             None => match lane.last.clone() {
-                Some((sent, base)) => (sent, Some(base)),
-                None => return,
+                Some((sent, base)) if self.model.is_kept(place, base) => (sent, Some(base)),
+                _ => return,
             },
         };
         self.count("batches repeated on purpose");
