@@ -15,6 +15,8 @@
 )]
 
 pub mod broker;
+pub mod fuzz_bodies;
+pub mod fuzz_inputs;
 pub mod lock;
 pub mod loopdisk;
 pub mod paths;

@@ -17,6 +17,9 @@ fn number(variable: &str) -> Option<u64> {
 #[expect(clippy::print_stderr, reason = "the seeds are what a person needs to see")]
 fn fresh_seeds() {
     if let Some(seed) = number("CHRONIK_SEED") {
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .try_init();
         let report = run(&RunPlan::random(seed)).unwrap_or_else(|why| panic!("{why}"));
         eprintln!("{report:?}");
         return;
@@ -30,5 +33,78 @@ fn fresh_seeds() {
         }
         let report = run(&RunPlan::random(first + done)).unwrap_or_else(|why| panic!("{why}"));
         eprintln!("{report:?}");
+    }
+}
+
+/// The same seed gives the same run, step by step.
+#[test]
+fn a_seed_is_a_run() {
+    for seed in [1, 17] {
+        let first = run(&RunPlan::random(seed)).unwrap();
+        let second = run(&RunPlan::random(seed)).unwrap();
+        assert_eq!((first.trace, first.steps), (second.trace, second.steps));
+        assert_eq!(first.counts, second.counts);
+        assert!(first.acknowledged > 100, "{first:?}");
+    }
+}
+
+/// A run of one script, crashed at every writing step of the disk, and again during the recovery that follows.
+#[test]
+#[expect(clippy::print_stderr, reason = "how many crash points there were")]
+fn a_crash_at_every_write() {
+    let plan = |crash| RunPlan {
+        operations: 140,
+        crashes: 0,
+        disk_faults: false,
+        reshard: false,
+        crash_at_steps: crash,
+        ..RunPlan::random(SCRIPT_SEED)
+    };
+    let whole = run(&plan(Some((u64::MAX, None)))).unwrap();
+    let steps = whole.disk_steps;
+    assert!(steps > 300, "{whole:?}");
+    let (stride, mut runs) = (number("CHRONIK_STRIDE").unwrap_or(1), 0);
+    for first in (1..steps).step_by(stride as usize) {
+        // The step of the recovery moves on with the step of the first crash. Every third keeps the suite quick.
+        let again = (first % 3 == 0).then_some(1 + (first * 7) % 40);
+        for second in [None, again].into_iter().take(1 + usize::from(again.is_some())) {
+            runs += 1;
+            run(&plan(Some((first, second))))
+                .unwrap_or_else(|why| panic!("crash at step {first}, then {second:?}: {why}"));
+        }
+    }
+    eprintln!("{runs} runs with a crash at each of {steps} writing steps");
+}
+
+/// The seed of the scripted workload.
+const SCRIPT_SEED: u64 = 20_260_101;
+
+/// Each planted bug is found, or the simulator would be blind to real ones like it.
+#[test]
+#[expect(clippy::print_stderr, reason = "how each was found")]
+fn planted_bugs_are_found() {
+    use chronik_tests::sim::Planted;
+    let bugs = [
+        Planted::DurableBeforeWrite,
+        Planted::TurnNotSynced,
+        Planted::TurnCutShort,
+        Planted::FilesNotSynced,
+        Planted::NamesNotSynced,
+        Planted::ProducersForgotten,
+        Planted::WriteErrorIgnored,
+        Planted::AnsweredTwice,
+        Planted::AnswerLost,
+        Planted::WatermarkAhead,
+    ];
+    for planted in bugs {
+        let found = (0..40).find_map(|seed| {
+            let plan = RunPlan { planted: Some(planted), ..RunPlan::random(seed) };
+            let found = run(&plan).err()?;
+            // It is the planted bug that was found: without it the seed passes.
+            run(&RunPlan::random(seed)).unwrap_or_else(|why| panic!("{why}"));
+            Some(found)
+        });
+        let why = found.unwrap_or_else(|| panic!("{planted:?} was not found within 40 seeds"));
+        eprintln!("{planted:?}: {}", &why[..why.len().min(160)]);
     }
 }

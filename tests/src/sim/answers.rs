@@ -72,11 +72,21 @@ impl World {
                 self.count("out of order");
                 return Ok(());
             }
-            code => return self.may_fail(place, code).map_err(|why| format!("{why}: {item:?}")),
+            ErrorCode::OutOfOrderSequenceNumber if self.gives_up(item) => {
+                self.count("producer gave up");
+                return Ok(());
+            }
+            code => {
+                if let Some(lane) = self.lane(item) {
+                    lane.timed_out |= code == ErrorCode::RequestTimedOut;
+                }
+                return self.may_fail(place, code).map_err(|why| format!("{why}: {item:?}"));
+            }
         }
         let base = outcome.base_offset.0;
         if item.again.is_some_and(|again| again != base) {
-            return Err(format!("{item:?} is told offset {base} the second time"));
+            let known = self.model.floor(place);
+            return Err(format!("told offset {base} the second time, {known:?}: {item:?}"));
         }
         self.model.acknowledged(&item.sent, base)?;
         self.count("acknowledged");
@@ -88,6 +98,14 @@ impl World {
             lane.last = Some((item.sent.clone(), base));
         }
         Ok(())
+    }
+
+    /// Of a producer that is new to a partition any first sequence is taken, as in Kafka. So when its first request times
+    /// out, or is refused by a full or stopping shard, before it is appended and the next one is appended, the first can never be: the producer has to start over.
+    fn gives_up(&mut self, item: &InRequest) -> bool {
+        let Some(lane) = self.lane(item) else { return false };
+        lane.dead |= lane.timed_out;
+        lane.timed_out
     }
 
     fn earlier_is_missing(&mut self, item: &InRequest) -> bool {

@@ -82,8 +82,8 @@ impl World {
             }
             Some(_) => return,
             None => match lane.last.clone() {
-                Some((sent, base)) => (sent, Some(base)),
-                None => return,
+                Some((sent, base)) if self.model.is_kept(place, base) => (sent, Some(base)),
+                _ => return,
             },
         };
         self.count("batches repeated on purpose");
@@ -110,7 +110,7 @@ impl World {
         }
     }
 
-    fn produce(&mut self, connection: u64, shard: ShardId, items: Vec<(GroupId, InRequest)>) {
+    pub(super) fn produce(&mut self, connection: u64, shard: ShardId, items: Vec<(GroupId, InRequest)>) {
         self.count("produce");
         let acks = if self.rng.random_bool(0.25) { Acks::Leader } else { Acks::All };
         let timeout_ms = if self.rng.random_bool(0.1) { 30 } else { 5_000 };

@@ -37,7 +37,9 @@ pub struct Lane {
     pub(super) unacknowledged: VecDeque<Unacknowledged>,
     /// The newest batch that was acknowledged, to be sent again on purpose.
     pub(super) last: Option<(Sent, i64)>,
-    /// The topic is gone.
+    /// A request with one of its batches was answered as timed out: see `World::gives_up`.
+    pub(super) timed_out: bool,
+    /// The topic is gone, or the producer gave up.
     pub(super) dead: bool,
 }
 
@@ -106,7 +108,7 @@ pub struct Clients {
     pub(super) admin: super::admin::Names,
     pub(super) reading: super::finish::Reading,
     /// The longest time between two operations, in microseconds.
-    pace_us: u64,
+    pub(super) pace_us: u64,
 }
 
 impl Clients {
@@ -222,6 +224,13 @@ impl World {
         };
         if matches!(reply, Reply::Unavailable) {
             self.count("unavailable");
+            if let Asked::Produce(items) = &pending.asked {
+                for item in items {
+                    if let Some(lane) = self.lane(item) {
+                        lane.timed_out = true;
+                    }
+                }
+            }
             self.not_decided(pending.asked);
             return Ok(());
         }

@@ -43,7 +43,8 @@ impl World {
 
     /// The weather changes at random while the clients work.
     pub(super) fn weather_step(&mut self) -> Result<(), String> {
-        let next_us = self.rng.random_range(20_000..600_000);
+        // Some twenty changes in a run, however fast its clients are.
+        let next_us = self.clients.pace_us * self.rng.random_range(2..40);
         self.queue.after(next_us, Happening::Weather);
         if self.weather.disk_fault {
             self.weather.disk_fault = false;

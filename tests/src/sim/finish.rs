@@ -8,7 +8,7 @@ use chronik_net::codec::ErrorCode;
 use chronik_wal::types::ShardId;
 
 use super::asks::{fetch_item, offset_query};
-use super::clients::Asked;
+use super::clients::{Asked, InRequest};
 use super::model::Bounds;
 use super::records::{Place, Seen, read};
 use super::world::{Phase, World};
@@ -109,10 +109,26 @@ impl World {
         }
         let commits: Vec<(String, Place)> = self.model.commits.keys().cloned().collect();
         if self.phase != Phase::Probe {
+            self.repeat_newest();
             tasks.extend(commits.into_iter().map(|(group, place)| Asked::Committed(group, place, None)));
         }
         self.clients.reading.tasks = tasks;
         Ok(())
+    }
+
+    /// What each producer was told last it must be told again, as long as the batch is in the log: what was deleted may be
+    /// forgotten at a restart, as in Kafka.
+    fn repeat_newest(&mut self) {
+        for (place, view, shard) in self.places() {
+            for number in 0..self.clients.producers.len() {
+                let lane = self.clients.producers[number].lanes.get(&place);
+                if let Some((sent, base)) = lane.filter(|lane| !lane.dead).and_then(|lane| lane.last.clone())
+                {
+                    let item = InRequest { sent, producer: Some(number), again: Some(base) };
+                    self.produce(number as u64, shard, vec![(view.group, item)]);
+                }
+            }
+        }
     }
 
     fn start_task(&mut self, task: Asked) -> Result<(), String> {

@@ -174,6 +174,15 @@ impl Model {
         Ok(())
     }
 
+    /// Whether a record is certain to be in the log still: no retention, and no deletion reaches it.
+    #[must_use]
+    pub fn is_kept(&self, place: Place, offset: i64) -> bool {
+        let Some(topic) = self.topics.get(&place.0) else { return false };
+        let Some(partition) = topic.partitions.get(&place.1) else { return false };
+        !self.retention.get(&topic.name).is_some_and(|r| r.ms != i64::MAX || r.bytes != u64::MAX)
+            && offset >= partition.delete_asked
+    }
+
     /// What is known of a partition's bounds now.
     pub fn floor(&mut self, place: Place) -> Bounds {
         self.partition(place).map_or(Bounds::default(), |partition| Bounds {
