@@ -12,6 +12,8 @@ pub struct Usage {
     pub cpu_ticks: u64,
     /// Resident memory in bytes.
     pub resident_bytes: u64,
+    /// Of it, memory of its own: not the pages of mapped files, which the kernel takes back at will.
+    pub anonymous_bytes: u64,
     /// Greatest resident memory so far, in bytes.
     pub resident_peak_bytes: u64,
 }
@@ -27,6 +29,8 @@ pub struct Cost {
     pub cpu_seconds_per_million: f64,
     /// Resident memory at the end.
     pub resident_bytes: u64,
+    /// Of it, memory of the broker's own, without mapped files.
+    pub anonymous_bytes: u64,
     /// Greatest resident memory of the process so far.
     pub resident_peak_bytes: u64,
 }
@@ -47,6 +51,7 @@ impl Usage {
             cpu_seconds_per_gb: cpu_seconds / (byte_count.max(1) as f64 / 1e9),
             cpu_seconds_per_million: cpu_seconds / (message_count.max(1) as f64 / 1e6),
             resident_bytes: end.resident_bytes,
+            anonymous_bytes: end.anonymous_bytes,
             resident_peak_bytes: end.resident_peak_bytes,
         }
     }
@@ -59,6 +64,7 @@ fn parse(stat: &str, status: &str) -> Option<Usage> {
     Some(Usage {
         cpu_ticks: ticks(11)? + ticks(12)?,
         resident_bytes: kilobytes(status, "VmRSS:")?,
+        anonymous_bytes: kilobytes(status, "RssAnon:")?,
         resident_peak_bytes: kilobytes(status, "VmHWM:")?,
     })
 }
@@ -79,12 +85,17 @@ mod tests {
     use super::*;
 
     const STAT: &str = "42 (a (b) c) S 1 42 42 0 -1 4194560 100 0 0 0 700 300 0 0 20 0 5 0 1 2 3";
-    const STATUS: &str = "Name:\tx\nVmHWM:\t  2048 kB\nVmRSS:\t  1024 kB\n";
+    const STATUS: &str = "Name:\tx\nVmHWM:\t  2048 kB\nVmRSS:\t  1024 kB\nRssAnon:\t  512 kB\n";
 
     #[test]
     fn the_fields_are_the_right_ones() {
         let usage = parse(STAT, STATUS).unwrap();
-        let expected = Usage { cpu_ticks: 1_000, resident_bytes: 1 << 20, resident_peak_bytes: 2 << 20 };
+        let expected = Usage {
+            cpu_ticks: 1_000,
+            resident_bytes: 1 << 20,
+            anonymous_bytes: 1 << 19,
+            resident_peak_bytes: 2 << 20,
+        };
         assert_eq!(usage, expected);
         assert_eq!(parse("42 (x) S 1", STATUS), None);
     }

@@ -190,7 +190,7 @@ impl Client {
         if run != self.run.id || client != self.id {
             return;
         }
-        let intended_ns = self.run.clock.since_start_ns(intended_wall_ns).max(0) as u64;
+        let intended_ns = self.run.clock.since_base_of_wall_ns(intended_wall_ns).max(0) as u64;
         self.recorder.complete(now_ns, intended_ns, value.len());
         self.release();
     }

@@ -44,7 +44,7 @@ impl Clock {
     }
 
     /// The instant of a wall-clock time; negative before the base.
-    pub fn since_start_ns(&self, wall_ns: u64) -> i64 {
+    pub fn since_base_of_wall_ns(&self, wall_ns: u64) -> i64 {
         wall_ns as i64 - self.base_wall_ns as i64
     }
 }

@@ -71,6 +71,7 @@ fn columns(report: &Report) -> Vec<(&'static str, String)> {
         ("broker_cpu_s_per_gb", optional(report.broker.map(|b| b.cpu_seconds_per_gb))),
         ("broker_cpu_us_per_message", optional(report.broker.map(|b| b.cpu_seconds_per_million))),
         ("broker_resident_bytes", report.broker.map_or(String::new(), |b| b.resident_bytes.to_string())),
+        ("broker_anonymous_bytes", report.broker.map_or(String::new(), |b| b.anonymous_bytes.to_string())),
         ("validation", findings.map_or("", |f| if f.is_clean() { "clean" } else { "wrong" }).to_owned()),
         ("load", report.host.load.clone()),
     ]

@@ -15,8 +15,9 @@ pub fn render(report: &Report) -> String {
         rows.push(("  per GB", format!("{:.3} s", broker.cpu_seconds_per_gb)));
         rows.push(("  per message", format!("{:.3} µs", broker.cpu_seconds_per_million)));
         let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-        let (now, peak) = (mebibytes(broker.resident_bytes), mebibytes(broker.resident_peak_bytes));
-        rows.push(("broker memory", format!("{now:.0} MiB, at most {peak:.0} MiB")));
+        let [all, own, peak] =
+            [broker.resident_bytes, broker.anonymous_bytes, broker.resident_peak_bytes].map(mebibytes);
+        rows.push(("broker memory", format!("{all:.0} MiB, {own:.0} of its own, at most {peak:.0} MiB")));
     }
     if let Some(found) = &report.validation {
         let verdict = if found.is_clean() { "clean" } else { "WRONG" };
@@ -38,7 +39,7 @@ pub fn render(report: &Report) -> String {
 fn settings(report: &Report, rows: &mut Vec<(&'static str, String)>) {
     let settings = &report.settings;
     rows.push(("mode", settings.mode.name().to_owned()));
-    rows.push(("topic", format!("{}, {} partitions", settings.topic, report.partitions)));
+    rows.push(("topic", format!("{}, {} partition(s)", settings.topic, report.partitions)));
     if settings.mode == Mode::Consume {
         let group = settings.consumer_group.as_deref().unwrap_or("none");
         rows.push((
@@ -48,7 +49,10 @@ fn settings(report: &Report, rows: &mut Vec<(&'static str, String)>) {
         return;
     }
     let rate = settings.rate_limit.map_or("as fast as it goes".to_owned(), |rate| format!("{rate} msg/s"));
-    rows.push(("load", format!("{} tasks on {} clients, {rate}", settings.concurrency, settings.clients)));
+    rows.push((
+        "load",
+        format!("{} task(s) on {} client(s), {rate}", settings.concurrency, settings.clients),
+    ));
     let text = format!(
         "{} bytes, acks {}, linger {} ms, batch {} bytes, compression {}",
         settings.message_size,

@@ -1,0 +1,144 @@
+//! The binary from end to end, against the mock cluster that librdkafka carries in itself.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use rdkafka::ClientConfig;
+use rdkafka::config::FromClientConfig;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
+
+fn cluster(topic: &str, partitions: i32) -> MockCluster<'static, DefaultProducerContext> {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic(topic, partitions, 1).unwrap();
+    cluster
+}
+
+fn bench(cluster: &MockCluster<'_, DefaultProducerContext>, arguments: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_chronik-bench"))
+        .args(["-b", &cluster.bootstrap_servers()])
+        .args(arguments.split(' '))
+        .output()
+        .unwrap()
+}
+
+fn json(path: &Path) -> serde_json::Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn produce_validates_and_writes_every_output() {
+    let directory = tempfile::tempdir().unwrap();
+    let (json_path, csv_path) = (directory.path().join("run.json"), directory.path().join("runs.csv"));
+    let cluster = cluster("t", 3);
+    for _ in 0..2 {
+        let line = format!(
+            "-t t -p 3 -c 16 -s 100 -d 1s -w 500ms --rate-limit 2000 --validate --key-pattern random --broker-pid {} --json-output {} --csv-output {}",
+            std::process::id(),
+            json_path.display(),
+            csv_path.display()
+        );
+        let output = bench(&cluster, &line);
+        assert!(output.status.success(), "{output:?}");
+        let table = String::from_utf8(output.stdout).unwrap();
+        assert!(table.contains("clean: "), "{table}");
+    }
+    let report = json(&json_path);
+    assert_eq!(report["elapsed_seconds"], 1.0);
+    assert_eq!(report["settings"]["acks"], "all");
+    assert_eq!(report["failures"], 0);
+    let (messages, checked) = (&report["messages"], &report["validation"]["checked"]);
+    // The warm-up is checked and not counted.
+    assert!(messages.as_u64() > Some(0) && checked.as_u64() > messages.as_u64(), "{report}");
+    assert!(report["latency"]["count"].as_u64() > Some(0));
+    let csv = std::fs::read_to_string(&csv_path).unwrap();
+    assert_eq!(csv.lines().count(), 3);
+    assert_eq!(csv.lines().filter(|line| line.starts_with("finished_at,")).count(), 1);
+}
+
+/// The mock keeps 5 MiB of a partition: what it threw away must be found to be missing.
+#[test]
+fn what_the_broker_lost_is_found() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("run.json");
+    let cluster = cluster("t", 1);
+    let line =
+        format!("-t t -c 64 -s 10000 -d 30s -w 0s -n 2000 --validate --json-output {}", path.display());
+    let output = bench(&cluster, &line);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let validation = &json(&path)["validation"];
+    assert!(validation["lost"].as_u64() > Some(1_000), "{validation}");
+    assert_eq!(validation["damaged"], 0);
+}
+
+#[test]
+fn the_rate_and_the_message_count_are_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("run.json");
+    let cluster = cluster("t", 1);
+    let rated = bench(
+        &cluster,
+        &format!("-t t -c 8 -d 1s -w 200ms --rate-limit 500 --json-output {}", path.display()),
+    );
+    assert!(rated.status.success(), "{rated:?}");
+    let messages = json(&path)["messages"].as_u64().unwrap();
+    assert!((400..=600).contains(&messages), "{messages} messages at 500 a second");
+    let counted = bench(&cluster, &format!("-t t -c 8 -d 60s -w 0s -n 100 --json-output {}", path.display()));
+    assert!(counted.status.success(), "{counted:?}");
+    assert_eq!(json(&path)["messages"], 100);
+    assert!(json(&path)["elapsed_seconds"].as_f64() < Some(30.0));
+}
+
+#[test]
+fn consume_reads_what_is_there_and_finds_a_record_that_is_not_ours() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("run.json");
+    let cluster = cluster("t", 2);
+    let produced = bench(&cluster, "-t t -c 8 -s 200 -d 10s -w 0s -n 500");
+    assert!(produced.status.success(), "{produced:?}");
+    let consume = format!("-t t -m consume -c 2 -d 20s -w 0s --validate --json-output {}", path.display());
+    let output = bench(&cluster, &consume);
+    assert!(output.status.success(), "{output:?}");
+    let report = json(&path);
+    assert_eq!((&report["messages"], &report["validation"]["checked"]), (&500.into(), &500.into()));
+    assert_eq!(report["latency"]["count"], 500);
+
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", cluster.bootstrap_servers());
+    let producer = BaseProducer::from_config(&config).unwrap();
+    producer.send(BaseRecord::<(), str>::to("t").payload("tampered")).unwrap();
+    producer.flush(std::time::Duration::from_secs(10)).unwrap();
+    let output = bench(&cluster, &consume);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert_eq!(json(&path)["validation"]["damaged"], 1);
+}
+
+#[test]
+fn round_trips_come_back_clean() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("run.json");
+    let cluster = cluster("t", 2);
+    for rate in ["", " --rate-limit 200"] {
+        let line = format!(
+            "-t t -m round-trip -c 4 --clients 2 -d 1s -w 200ms --validate{rate} --json-output {}",
+            path.display()
+        );
+        let output = bench(&cluster, &line);
+        assert!(output.status.success(), "{output:?}");
+        let report = json(&path);
+        assert!(report["messages"].as_u64() > Some(0), "{report}");
+        assert_eq!(report["validation"]["lost"], 0);
+    }
+}
+
+#[test]
+fn a_wrong_number_of_partitions_is_refused_with_one_line() {
+    let cluster = cluster("t", 3);
+    let output = bench(&cluster, "-t t -p 5 -d 1s");
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(
+        text.trim(),
+        "chronik-bench: the topic t has 3 partitions, not 5: choose another with --topic"
+    );
+}
