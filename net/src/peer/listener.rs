@@ -18,13 +18,13 @@ use super::frame::{Frame, FrameError};
 use super::handshake::{Greeting, KIND_HELLO, KIND_KEEPALIVE, KIND_REFUSAL, KIND_WELCOME, Refusal};
 use super::link::{ADMISSION_RETRY, Held};
 use super::registry::{Admission, Direction, Registry};
-use super::session::{FrameReceiver, Scratch, Session, down, within};
+use super::session::{FrameReceiver, Scratch, Session, down, within, yield_to_reactor};
 use super::socket::Socket;
 use super::{DownReason, PeerConfig, PeerInfo};
 use crate::acceptor::{Accepted, Acceptor, BindError, ConnectionLimits, ListenerConfig, bind};
 use crate::rt::clock;
 use crate::rt::event::Event;
-use crate::rt::executor::{breathe, sleep, spawn};
+use crate::rt::executor::{sleep, spawn};
 use crate::rt::mailbox::{Receiver, Sender};
 
 /// Connections on the raft port: sixteen nodes of 256 shards. Whoever does not greet in time gives the place back.
@@ -306,6 +306,12 @@ async fn receive<S: FrameSink>(
             Ok(frame) => frame,
             Err(reason) => return reason,
         };
+        frames += 1;
+        bytes += frame.wire_bytes();
+        if frames >= FRAMES_PER_TURN || bytes >= BYTES_PER_TURN {
+            (frames, bytes) = (0, 0);
+            yield_to_reactor().await;
+        }
         if frame.kind == KIND_KEEPALIVE || !receiver.has_ready() {
             held.claim.heard(clock::monotonic_ms());
         }
@@ -323,14 +329,8 @@ async fn receive<S: FrameSink>(
             links.count(|stats| stats.dropped_no_shard += 1);
             continue;
         }
-        frames += 1;
-        bytes += frame.wire_bytes();
         if let Err(reason) = deliver(links, from, frame, session, held, room).await {
             return reason;
-        }
-        if frames >= FRAMES_PER_TURN || bytes >= BYTES_PER_TURN {
-            (frames, bytes) = (0, 0);
-            breathe().await;
         }
     }
 }

@@ -16,10 +16,11 @@ use super::frame::{Decoder, Encoder};
 use super::handshake::{Greeting, KIND_HELLO, KIND_KEEPALIVE, KIND_REFUSAL, KIND_WELCOME};
 use super::listener::IncomingStats;
 use super::liveness::LivenessConfig;
+use super::session::yield_to_reactor;
 use super::*;
 use crate::acceptor::Acceptor;
 use crate::rt::clock;
-use crate::rt::executor::{Shards, ShardsConfig, breathe, run_shards, sleep, spawn};
+use crate::rt::executor::{Shards, ShardsConfig, run_shards, sleep, spawn};
 use crate::rt::mailbox::{Sender, mailbox};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -29,7 +30,7 @@ fn config() -> PeerConfig {
         backoff: BackoffConfig { min_ms: 5, max_ms: 50 },
         liveness: LivenessConfig { keepalive_ms: 60, timeout_ms: 600 },
         connect_ms: 1_000,
-        handshake_ms: 400,
+        handshake_ms: 1_000,
         ..PeerConfig::default()
     }
 }
@@ -75,7 +76,7 @@ type Command = Option<Box<dyn FnOnce(&mut OnShard) + Send>>;
 struct Node {
     address: SocketAddr,
     registry: Arc<Registry>,
-    _acceptor: Acceptor,
+    acceptor: Acceptor,
     commands: Sender<Command>,
     shards: Option<Shards>,
 }
@@ -127,7 +128,7 @@ impl Node {
         };
         let shards = run_shards(&ShardsConfig::new(1), seeds, body).unwrap();
         let (acceptor, address) = listen(address, vec![sockets]).unwrap();
-        Self { address, registry, _acceptor: acceptor, commands, shards: Some(shards) }
+        Self { address, registry, acceptor, commands, shards: Some(shards) }
     }
 
     fn run<R: Send + 'static>(&self, act: impl FnOnce(&mut OnShard) -> R + Send + 'static) -> R {
@@ -170,6 +171,8 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        // First the port, so that nobody is accepted whom nobody will greet.
+        self.acceptor.stop();
         let _ = self.commands.try_send(None);
         if let Some(shards) = self.shards.take() {
             shards.join();
@@ -272,7 +275,7 @@ async fn send_many(link: Link, pattern: Bytes, count: u64, length: impl Fn(u64) 
             sleep(Duration::from_millis(1)).await;
         }
         if number % 100 == 99 {
-            breathe().await;
+            yield_to_reactor().await;
         }
     }
 }
@@ -294,7 +297,10 @@ fn mixed_length(number: u64) -> usize {
 #[test]
 fn a_hundred_thousand_frames_in_order() {
     const COUNT: u64 = 100_000;
-    let (one, two) = (Node::start(&identity(1), config()), Node::start(&identity(2), config()));
+    // A debug build needs its time for the checksum of 32 MiB, on a machine that others use as well.
+    let liveness = LivenessConfig { keepalive_ms: 60, timeout_ms: 5_000 };
+    let patient = PeerConfig { liveness, ..config() };
+    let (one, two) = (Node::start(&identity(1), patient), Node::start(&identity(2), patient));
     let pattern = pattern(32 << 20);
     let (done, all_there) = mpsc::channel();
     let expected = pattern.clone();
@@ -315,11 +321,13 @@ fn a_hundred_thousand_frames_in_order() {
     let peer = up(&events);
     assert_eq!((peer.node, peer.directory, peer.shard_count), (2, Uuid::from_u128(2), 1));
     one.run(move |shard| spawn(send_many(shard.link.clone().unwrap(), pattern, COUNT, mixed_length)));
-    all_there.recv_timeout(PATIENCE * 4).unwrap();
+    let result = all_there.recv_timeout(PATIENCE * 2);
+    let event = events.try_recv();
+    let stats = one.run(|shard| shard.link.as_ref().unwrap().stats());
+    assert!(result.is_ok() && event.is_err(), "{event:?} {stats:?} {:?}", two.stats());
     let stats = one.run(|shard| shard.link.as_ref().unwrap().stats());
     assert_eq!((stats.sent_frames, stats.lost_frames, stats.connections), (COUNT, 0, 1));
     assert_eq!(two.stats().received_frames, COUNT);
-    assert!(events.try_recv().is_err(), "the link did not stay up");
 }
 
 #[test]
