@@ -39,8 +39,9 @@ pub const PARTS_MAX: usize = 16_384;
 pub const KIND_MAX: u8 = 239;
 /// Body of a frame of the link itself: a greeting or a refusal.
 pub const CONTROL_BODY_BYTES_MAX: usize = 512;
-/// What is allocated for a frame before more of it has come.
-pub const FIRST_STEP_BYTES: usize = 256 << 10;
+/// What is allocated for a frame before more of it has come; untouched memory until it does. As much as Raft packs into one
+/// message, so that such a frame never moves.
+pub const FIRST_STEP_BYTES: usize = 1 << 20;
 /// When this much of a frame is missing it is worth receiving straight into the frame.
 const DIRECT_BYTES_MIN: usize = 16 << 10;
 /// Headers and tables are cut from blocks of this size: one allocation for some 200 frames.
