@@ -20,12 +20,12 @@ use super::handshake::{Greeting, KIND_HELLO, KIND_KEEPALIVE, KIND_REFUSAL, KIND_
 use super::queue::{NotSent, NotSentReason, SendQueue};
 use super::registry::{Admission, Claim, Direction, Registry};
 use super::resolve::resolve;
-use super::session::{FrameReceiver, Scratch, Session, down, within, yield_to_reactor};
+use super::session::{FrameReceiver, Scratch, Session, down, within};
 use super::socket::Socket;
 use super::{DownReason, PeerConfig, PeerInfo};
 use crate::rt::clock;
 use crate::rt::event::Event;
-use crate::rt::executor::{sleep, spawn};
+use crate::rt::executor::{breathe, sleep, spawn};
 
 /// Frames are encoded and checksummed in portions of this size, so that a long queue does not hold up the shard.
 const GATHER_BYTES: usize = 1 << 20;
@@ -353,7 +353,7 @@ async fn send_frames(core: &Core, session: &Session, version: u16) -> DownReason
             return down(&error);
         }
         if !core.queue.borrow().is_empty() {
-            yield_to_reactor().await;
+            breathe().await;
         }
     }
 }

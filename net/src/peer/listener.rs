@@ -18,13 +18,13 @@ use super::frame::{Frame, FrameError};
 use super::handshake::{Greeting, KIND_HELLO, KIND_KEEPALIVE, KIND_REFUSAL, KIND_WELCOME, Refusal};
 use super::link::{ADMISSION_RETRY, Held};
 use super::registry::{Admission, Direction, Registry};
-use super::session::{FrameReceiver, Scratch, Session, down, within, yield_to_reactor};
+use super::session::{FrameReceiver, Scratch, Session, down, within};
 use super::socket::Socket;
 use super::{DownReason, PeerConfig, PeerInfo};
 use crate::acceptor::{Accepted, Acceptor, BindError, ConnectionLimits, ListenerConfig, bind};
 use crate::rt::clock;
 use crate::rt::event::Event;
-use crate::rt::executor::{sleep, spawn};
+use crate::rt::executor::{breathe, sleep, spawn};
 use crate::rt::mailbox::{Receiver, Sender};
 
 /// Connections on the raft port: sixteen nodes of 256 shards. Whoever does not greet in time gives the place back.
@@ -310,7 +310,7 @@ async fn receive<S: FrameSink>(
         bytes += frame.wire_bytes();
         if frames >= FRAMES_PER_TURN || bytes >= BYTES_PER_TURN {
             (frames, bytes) = (0, 0);
-            yield_to_reactor().await;
+            breathe().await;
         }
         if frame.kind == KIND_KEEPALIVE || !receiver.has_ready() {
             held.claim.heard(clock::monotonic_ms());

@@ -254,14 +254,6 @@ impl FrameReceiver {
     }
 }
 
-/// Lets the reactor run: sockets, timers and mailboxes of the shard get their turn before the calling task goes on.
-///
-/// A pause of nothing would not: glommio's timer is ready at its first poll when its time has come by then, and the
-/// reactor is not entered. This one is still ahead at its first poll and past when the reactor looks, which hence does not park.
-pub(super) async fn yield_to_reactor() {
-    sleep(Duration::from_micros(10)).await;
-}
-
 /// The end that an error of the socket means.
 pub(super) fn down(error: &io::Error) -> DownReason {
     match error.kind() {

@@ -16,10 +16,10 @@ use super::frame::{Decoder, Encoder};
 use super::handshake::{Greeting, KIND_HELLO, KIND_KEEPALIVE, KIND_REFUSAL, KIND_WELCOME};
 use super::listener::IncomingStats;
 use super::liveness::LivenessConfig;
-use super::session::yield_to_reactor;
 use super::*;
 use crate::acceptor::Acceptor;
 use crate::rt::clock;
+use crate::rt::executor::breathe;
 use crate::rt::executor::{Shards, ShardsConfig, run_shards, sleep, spawn};
 use crate::rt::mailbox::{Sender, mailbox};
 
@@ -275,7 +275,7 @@ async fn send_many(link: Link, pattern: Bytes, count: u64, length: impl Fn(u64) 
             sleep(Duration::from_millis(1)).await;
         }
         if number % 100 == 99 {
-            yield_to_reactor().await;
+            breathe().await;
         }
     }
 }

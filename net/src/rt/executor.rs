@@ -228,8 +228,11 @@ pub async fn sleep(pause: Duration) {
 /// Lets the executor take what has completed (sockets, timers, mailboxes) before the calling task goes on.
 ///
 /// `yield_if_needed` alone does not: it looks at the latency ring only, while sockets and mailboxes are on the main ring.
+/// Nor does a pause of nothing: glommio's timer is ready at its first poll when its time has come by then, and the reactor
+/// is not entered. This one is still ahead at its first poll and past when the reactor looks, which hence does not park.
 pub async fn breathe() {
-    glommio::timer::Timer::new(Duration::ZERO).await;
+    const AHEAD: Duration = Duration::from_micros(10);
+    glommio::timer::Timer::new(AHEAD).await;
 }
 
 struct AbortOnPanic;
@@ -264,6 +267,32 @@ mod tests {
         seen.sort();
         let expected: Vec<_> = (0..3).map(|shard| (shard, 3, Some(format!("shard-{shard}")))).collect();
         assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn a_task_that_breathes_lets_timers_and_mailboxes_of_its_shard_in() {
+        let shards = run_shards(&ShardsConfig::new(1), vec![()], |_, ()| async move {
+            let (sender, inbox) = mailbox::<()>(1).unwrap();
+            let mut inbox = inbox.bind().unwrap();
+            let heard = std::rc::Rc::new(std::cell::Cell::new(false));
+            let hears = heard.clone();
+            spawn(async move {
+                inbox.recv().await;
+                hears.set(true);
+            });
+            breathe().await;
+            let teller = thread::spawn(move || sender.try_send(()).unwrap());
+            // Far more breaths than the mail takes to come, far less than it would take a task that keeps the shard.
+            for _ in 0..100_000 {
+                if heard.get() {
+                    break;
+                }
+                breathe().await;
+            }
+            assert!(heard.get(), "the mail came in while the task went on");
+            teller.join().unwrap();
+        });
+        shards.unwrap().join();
     }
 
     #[test]
