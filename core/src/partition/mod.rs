@@ -17,6 +17,7 @@ pub mod read;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use chronik_wal::disk::Disk;
 use chronik_wal::entry::GroupState;
 use chronik_wal::epochs::EpochTable;
@@ -81,6 +82,20 @@ pub enum Waiting {
         /// The plan's number.
         plan: u64,
     },
+}
+
+/// First byte of [`Partition::producers_as_data`]; then the offset (i64, little-endian) below which every batch is in it, then
+/// a snapshot in Kafka's format.
+const PRODUCER_DATA_VERSION: u8 = 1;
+
+/// More than some thousand producers are kept in files only: this goes into a frame of the WAL with each change of a term.
+const PRODUCER_DATA_MAX: usize = 1 << 20;
+
+fn producers_from_data(data: &Bytes) -> Option<ProducerSnapshot> {
+    let (&version, rest) = data.split_first()?;
+    let (offset, _) = rest.split_first_chunk::<8>()?;
+    let offset = KafkaOffset(i64::from_le_bytes(*offset));
+    (version == PRODUCER_DATA_VERSION).then(|| ProducerSnapshot { offset, bytes: data.slice(9..) })
 }
 
 /// The bounds of a partition's producers, from the broker's configs.
@@ -176,7 +191,8 @@ impl Partition {
         partition
     }
 
-    /// Brings the producer state up to the end of the files, from a snapshot and the batches after it.
+    /// Brings the producer state up to the end of the files, from the newest snapshot (a file, or what the group's state keeps)
+    /// and the batches after it.
     ///
     /// # Errors
     /// When the files cannot be read.
@@ -184,17 +200,15 @@ impl Partition {
         &mut self,
         disk: &dyn Disk,
         snapshot: Option<ProducerSnapshot>,
-        replay_from: KafkaOffset,
+        data: &Bytes,
         log_end: KafkaOffset,
         limits: ProducerLimits,
         wall_ms: i64,
     ) -> Result<(), FilesError> {
-        let mut from = replay_from;
         // One that speaks of what is lost would take new batches for duplicates.
-        let believed = snapshot.filter(|snapshot| snapshot.offset <= log_end);
-        if believed.is_none() {
-            from = self.files.start().base_offset;
-        }
+        let candidates = [snapshot, producers_from_data(data)].into_iter().flatten();
+        let believed = candidates.filter(|snapshot| snapshot.offset <= log_end).max_by_key(|s| s.offset);
+        let mut from = believed.as_ref().map_or(self.files.start().base_offset, |snapshot| snapshot.offset);
         if let Some(snapshot) = believed {
             match ProducerTable::decode_snapshot(&snapshot.bytes, limits, wall_ms) {
                 Ok(producers) => self.producers = producers,
@@ -208,6 +222,24 @@ impl Partition {
         crate::shard::open::replay_files(disk, &self.files, from, &mut |info, _| {
             producers.apply(info, RaftIndex(0), info.max_timestamp.min(wall_ms));
         })
+    }
+
+    /// The producer state as the group's state keeps it when the log start moves: what is deleted from the log is not forgotten
+    /// by a start, and a producer that sends once more is not written once more.
+    #[must_use]
+    pub fn producers_as_data(&self) -> Bytes {
+        if self.producers.is_empty() {
+            return Bytes::new();
+        }
+        let snapshot = self.producers.encode_snapshot();
+        if snapshot.len() > PRODUCER_DATA_MAX {
+            return Bytes::new();
+        }
+        let mut data = Vec::with_capacity(1 + 8 + snapshot.len());
+        data.push(PRODUCER_DATA_VERSION);
+        data.extend_from_slice(&self.high_watermark.0.to_le_bytes());
+        data.extend_from_slice(&snapshot);
+        data.into()
     }
 
     /// Takes the waiters that an applied entry, or the loss of leadership, has decided.

@@ -123,7 +123,6 @@ pub struct MetadataLog {
 struct OpenedGroup {
     files: PartitionLog,
     snapshot: Option<chronik_wal::partition::ProducerSnapshot>,
-    replay_from: chronik_wal::types::KafkaOffset,
     state: GroupState,
     entries: Vec<LogEntry>,
 }
@@ -392,7 +391,7 @@ impl Shard {
                 if let Err(error) = made.recover_producers(
                     disk,
                     opened.snapshot,
-                    opened.replay_from,
+                    &opened.state.snapshot_data,
                     log_end,
                     producer_limits(&self.config),
                     seed.wall_ms,
@@ -476,7 +475,8 @@ fn open_group(
     let state = recovered.state.ok_or_else(|| fail("the WAL has entries of it but no state".to_owned()))?;
     let start = state.log_start;
     let opened = PartitionLog::open(disk, store, identity, recovered.flushed, start, limits);
-    let Opened { log: mut files, snapshot, replay_from } = opened.map_err(|error| fail(error.to_string()))?;
+    let Opened { log: mut files, snapshot, replay_from: _ } =
+        opened.map_err(|error| fail(error.to_string()))?;
     let sole = is_sole_voter(&state);
     let mut reader = EntryReader::new(disk, &seed.wal);
     let mut entries = Vec::new();
@@ -496,7 +496,7 @@ fn open_group(
     *budget = budget.saturating_sub(bytes);
     let mut state = state;
     state.hard.commit = state.hard.commit.max(recovered.commit);
-    Ok(OpenedGroup { files, snapshot, replay_from, state, entries })
+    Ok(OpenedGroup { files, snapshot, state, entries })
 }
 
 /// With one voter an entry on the disk is committed.

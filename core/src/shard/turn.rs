@@ -200,7 +200,6 @@ impl Shard {
     /// kept in the group's state, so that it outlives the entry that set it.
     fn log_start_moved(&mut self, group: GroupId, offset: KafkaOffset, at: RaftIndex) {
         let Some(partition) = self.partitions.get(&group) else { return };
-        let Some(state) = self.driver.state(group) else { return };
         if group == GroupId::METADATA {
             if self.controller.as_ref().is_some_and(|host| host.is_ahead_of(at)) {
                 // At a start the state has come further than the log that is applied again: no image is of this entry.
@@ -218,19 +217,20 @@ impl Shard {
             Some(point) => point,
             None => LogStart { offset, ..self.driver.log_start(group).unwrap_or_default() },
         };
-        let snapshot_data = state.snapshot_data.clone();
-        self.driver.compact_to(group, start, snapshot_data);
+        let producers = partition.producers_as_data();
+        self.driver.compact_to(group, start, producers);
     }
 
     /// A segment that was still growing when the log start passed over it may go once it is closed: the durable log start
     /// moves on, and with it the files.
     pub(crate) fn drop_closed_segments(&mut self, group: GroupId) {
         if let Some(point) = self.drop_point(group)
-            && let (Some(begins), Some(state)) = (self.driver.log_start(group), self.driver.state(group))
+            && let (Some(begins), Some(partition)) =
+                (self.driver.log_start(group), self.partitions.get(&group))
             && point.index > begins.index
         {
-            let snapshot_data = state.snapshot_data.clone();
-            self.driver.compact_to(group, point, snapshot_data);
+            let producers = partition.producers_as_data();
+            self.driver.compact_to(group, point, producers);
         }
     }
 

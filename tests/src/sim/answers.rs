@@ -78,7 +78,8 @@ impl World {
             }
             code => {
                 if let Some(lane) = self.lane(item) {
-                    lane.timed_out |= code == ErrorCode::RequestTimedOut;
+                    lane.timed_out |=
+                        matches!(code, ErrorCode::RequestTimedOut | ErrorCode::KafkaStorageError);
                 }
                 return self.may_fail(place, code).map_err(|why| format!("{why}: {item:?}"));
             }
@@ -124,6 +125,11 @@ impl World {
             }
             ErrorCode::NotLeaderOrFollower => {
                 self.count("not leader");
+                Ok(())
+            }
+            // A disk that is full refuses produce at once, and for a while after there is space again.
+            ErrorCode::KafkaStorageError if self.report.counts.contains_key("full disk") => {
+                self.count("no space");
                 Ok(())
             }
             ErrorCode::UnknownTopicOrPartition if deleting => {
