@@ -101,6 +101,10 @@ impl Shard {
                 continue;
             };
             let (low, high) = (RaftIndex(*range.start()), RaftIndex(range.end() + 1));
+            if low < tail.first_index() || high > tail.last_index().next() {
+                // The log start has just moved over them; with the state that says so they are needed no more.
+                continue;
+            }
             let entries: Vec<LogEntry> = tail.entries(low, high, REWRITE_BYTES_MAX).cloned().collect();
             self.wal.rewrite_entries(group, commit, &entries);
         }

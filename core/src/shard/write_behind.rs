@@ -344,7 +344,9 @@ impl Shard {
         let (Some(partition), Some(tail)) = (self.partitions.get_mut(&group), self.driver.tail(group)) else {
             return;
         };
-        let entries = tail.entries(before.next(), written.next(), u64::MAX);
+        // A log start that moved meanwhile has taken entries out of the tail.
+        let low = before.next().max(tail.first_index());
+        let entries = tail.entries(low, written.next().max(low), u64::MAX);
         let bytes: u64 = entries.map(|entry| entry.data.len() as u64).sum();
         partition.unwritten_bytes = partition.unwritten_bytes.saturating_sub(bytes);
         let rest = partition.applied > written;
