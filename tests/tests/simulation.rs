@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use chronik_tests::sim::{RunPlan, run};
 
 /// How long fresh seeds are tried.
-const FRESH: Duration = Duration::from_secs(60);
+const FRESH: Duration = Duration::from_secs(30);
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
