@@ -7,6 +7,7 @@ use kafka_protocol::messages::find_coordinator_response::Coordinator;
 use kafka_protocol::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse};
 use kafka_protocol::protocol::StrBytes;
 
+use crate::coordinator::partition_for_group;
 use crate::metadata::names::CONSUMER_OFFSETS;
 use crate::metadata::snapshot::{PartitionView, Snapshot};
 
@@ -22,21 +23,11 @@ pub struct FindCoordinatorAnswer {
     pub needs_offsets_topic: bool,
 }
 
-/// The partition of a topic with so many partitions that a key belongs to: Kafka's `abs(hashCode) % n`.
-///
-/// `hashCode` is Java's of the UTF-16 string; the absolute value of the least i32 is 0 (`Utils.abs`).
-#[must_use]
-pub fn partition_for_key(key: &str, partition_count: i32) -> i32 {
-    let hash =
-        key.encode_utf16().fold(0i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)));
-    hash.checked_abs().unwrap_or(0) % partition_count.max(1)
-}
-
 /// The partition of `__consumer_offsets` that a group belongs to; none while the topic does not exist.
 #[must_use]
 pub fn group_partition<'a>(snapshot: &'a Snapshot, group: &str) -> Option<(i32, &'a PartitionView)> {
     let topic = snapshot.topic(CONSUMER_OFFSETS)?;
-    let partition = partition_for_key(group, i32::try_from(topic.partitions.len()).ok()?);
+    let partition = partition_for_group(group, i32::try_from(topic.partitions.len()).ok()?);
     topic.partition(partition).map(|view| (partition, view))
 }
 

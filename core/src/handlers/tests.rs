@@ -17,11 +17,12 @@ use uuid::Uuid;
 
 use super::cluster::describe_cluster;
 use super::configs::describe_configs;
-use super::find_coordinator::{find_coordinator, partition_for_key};
+use super::find_coordinator::find_coordinator;
 use super::metadata::{MetadataAnswer, MetadataQuery, TopicKey, TopicSelection, metadata};
 use super::topic_partitions::describe_topic_partitions;
 use super::*;
 use crate::config::layers::ConfigMap;
+use crate::coordinator::partition_for_group;
 use crate::metadata::command::{Command, ConfigScope, Endpoint, PartitionPlacement, Replica};
 use crate::metadata::snapshot::SnapshotBuilder;
 use crate::metadata::state::MetadataState;
@@ -325,11 +326,11 @@ fn describe_cluster_lists_brokers_of_the_listener() {
 #[test]
 fn keys_go_to_the_partitions_that_kafka_gives_them() {
     // Java: "group".hashCode() = 98629247, "".hashCode() = 0, "polygenelubricants".hashCode() = Integer.MIN_VALUE.
-    assert_eq!(partition_for_key("group", 50), 98_629_247 % 50);
-    assert_eq!(partition_for_key("", 50), 0);
-    assert_eq!(partition_for_key("polygenelubricants", 50), 0);
+    assert_eq!(partition_for_group("group", 50), 98_629_247 % 50);
+    assert_eq!(partition_for_group("", 50), 0);
+    assert_eq!(partition_for_group("polygenelubricants", 50), 0);
     // Outside the basic plane Java sees two units: "\uD83D\uDE00".hashCode() = 1772899.
-    assert_eq!(partition_for_key("😀", 50), 1_772_899 % 50);
+    assert_eq!(partition_for_group("😀", 50), 1_772_899 % 50);
 }
 
 #[test]

@@ -26,7 +26,6 @@ mod pipeline;
 mod reader;
 mod set;
 mod shared;
-mod socket;
 #[cfg(test)]
 mod tests;
 mod writer;

@@ -3,7 +3,6 @@
 //! All connections of a shard receive into one buffer (the system call is synchronous, so none holds it while it waits);
 //! an idle connection therefore owns no buffer. The rest of a large frame is received straight into that frame.
 
-use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
@@ -17,31 +16,15 @@ use rustix::net::{RecvFlags, recv};
 
 use super::set::Counters;
 use super::shared::{Ending, Shared, Slot};
-use super::socket::Socket;
 use super::{Call, CloseReason, Service};
 use crate::frame_reader::FrameReader;
 use crate::rt::clock;
 use crate::rt::executor::breathe;
+use crate::rt::scratch::Scratch;
+use crate::rt::socket::Socket;
 
-/// Size of the buffer that the connections of a shard receive into.
-const SCRATCH_BYTES: usize = 64 << 10;
 /// Reads in a row after which a connection lets the others of its shard go first.
 const READS_PER_TURN: usize = 16;
-
-/// The receive buffer of a shard. Taken for the length of one poll.
-#[derive(Default)]
-pub(super) struct Scratch(Cell<Vec<u8>>);
-
-impl Scratch {
-    fn with<R>(&self, act: impl FnOnce(&mut [u8]) -> R) -> R {
-        let mut buffer = self.0.take();
-        // Empty only the first time, or if a service were to poll a connection from within a call.
-        buffer.resize(SCRATCH_BYTES, 0);
-        let result = act(&mut buffer);
-        self.0.set(buffer);
-        result
-    }
-}
 
 /// Reads one connection until its end.
 pub(super) struct Reader<'a, S: Service> {

@@ -9,14 +9,15 @@ use futures_lite::future::or;
 use glommio::timer::Timer;
 
 use super::budget::Budget;
-use super::reader::{Reader, Scratch};
+use super::reader::Reader;
 use super::shared::{Ending, Shared};
-use super::socket::Socket;
 use super::{CloseReason, ConnectionConfig, ConnectionInfo, Service, writer};
 use crate::acceptor::{Accepted, Permit};
 use crate::rt::clock;
 use crate::rt::event::Event;
 use crate::rt::mailbox::Receiver;
+use crate::rt::scratch::Scratch;
+use crate::rt::socket::Socket;
 
 /// Longest pause between two looks at idle connections.
 const SWEEP_MS_MAX: u64 = 1_000;
@@ -112,7 +113,7 @@ impl<S: Service> Connections<S> {
         let info = ConnectionInfo { id, peer, local, listener };
         let shared = Rc::new(Shared::new(info, self.config, self.budget.clone()));
         self.open.borrow_mut().insert(id, shared.clone());
-        glommio::spawn_local(serve_one(self.clone(), shared, Socket::new(socket), permit)).detach();
+        glommio::spawn_local(serve_one(self.clone(), shared, Socket::adopt(socket), permit)).detach();
     }
 
     /// Stops reading everywhere, answers what is under way and closes; what is not done by then is cut off.

@@ -11,7 +11,7 @@ use super::CloseReason;
 use super::pipeline::Answer;
 use super::set::Counters;
 use super::shared::{Ending, Shared};
-use super::socket::Socket;
+use crate::rt::socket::Socket;
 use crate::rt::writev::send_some;
 
 /// How long answers of a client that has closed its side are still waited for: it may only have ended its input.

@@ -20,12 +20,13 @@ use super::handshake::{Greeting, KIND_HELLO, KIND_KEEPALIVE, KIND_REFUSAL, KIND_
 use super::queue::{NotSent, NotSentReason, SendQueue};
 use super::registry::{Admission, Claim, Direction, Registry};
 use super::resolve::resolve;
-use super::session::{FrameReceiver, Scratch, Session, down, within};
-use super::socket::Socket;
+use super::session::{FrameReceiver, Session, down, within};
 use super::{DownReason, PeerConfig, PeerInfo};
 use crate::rt::clock;
 use crate::rt::event::Event;
 use crate::rt::executor::{breathe, sleep, spawn};
+use crate::rt::scratch::Scratch;
+use crate::rt::socket::Socket;
 
 /// Frames are encoded and checksummed in portions of this size, so that a long queue does not hold up the shard.
 const GATHER_BYTES: usize = 1 << 20;

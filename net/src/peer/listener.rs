@@ -18,14 +18,15 @@ use super::frame::{Frame, FrameError};
 use super::handshake::{Greeting, KIND_HELLO, KIND_KEEPALIVE, KIND_REFUSAL, KIND_WELCOME, Refusal};
 use super::link::{ADMISSION_RETRY, Held};
 use super::registry::{Admission, Direction, Registry};
-use super::session::{FrameReceiver, Scratch, Session, down, within};
-use super::socket::Socket;
+use super::session::{FrameReceiver, Session, down, within};
 use super::{DownReason, PeerConfig, PeerInfo};
 use crate::acceptor::{Accepted, Acceptor, BindError, ConnectionLimits, ListenerConfig, bind};
 use crate::rt::clock;
 use crate::rt::event::Event;
 use crate::rt::executor::{breathe, sleep, spawn};
 use crate::rt::mailbox::{Receiver, Sender};
+use crate::rt::scratch::Scratch;
+use crate::rt::socket::Socket;
 
 /// Connections on the raft port: sixteen nodes of 256 shards. Whoever does not greet in time gives the place back.
 const CONNECTIONS_MAX: usize = 4_096;

@@ -35,7 +35,6 @@ pub mod queue;
 pub mod registry;
 mod resolve;
 mod session;
-mod socket;
 #[cfg(test)]
 mod tests;
 

@@ -16,29 +16,13 @@ use super::frame::{CONTROL_VERSION, Decoder, Encoder, Frame};
 use super::handshake::{KIND_KEEPALIVE, Refusal};
 use super::liveness::{Due, Liveness};
 use super::registry::Claim;
-use super::socket::Socket;
 use super::{DownReason, PeerConfig};
 use crate::rt::clock;
 use crate::rt::event::Event;
 use crate::rt::executor::sleep;
+use crate::rt::scratch::Scratch;
+use crate::rt::socket::Socket;
 use crate::rt::writev::{OutQueue, send_some};
-
-/// Size of the buffer that the connections of a shard receive into.
-const SCRATCH_BYTES: usize = 64 << 10;
-
-/// The receive buffer of a shard. Taken for the length of one poll, so that an idle connection owns none.
-#[derive(Default)]
-pub(super) struct Scratch(Cell<Vec<u8>>);
-
-impl Scratch {
-    fn with<R>(&self, act: impl FnOnce(&mut [u8]) -> R) -> R {
-        let mut buffer = self.0.take();
-        buffer.resize(SCRATCH_BYTES, 0);
-        let result = act(&mut buffer);
-        self.0.set(buffer);
-        result
-    }
-}
 
 /// State of one connection that its parts share.
 pub(super) struct Session {

@@ -11,5 +11,7 @@ pub mod helper;
 pub mod mailbox;
 pub mod preflight;
 pub mod safety;
+pub(crate) mod scratch;
 pub mod signal;
+pub(crate) mod socket;
 pub mod writev;
