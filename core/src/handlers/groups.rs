@@ -13,9 +13,9 @@ use chronik_net::codec::messages::{
 use chronik_net::codec::{ErrorCode, Request, RequestHeader, Response};
 use kafka_protocol::ResponseError;
 
+use super::find_coordinator::group_partition;
 use super::service::{Broker, Connection};
-use crate::coordinator::{GroupRequest, GroupResponse, RequestKind, partition_for_group};
-use crate::metadata::names::CONSUMER_OFFSETS;
+use crate::coordinator::{GroupRequest, GroupResponse, RequestKind};
 use crate::shard::message::{Reply, Request as Question};
 
 /// First OffsetFetch version that asks for several groups.
@@ -85,12 +85,10 @@ impl Context {
 async fn ask(broker: &Rc<Broker>, context: &Context, group: &GroupId, kind: RequestKind) -> GroupResponse {
     let request = context.request(kind);
     let snapshot = broker.router.snapshot();
-    let partition = snapshot.topic(CONSUMER_OFFSETS).and_then(|topic| {
-        let number = partition_for_group(group, topic.partitions.len() as i32);
-        topic.partitions.get(number as usize)
-    });
-    let Some(partition) = partition else { return request.refused(ResponseError::NotCoordinator) };
-    let partition = partition.group;
+    let Some((_, view)) = group_partition(&snapshot, group) else {
+        return request.refused(ResponseError::NotCoordinator);
+    };
+    let partition = view.group;
     let fallback = request.clone();
     let question = Question::Group { partition, request: Box::new(request) };
     let (_, answer) = broker.router.ask(broker.router.owner(partition), question);
