@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chronik_wal::disk::Disk;
-use chronik_wal::entry::GroupState;
+use chronik_wal::entry::{GroupState, LogStart};
 use chronik_wal::epochs::EpochTable;
 use chronik_wal::partition::{FilesError, PartitionLog, ProducerSnapshot};
 use chronik_wal::producer_state::{ProducerLimits, ProducerTable};
@@ -28,6 +28,7 @@ use uuid::Uuid;
 
 use crate::config::broker::BrokerConfig;
 use crate::config::topic::TopicConfig;
+use crate::metadata::command::Replica;
 
 /// Names a partition in Kafka's words.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,6 +112,8 @@ pub struct Partition {
     pub name: PartitionName,
     /// Its Raft group.
     pub group: GroupId,
+    /// Its replicas, in the order of the placement, and other members that wrote to this one.
+    pub members: Vec<Replica>,
     /// The topic's configuration, resolved.
     pub config: Arc<TopicConfig>,
     /// End of the committed and applied log.
@@ -153,6 +156,7 @@ impl Partition {
         Self {
             name,
             group,
+            members: Vec::new(),
             config,
             high_watermark: KafkaOffset(0),
             log_start: KafkaOffset(0),
@@ -189,6 +193,22 @@ impl Partition {
         }
         partition.epochs.advance_start(partition.log_start);
         partition
+    }
+
+    /// Goes on from a snapshot: the log is empty and begins at `start`.
+    pub fn install(&mut self, start: LogStart, data: &Bytes, limits: ProducerLimits, wall_ms: i64) {
+        self.applied = start.index;
+        self.high_watermark = start.base_offset;
+        self.log_start = start.offset;
+        self.epochs = EpochTable::new();
+        self.epochs.append(start.term.leader_epoch(), start.base_offset);
+        self.producers = producers_from_data(data)
+            .filter(|_| self.group != GroupId::METADATA)
+            .and_then(|snapshot| ProducerTable::decode_snapshot(&snapshot.bytes, limits, wall_ms).ok())
+            .unwrap_or_else(|| ProducerTable::new(limits));
+        self.unwritten_bytes = 0;
+        self.unwritten_since_ms = None;
+        self.trimming = false;
     }
 
     /// Brings the producer state up to the end of the files, from the newest snapshot (a file, or what the group's state keeps)

@@ -410,6 +410,39 @@ impl Shard {
         self.carry_plan(None, plan, u32::MAX);
     }
 
+    /// Another node says which partitions it leads.
+    pub(crate) fn leaders_told(&mut self, _from: NodeId, events: Vec<LeaderEvent>) {
+        self.leaders_reported(events);
+    }
+
+    /// Another node asks something of this node's shard 0.
+    pub(crate) fn asked(&mut self, from: NodeId, id: u64, _body: bytes::Bytes) {
+        tracing::debug!(node = from.0, id, "a question");
+    }
+
+    /// Another node has answered.
+    pub(crate) fn answered(&mut self, from: NodeId, id: u64, _body: bytes::Bytes) {
+        tracing::debug!(node = from.0, id, "an answer");
+    }
+
+    /// A node's link has come up or gone.
+    pub(crate) fn reachable_changed(&mut self, node: NodeId, reachable: bool) {
+        if let Some(host) = &mut self.controller {
+            host.builder.broker_reachable(node, reachable);
+        }
+    }
+
+    /// A snapshot took the place of the metadata log.
+    pub(crate) fn metadata_installed(&mut self, index: RaftIndex, image: &[u8]) {
+        let Some(host) = &mut self.controller else { return };
+        let Ok(state) = crate::metadata::image::decode(image) else {
+            return self.fail("the metadata image that the leader sent cannot be read".to_owned());
+        };
+        host.builder.reset(&state);
+        host.state = state;
+        host.applied = index;
+    }
+
     /// Leaders that other shards of this node report.
     pub(crate) fn leaders_reported(&mut self, events: Vec<LeaderEvent>) {
         let Some(host) = &mut self.controller else { return };
@@ -427,8 +460,13 @@ impl Shard {
             }
             return;
         }
-        let event =
-            LeaderEvent { topic_id: partition.name.topic_id, partition: partition.name.index, term, leader };
+        let event = LeaderEvent {
+            topic_id: partition.name.topic_id,
+            partition: partition.name.index,
+            term,
+            leader,
+            in_sync: None,
+        };
         self.leader_events.push(event);
     }
 

@@ -46,10 +46,65 @@ pub enum Message {
     Metadata(Arc<Snapshot>, Arc<[Change]>),
     /// Leaders changed (to shard 0).
     Leaders(Vec<LeaderEvent>),
+    /// From a shard of another node.
+    Peer {
+        /// The node.
+        from: NodeId,
+        /// What it says.
+        message: PeerMessage,
+    },
+    /// A node can be reached now: the links with it are up.
+    NodeUp(NodeId),
+    /// A node cannot be reached any more.
+    NodeDown {
+        /// The node.
+        node: NodeId,
+        /// Its process is known to be gone (its port refuses connections), not only silent.
+        refused: bool,
+    },
+}
+
+/// What shards of different nodes say to each other. Lost with the link that carries it, never reordered on one.
+#[derive(Clone, Debug)]
+pub enum PeerMessage {
+    /// A message of a Raft group, to the shard that owns the group there.
+    Raft {
+        /// The group.
+        group: GroupId,
+        /// The message, from one peer id to another.
+        message: chronik_raft::eraftpb::Message,
+    },
+    /// Heartbeats and their answers, of many groups at once; the edge cuts them by owning shard of the receiver.
+    Heartbeats(Vec<(GroupId, chronik_raft::eraftpb::Message)>),
+    /// Leaders, told by the node that leads (shard 0 to shard 0).
+    Leaders(Vec<LeaderEvent>),
+    /// A question to the other node's shard 0, in the form of `metadata::forward`.
+    Ask {
+        /// The asking node's number for it.
+        id: u64,
+        /// The question.
+        body: Bytes,
+    },
+    /// The answer to an [`PeerMessage::Ask`].
+    Answer {
+        /// The number that the asking node gave.
+        id: u64,
+        /// The answer.
+        body: Bytes,
+    },
+}
+
+/// A message on its way to another node.
+#[derive(Clone, Debug)]
+pub struct PeerOut {
+    /// The receiver.
+    pub node: NodeId,
+    /// What is said.
+    pub message: PeerMessage,
 }
 
 /// A partition has a leader.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaderEvent {
     /// The topic's id.
     pub topic_id: Uuid,
@@ -59,6 +114,8 @@ pub struct LeaderEvent {
     pub term: Term,
     /// Who leads.
     pub leader: NodeId,
+    /// The replicas in sync, where the leader itself says so.
+    pub in_sync: Option<Arc<[NodeId]>>,
 }
 
 /// A question to the shard that owns what it is about.

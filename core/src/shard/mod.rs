@@ -19,6 +19,7 @@ pub mod housekeeping;
 pub mod message;
 pub mod offsets;
 pub mod open;
+pub mod peers;
 pub mod produce;
 pub mod pump;
 pub mod recycle;
@@ -35,9 +36,9 @@ use chronik_raft::driver::Driver;
 use chronik_wal::disk::Disk;
 use chronik_wal::partition::{FileDone, FileJob, FileStore, PartitionLog};
 use chronik_wal::shard_wal::{ShardWal, TurnWrite, WalJob};
-use chronik_wal::types::{GroupId, KafkaOffset, NodeId, ShardId, TurnNumber};
+use chronik_wal::types::{GroupId, KafkaOffset, NodeId, RaftIndex, ShardId, TurnNumber};
 
-use self::message::{Call, LeaderEvent, Message, Reply, Request};
+use self::message::{Call, LeaderEvent, Message, PeerMessage, PeerOut, Reply, Request};
 use crate::config::broker::BrokerConfig;
 use crate::metadata::snapshot::Snapshot;
 use crate::metadata::state::Change;
@@ -71,6 +72,22 @@ pub enum Event {
     Metadata(Arc<Snapshot>, Arc<[Change]>),
     /// Leaders changed on another shard (shard 0 only).
     Leaders(Vec<LeaderEvent>),
+    /// A shard of another node says something.
+    Peer {
+        /// The node.
+        from: NodeId,
+        /// What it says.
+        message: PeerMessage,
+    },
+    /// A node can be reached now.
+    NodeUp(NodeId),
+    /// A node cannot be reached any more.
+    NodeDown {
+        /// The node.
+        node: NodeId,
+        /// Its process is known to be gone, not only silent.
+        refused: bool,
+    },
     /// Stop: refuse what is new, answer what is in flight, write everything out.
     Stop,
 }
@@ -115,6 +132,8 @@ pub struct Outputs {
     pub replies: Vec<(Call, Reply)>,
     /// Messages to other shards of this node (or to this one).
     pub messages: Vec<(ShardId, Message)>,
+    /// Messages to other nodes, in order.
+    pub peer: Vec<PeerOut>,
     /// The WAL turn to write and sync. At most one is in flight.
     pub turn: Option<TurnWrite>,
     /// Jobs for the helper threads.
@@ -164,6 +183,8 @@ pub(crate) enum JobOwner {
     Fetch { fetch: u64, item: usize },
     /// A search by time.
     Offsets { request: u64, item: usize },
+    /// Entries in `low..high` for a follower that lags.
+    CatchUp { group: GroupId, low: RaftIndex, high: RaftIndex },
     /// The replay of a coordinator's partition, from this offset on.
     Load(GroupId, KafkaOffset),
     /// The WAL itself.
@@ -202,6 +223,8 @@ pub struct Shard {
     pub(crate) coordinators: groups::Coordinators,
     pub(crate) controller: Option<controller::ControllerHost>,
     pub(crate) snapshot: Arc<Snapshot>,
+    /// Nodes whose links are up.
+    pub(crate) nodes_up: BTreeSet<NodeId>,
     /// Leaders that shard 0 is to hear of with the end of the turn.
     pub(crate) leader_events: Vec<LeaderEvent>,
     pub(crate) produces: BTreeMap<u64, produce::PendingProduce>,
@@ -241,6 +264,9 @@ impl Shard {
             Event::JobDone(id, done) => self.job_done(id, done),
             Event::Metadata(snapshot, changes) => self.adopt(snapshot, &changes),
             Event::Leaders(events) => self.leaders_reported(events),
+            Event::Peer { from, message } => self.peer_says(from, message),
+            Event::NodeUp(node) => self.node_up(node),
+            Event::NodeDown { node, refused } => self.node_down(node, refused),
             Event::Stop => self.stop(),
         }
     }
@@ -269,6 +295,9 @@ impl Shard {
             (JobOwner::Fetch { fetch, item }, JobDone::File(done)) => self.fetch_read(fetch, item, done),
             (JobOwner::Offsets { request, item }, JobDone::File(done)) => {
                 self.offset_found(request, item, done);
+            }
+            (JobOwner::CatchUp { group, low, high }, JobDone::File(done)) => {
+                self.read_for_follower_done(group, low, high, done);
             }
             (JobOwner::Load(group, from), JobDone::File(done)) => self.coordinator_read(group, from, done),
             (JobOwner::Deleted, JobDone::File(done)) => self.deleted_files(done),

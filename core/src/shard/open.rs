@@ -257,6 +257,7 @@ impl Shard {
             coordinators: groups::Coordinators::default(),
             controller: None,
             snapshot,
+            nodes_up: std::collections::BTreeSet::new(),
             leader_events: Vec::new(),
             produces: BTreeMap::new(),
             stalled: std::collections::VecDeque::new(),
@@ -388,6 +389,7 @@ impl Shard {
                     &opened.state,
                     &self.config,
                 );
+                made.members = partition.replicas.to_vec();
                 if let Err(error) = made.recover_producers(
                     disk,
                     opened.snapshot,

@@ -40,6 +40,9 @@ impl From<Message> for Inbound {
             Message::Reply { id, reply } => Self::Reply { id, reply },
             Message::Metadata(snapshot, changes) => Self::Event(Event::Metadata(snapshot, changes)),
             Message::Leaders(events) => Self::Event(Event::Leaders(events)),
+            Message::Peer { from, message } => Self::Event(Event::Peer { from, message }),
+            Message::NodeUp(node) => Self::Event(Event::NodeUp(node)),
+            Message::NodeDown { node, refused } => Self::Event(Event::NodeDown { node, refused }),
         }
     }
 }

@@ -71,7 +71,8 @@ impl Shard {
             file_limits(topic),
         );
         let name = partition_name(topic, number as i32);
-        let made = Partition::new(name, partition.group, topic.config.clone(), files, &self.config);
+        let mut made = Partition::new(name, partition.group, topic.config.clone(), files, &self.config);
+        made.members = partition.replicas.to_vec();
         self.partitions.insert(partition.group, made);
         if &*topic.name == CONSUMER_OFFSETS {
             self.add_coordinator(partition.group, number as i32);

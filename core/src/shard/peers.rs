@@ -1,0 +1,172 @@
+//! What comes from other nodes and goes to them: Raft's messages, catch-up reads for followers, installed snapshots.
+//!
+//! Runs on every shard. The edge (`node/peers.rs`) carries [`PeerOut`]s; a message lost there is lost for good, and Raft
+//! sends another. A peer id is translated to a node by the partition's members: the placement, and whoever wrote to us.
+//!
+//! Invariants: nothing is sent to a node whose link is down (it would wait in a queue for a reader that may never come);
+//! a peer is never believed to be on two nodes.
+
+use chronik_raft::driver::{EntryFetch, Installed, Outgoing};
+use chronik_raft::eraftpb::{Message, MessageType};
+use chronik_wal::entry::LogEntry;
+use chronik_wal::partition::FileDone;
+use chronik_wal::types::{GroupId, NodeId, PeerId, RaftIndex};
+
+use super::message::{PeerMessage, PeerOut};
+use super::write_behind::Drop;
+use super::{Job, JobOwner, Shard};
+use crate::metadata::command::Replica;
+use crate::partition::producer_limits;
+
+/// Members of one group that are remembered from what they wrote: more than any placement has.
+const MEMBERS_MAX: usize = 32;
+
+impl Shard {
+    /// A shard of another node says something.
+    pub(crate) fn peer_says(&mut self, from: NodeId, message: PeerMessage) {
+        match message {
+            PeerMessage::Raft { group, message } => self.step(from, group, message),
+            PeerMessage::Heartbeats(list) => {
+                for (group, message) in list {
+                    self.step(from, group, message);
+                }
+            }
+            PeerMessage::Leaders(events) => self.leaders_told(from, events),
+            PeerMessage::Ask { id, body } => self.asked(from, id, body),
+            PeerMessage::Answer { id, body } => self.answered(from, id, body),
+        }
+    }
+
+    fn step(&mut self, from: NodeId, group: GroupId, message: Message) {
+        let peer = PeerId(message.from);
+        if let Some(partition) = self.partitions.get_mut(&group) {
+            match partition.members.iter().find(|member| member.peer == peer) {
+                Some(member) if member.node != from => {
+                    return tracing::debug!(group = group.0, peer = peer.0, node = from.0, "not its replica");
+                }
+                Some(_) => {}
+                None if partition.members.len() < MEMBERS_MAX => {
+                    partition.members.push(Replica { node: from, peer });
+                }
+                None => return,
+            }
+        }
+        if let Err(error) = self.driver.step(peer, group, message) {
+            tracing::debug!(group = group.0, node = from.0, %error, "a message of a peer is dropped");
+        }
+    }
+
+    /// Sends what Raft wants sent.
+    pub(crate) fn send_out(&mut self, messages: Vec<Outgoing>, heartbeats: Vec<Outgoing>) {
+        for Outgoing { to, group, message } in messages {
+            match self.reachable(group, to) {
+                Some(node) => {
+                    self.out.peer.push(PeerOut { node, message: PeerMessage::Raft { group, message } });
+                }
+                None => self.not_sent(group, to, message.get_msg_type()),
+            }
+        }
+        let mut by_node: Vec<(NodeId, Vec<(GroupId, Message)>)> = Vec::new();
+        for Outgoing { to, group, message } in heartbeats {
+            let Some(node) = self.reachable(group, to) else { continue };
+            match by_node.iter_mut().find(|(other, _)| *other == node) {
+                Some((_, list)) => list.push((group, message)),
+                None => by_node.push((node, vec![(group, message)])),
+            }
+        }
+        for (node, list) in by_node {
+            self.out.peer.push(PeerOut { node, message: PeerMessage::Heartbeats(list) });
+        }
+    }
+
+    fn not_sent(&mut self, group: GroupId, to: PeerId, kind: MessageType) {
+        match kind {
+            MessageType::MsgSnapshot => self.driver.report_snapshot(group, to, false),
+            MessageType::MsgAppend => self.driver.report_unreachable(group, to),
+            _ => {}
+        }
+    }
+
+    /// The node of a replica, if a link to it is up.
+    fn reachable(&self, group: GroupId, peer: PeerId) -> Option<NodeId> {
+        self.node_of(group, peer).filter(|node| self.nodes_up.contains(node))
+    }
+
+    /// A node can be reached now.
+    pub(crate) fn node_up(&mut self, node: NodeId) {
+        self.nodes_up.insert(node);
+        for (group, peer) in self.replicas_on(node) {
+            self.driver.peer_found(group, peer);
+        }
+        self.reachable_changed(node, true);
+    }
+
+    /// A node cannot be reached any more: the groups that it leads look for another leader, one replica after the other.
+    pub(crate) fn node_down(&mut self, node: NodeId, refused: bool) {
+        self.nodes_up.remove(&node);
+        for (group, peer) in self.replicas_on(node) {
+            let Some(partition) = self.partitions.get(&group) else { continue };
+            let others = partition.members.iter().filter(|member| member.node != node);
+            let rank = others.take_while(|member| member.node != self.node).count();
+            self.driver.peer_lost(group, peer, rank, refused);
+        }
+        self.reachable_changed(node, false);
+    }
+
+    fn replicas_on(&self, node: NodeId) -> Vec<(GroupId, PeerId)> {
+        let on_node = |members: &[Replica]| members.iter().find(|member| member.node == node).map(|m| m.peer);
+        let groups = self.partitions.iter();
+        groups.filter_map(|(group, partition)| Some((*group, on_node(&partition.members)?))).collect()
+    }
+
+    /// Raft wants entries for a follower that only the files have.
+    pub(crate) fn read_for_follower(&mut self, fetch: EntryFetch) {
+        let EntryFetch { group, low, high, bytes_max } = fetch;
+        let bytes = usize::try_from(bytes_max).unwrap_or(usize::MAX);
+        let job = self.partitions.get(&group).and_then(|partition| partition.files.read_entries(low, bytes));
+        match job {
+            Some(job) => self.start_job(JobOwner::CatchUp { group, low, high }, Job::File(job)),
+            None => self.driver.on_entries_fetched(group, low, Vec::new()),
+        }
+    }
+
+    /// Entries for a follower have been read.
+    pub(crate) fn read_for_follower_done(
+        &mut self,
+        group: GroupId,
+        low: RaftIndex,
+        high: RaftIndex,
+        done: FileDone,
+    ) {
+        let FileDone::Entries(read) = done else { return };
+        let mut entries: Vec<LogEntry> = match read {
+            Ok(entries) => entries,
+            Err(error) => {
+                tracing::warn!(group = group.0, %low, %error, "entries for a follower cannot be read");
+                Vec::new()
+            }
+        };
+        entries.truncate(entries.partition_point(|entry| entry.index < high));
+        self.driver.on_entries_fetched(group, low, entries);
+    }
+
+    /// A snapshot took the place of a replica's whole log.
+    pub(crate) fn installed(&mut self, installed: &Installed) {
+        let Installed { group, log_start, data, turn } = installed;
+        let mut decided = Vec::new();
+        let limits = producer_limits(&self.config);
+        let wall_ms = self.now.wall_ms;
+        let Some(partition) = self.partitions.get_mut(group) else { return };
+        tracing::info!(group = group.0, start = log_start.offset.0, "a snapshot takes the place of the log");
+        partition.fail_waiters(&mut decided);
+        partition.install(*log_start, data, limits, wall_ms);
+        if *group == GroupId::METADATA {
+            self.metadata_installed(log_start.index, data);
+        }
+        // ORDER: the files are obsolete at once, but they go only when the turn that says so is durable.
+        self.hold_files(*group);
+        self.drop_after(*turn, *group, Drop::All(*log_start));
+        self.touched.insert(*group);
+        self.decide(*group, decided);
+    }
+}
