@@ -31,6 +31,7 @@ use super::controller::{ControllerHost, apply_batch};
 use super::topics::metadata_identity;
 use super::{Shard, ShardLimits, Timer, groups, topics};
 use crate::config::topic::TopicConfig;
+use crate::metadata::command::Replica;
 use crate::metadata::image;
 use crate::metadata::names::{CLUSTER_METADATA, CONSUMER_OFFSETS};
 use crate::metadata::snapshot::Snapshot;
@@ -319,6 +320,33 @@ impl Shard {
         self.driver
             .create_group(new, &mut self.wal)
             .map_err(|error| OpenError::Group { group, why: error.to_string() })
+    }
+
+    /// Makes the metadata group of several founders, whose first state holds this image of the metadata; at a later start,
+    /// only says who they are.
+    ///
+    /// # Errors
+    /// When the configuration makes no sense.
+    pub fn found_metadata_group(
+        &mut self,
+        peer: PeerId,
+        members: &[Replica],
+        image: &Bytes,
+    ) -> Result<(), OpenError> {
+        let group = GroupId::METADATA;
+        if let Some(partition) = self.partitions.get_mut(&group) {
+            partition.members = members.to_vec();
+        }
+        if self.driver.contains(group) {
+            return Ok(());
+        }
+        let voters = members.iter().map(|member| member.peer).collect();
+        let new = chronik_raft::driver::NewGroup { group, peer, voters, snapshot_data: image.clone() };
+        self.driver
+            .create_group(new, &mut self.wal)
+            .map_err(|error| OpenError::Group { group, why: error.to_string() })?;
+        self.metadata_installed(RaftIndex(0), image);
+        Ok(())
     }
 
     fn load_partitions(
