@@ -58,3 +58,20 @@ fn a_node_that_slept_catches_up() {
     cluster.wait_until("it has caught up", |cluster| cluster.high_watermark(old, group) == 1);
     assert_eq!(cluster.leader(group), new);
 }
+
+/// The last entry of the metadata log may not be known as committed when all start again: what belongs to the topic that it
+/// made must wait for it.
+#[test]
+fn a_new_topic_and_its_records_outlive_a_power_cut_of_all() {
+    let mut cluster = Cluster::new();
+    let group = cluster.topic(TOPIC, 1, &[]);
+    let leader = cluster.leader(group);
+    let outcome = cluster.produce(leader, group, records_of(&[b"value"], WALL_MS), Acks::All);
+    assert_eq!(outcome.error, ErrorCode::None);
+    cluster.names().into_iter().for_each(|node| cluster.kill(node, false));
+    cluster.names().into_iter().for_each(|node| cluster.restart(node));
+    cluster.wait_until("the topic is known everywhere", |cluster| {
+        cluster.names().iter().all(|node| cluster[*node].shard.snapshot.topic(TOPIC).is_some())
+    });
+    assert_eq!(cluster.read_all(group, 0), [0]);
+}
