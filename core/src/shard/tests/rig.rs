@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::{creation, fetch_of, offsets_in, records_of, slice};
 use crate::config::layers::ConfigMap;
+use crate::metadata::command::Replica;
 use crate::metadata::snapshot::SnapshotBuilder;
 use crate::metadata::state::{Broker, Topic};
 use crate::metrics::ShardMetrics;
@@ -155,7 +156,7 @@ impl Rig {
     /// One turn, and what it asks for. True when there is more to do without any time passing.
     pub(crate) fn step(&mut self) -> bool {
         let more = self.shard.turn(self.now);
-        let Outputs { replies, messages, turn, jobs, publish, fatal } = self.shard.take_outputs();
+        let Outputs { replies, messages, peer: _, turn, jobs, publish, fatal } = self.shard.take_outputs();
         assert!(messages.is_empty(), "there is one shard only");
         if let Some(why) = fatal {
             self.fatal.get_or_insert(why);
@@ -389,6 +390,8 @@ fn open(disk: &dyn Disk, setup: &Setup, now: Now, starts: u64) -> Shard {
         ControllerHost::new(log.state.clone(), log.applied, builder, own, SmallRng::seed_from_u64(starts));
     let part = MetadataPart { log, host };
     let mut shard = Shard::open(disk, &seed, recovered, snapshot, Some(part)).expect("the shard starts");
-    shard.form_metadata_group(PeerId(1), vec![PeerId(1)]).expect("the metadata group is made");
+    shard
+        .form_metadata_group(&[Replica { node: shard.node(), peer: PeerId(1) }])
+        .expect("the metadata group is made");
     shard
 }
