@@ -31,6 +31,7 @@ use super::controller::{ControllerHost, apply_batch};
 use super::topics::metadata_identity;
 use super::{Shard, ShardLimits, Timer, groups, topics};
 use crate::config::topic::TopicConfig;
+use crate::metadata::command::Replica;
 use crate::metadata::image;
 use crate::metadata::names::{CLUSTER_METADATA, CONSUMER_OFFSETS};
 use crate::metadata::snapshot::Snapshot;
@@ -306,12 +307,23 @@ impl Shard {
         self.add_recovered(partition, opened.state, opened.entries)
     }
 
-    /// Makes the metadata group where this node is the first of its cluster. `voters` is its first configuration.
+    /// Makes the metadata group with these replicas if there is none.
     ///
     /// # Errors
     /// When the configuration makes no sense.
-    pub fn form_metadata_group(&mut self, peer: PeerId, voters: Vec<PeerId>) -> Result<(), OpenError> {
+    pub fn form_metadata_group(&mut self, founders: &[Replica]) -> Result<(), OpenError> {
         let group = GroupId::METADATA;
+        if let Some(partition) = self.partitions.get_mut(&group) {
+            partition.members = founders.to_vec();
+        }
+        let own = founders.iter().find(|founder| founder.node == self.node);
+        let Some(peer) = own.map(|own| own.peer) else {
+            return Err(OpenError::Group {
+                group,
+                why: "this node is not among those who form it".to_owned(),
+            });
+        };
+        let voters: Vec<PeerId> = founders.iter().map(|founder| founder.peer).collect();
         if self.driver.contains(group) {
             return Ok(());
         }
