@@ -15,6 +15,7 @@
 )]
 
 pub mod broker;
+pub mod cluster;
 pub mod fuzz_bodies;
 pub mod fuzz_inputs;
 pub mod lock;
@@ -22,6 +23,7 @@ pub mod loopdisk;
 pub mod paths;
 pub mod process;
 pub mod program;
+pub mod proxy;
 pub mod records;
 pub mod reference;
 pub mod sim;
