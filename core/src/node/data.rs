@@ -79,7 +79,7 @@ impl ShardStart {
     pub fn open(self, disk: &dyn Disk) -> Result<Shard, OpenError> {
         let mut shard = Shard::open(disk, &self.seed, self.recovered, self.snapshot, self.metadata)?;
         if self.seed.shard == ShardId(0) {
-            shard.form_metadata_group(&self.founders)?;
+            shard.found_metadata_group(&self.founders)?;
         }
         Ok(shard)
     }

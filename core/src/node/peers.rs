@@ -20,8 +20,8 @@ use std::sync::{Arc, mpsc};
 
 use chronik_net::acceptor::Accepted;
 use chronik_net::peer::{
-    ClusterId, Frame, FrameSink, Identity, IncomingLinks, Link, LinkEvent, PeerConfig, PeerInfo, Registry,
-    link,
+    ClusterId, Frame, FrameSink, Identity, IncomingLinks, Link, LinkEvent, NotSentReason, PeerConfig,
+    PeerInfo, Registry, link,
 };
 use chronik_net::peer::{DownReason, listener::IncomingStats};
 use chronik_net::rt::mailbox::Receiver;
@@ -161,8 +161,13 @@ impl Peers {
             };
             wire::encode(message, peer.shard_count, |frame| {
                 if let Err(refused) = link.try_send(frame) {
-                    tracing::trace!(node = node.0, reason = %refused.reason, "a frame is dropped");
                     unsent += 1;
+                    match refused.reason {
+                        NotSentReason::Invalid(error) => {
+                            tracing::error!(node = node.0, %error, "a message is too long for the link");
+                        }
+                        reason => tracing::trace!(node = node.0, %reason, "a frame is dropped"),
+                    }
                 }
             });
         }

@@ -310,20 +310,25 @@ impl Shard {
     /// Makes the metadata group with these replicas if there is none.
     ///
     /// # Errors
-    /// When the configuration makes no sense.
-    pub fn form_metadata_group(&mut self, founders: &[Replica]) -> Result<(), OpenError> {
-        let group = GroupId::METADATA;
-        if let Some(partition) = self.partitions.get_mut(&group) {
+    /// When this node is not among them.
+    pub fn found_metadata_group(&mut self, founders: &[Replica]) -> Result<(), OpenError> {
+        if let Some(partition) = self.partitions.get_mut(&GroupId::METADATA) {
             partition.members = founders.to_vec();
         }
         let own = founders.iter().find(|founder| founder.node == self.node);
         let Some(peer) = own.map(|own| own.peer) else {
-            return Err(OpenError::Group {
-                group,
-                why: "this node is not among those who form it".to_owned(),
-            });
+            let why = "this node is not among those who form it".to_owned();
+            return Err(OpenError::Group { group: GroupId::METADATA, why });
         };
-        let voters: Vec<PeerId> = founders.iter().map(|founder| founder.peer).collect();
+        self.form_metadata_group(peer, founders.iter().map(|founder| founder.peer).collect())
+    }
+
+    /// Makes the metadata group where this node is the first of its cluster. `voters` is its first configuration.
+    ///
+    /// # Errors
+    /// When the configuration makes no sense.
+    pub fn form_metadata_group(&mut self, peer: PeerId, voters: Vec<PeerId>) -> Result<(), OpenError> {
+        let group = GroupId::METADATA;
         if self.driver.contains(group) {
             return Ok(());
         }

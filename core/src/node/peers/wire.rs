@@ -13,6 +13,8 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use chronik_net::peer::Frame;
+use chronik_raft::eraftpb::Message;
+use chronik_raft::frames::{self, Encoded, FrameFault};
 use chronik_wal::identity::shard_of;
 use chronik_wal::types::{GroupId, NodeId, ShardId, Term};
 use uuid::Uuid;
@@ -38,28 +40,29 @@ const LEADERS_VERSION: u8 = 1;
 const LEADER_BYTES: usize = 16 + 4 + 8 + 4 + 2;
 
 /// The body of a frame is none of its kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("malformed: {0}")]
-pub struct Malformed(&'static str);
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// It is no message of Raft.
+    #[error(transparent)]
+    Raft(#[from] FrameFault),
+    /// Something else is wrong.
+    #[error("malformed: {0}")]
+    Other(&'static str),
+}
 
 /// Turns a message into frames for a node of `shard_count` shards and hands them out in order.
 pub fn encode(message: PeerMessage, shard_count: u16, mut take: impl FnMut(Frame)) {
     match message {
-        PeerMessage::Raft { group, message } => {
-            let target = shard_of(group, shard_count);
-            let frame = Frame::new(KIND_RAFT, target.0, group.0);
-            take(Frame { parts: vec![provisional::to_bytes(&message)], ..frame });
-        }
-        PeerMessage::Heartbeats(list) => {
+        PeerMessage::Raft { group, message } => take(raft_frame(group, message, shard_count)),
+        PeerMessage::Heartbeats(mut list) => {
+            // What heartbeats in a row have no room for goes alone.
+            let with_context = list.extract_if(.., |(_, message)| !message.context.is_empty());
+            let alone: Vec<(GroupId, Message)> = with_context.collect();
+            alone.into_iter().for_each(|(group, message)| take(raft_frame(group, message, shard_count)));
             for (target, list) in by_shard(list, shard_count) {
-                let frame = Frame::new(KIND_HEARTBEATS, target.0, 0);
-                let parts = list.iter().map(|(group, message)| {
-                    let mut part = BytesMut::new();
-                    part.put_u64_le(group.0);
-                    part.extend_from_slice(&provisional::to_bytes(message));
-                    part.freeze()
-                });
-                take(Frame { parts: parts.collect(), ..frame });
+                for Encoded { small, parts } in frames::encode_heartbeats(&list) {
+                    take(Frame { small, parts, ..Frame::new(KIND_HEARTBEATS, target.0, 0) });
+                }
             }
         }
         PeerMessage::Leaders(events) => {
@@ -80,26 +83,25 @@ pub fn decode(frame: Frame) -> Result<PeerMessage, Malformed> {
     match frame.kind {
         KIND_RAFT => {
             let group = GroupId(frame.group);
-            let message = provisional::from_bytes(sole_part(frame)?)?;
-            Ok(PeerMessage::Raft { group, message })
+            Ok(PeerMessage::Raft { group, message: frames::decode(group, &frame.small, frame.parts)? })
         }
         KIND_HEARTBEATS => {
-            let one = |part: Bytes| {
-                let mut part = part;
-                let group = part.try_get_u64_le().map_err(|_| Malformed("a heartbeat without group"))?;
-                Ok((GroupId(group), provisional::from_bytes(part)?))
-            };
-            Ok(PeerMessage::Heartbeats(frame.parts.into_iter().map(one).collect::<Result<_, _>>()?))
+            Ok(PeerMessage::Heartbeats(frames::decode_heartbeats(&frame.small, &frame.parts)?))
         }
         KIND_LEADERS => Ok(PeerMessage::Leaders(decode_leaders(frame)?)),
         KIND_ASK => Ok(PeerMessage::Ask { id: frame.group, body: sole_part(frame)? }),
         KIND_ANSWER => Ok(PeerMessage::Answer { id: frame.group, body: sole_part(frame)? }),
-        _ => Err(Malformed("a frame of a kind that this version does not know")),
+        _ => Err(Malformed::Other("a frame of a kind that this version does not know")),
     }
 }
 
+fn raft_frame(group: GroupId, message: Message, shard_count: u16) -> Frame {
+    let Encoded { small, parts } = frames::encode(message);
+    Frame { small, parts, ..Frame::new(KIND_RAFT, shard_of(group, shard_count).0, group.0) }
+}
+
 fn sole_part(frame: Frame) -> Result<Bytes, Malformed> {
-    let [part]: [Bytes; 1] = frame.parts.try_into().map_err(|_| Malformed("not one part"))?;
+    let [part]: [Bytes; 1] = frame.parts.try_into().map_err(|_| Malformed::Other("not one part"))?;
     Ok(part)
 }
 
@@ -141,16 +143,16 @@ fn encode_leaders(events: &[LeaderEvent]) -> Frame {
 
 fn decode_leaders(frame: Frame) -> Result<Vec<LeaderEvent>, Malformed> {
     if frame.small[0] != LEADERS_VERSION {
-        return Err(Malformed("a list of leaders of another version"));
+        return Err(Malformed::Other("a list of leaders of another version"));
     }
     let count = u32::from_le_bytes([frame.small[4], frame.small[5], frame.small[6], frame.small[7]]) as usize;
     let mut body = sole_part(frame)?;
     if count > LEADERS_PER_FRAME_MAX || count * LEADER_BYTES > body.len() {
-        return Err(Malformed("more leaders than its body holds"));
+        return Err(Malformed::Other("more leaders than its body holds"));
     }
-    let events = (0..count).map(|_| decode_leader(&mut body).ok_or(Malformed("a leader")));
+    let events = (0..count).map(|_| decode_leader(&mut body).ok_or(Malformed::Other("a leader")));
     let events = events.collect::<Result<_, _>>()?;
-    if body.has_remaining() { Err(Malformed("bytes behind the last leader")) } else { Ok(events) }
+    if body.has_remaining() { Err(Malformed::Other("bytes behind the last leader")) } else { Ok(events) }
 }
 
 fn decode_leader(body: &mut Bytes) -> Option<LeaderEvent> {
@@ -169,23 +171,6 @@ fn decode_leader(body: &mut Bytes) -> Option<LeaderEvent> {
     };
     let valid = partition >= 0 && leader.0 >= 0;
     valid.then(|| LeaderEvent { topic_id: Uuid::from_bytes(topic_id), partition, term, leader, in_sync })
-}
-
-/// Raft's messages as protobuf until `chronik_raft::frames` has its own form.
-mod provisional {
-    use bytes::Bytes;
-    use chronik_raft::eraftpb::Message;
-    use protobuf::Message as _;
-
-    use super::Malformed;
-
-    pub(super) fn to_bytes(message: &Message) -> Bytes {
-        Bytes::from(message.write_to_bytes().expect("a message without required fields is written"))
-    }
-
-    pub(super) fn from_bytes(bytes: Bytes) -> Result<Message, Malformed> {
-        Message::parse_from_bytes(&bytes).map_err(|_| Malformed("a Raft message"))
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use chronik_raft::eraftpb::{Message, MessageType};
+use chronik_raft::eraftpb::MessageType;
 
 use super::*;
 
@@ -97,7 +97,7 @@ fn heartbeats_are_cut_by_owning_shard() {
         (message.from, message.to, message.term, message.commit) = (1, 2, 3, group);
         (GroupId(group), message)
     };
-    let all: Vec<_> = (1..=7).map(heartbeat).collect();
+    let mut all: Vec<_> = (1..=7).map(heartbeat).collect();
     let mut back = Vec::new();
     let sent = frames(PeerMessage::Heartbeats(all.clone()), 3);
     assert_eq!(sent.len(), 3);
@@ -109,5 +109,10 @@ fn heartbeats_are_cut_by_owning_shard() {
     }
     back.sort_by_key(|(group, _)| *group);
     assert_eq!(back, all);
-    assert_eq!(frames(PeerMessage::Heartbeats(all), 1).len(), 1);
+    assert_eq!(frames(PeerMessage::Heartbeats(all.clone()), 1).len(), 1);
+    all[2].1.context = Bytes::from_static(b"read");
+    let sent = frames(PeerMessage::Heartbeats(all.clone()), 1);
+    assert_eq!(sent.len(), 2);
+    let PeerMessage::Raft { group, message } = decode(sent[0].clone()).unwrap() else { panic!() };
+    assert_eq!((group, message), all[2]);
 }
