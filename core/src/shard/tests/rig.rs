@@ -379,7 +379,7 @@ fn open(disk: &dyn Disk, setup: &Setup, now: Now, starts: u64) -> Shard {
     builder.reset(&log.state);
     let snapshot = Arc::new(builder.current().clone());
     let own = Broker {
-        directory: Uuid::from_u128(1),
+        directory: Uuid::from_bytes([9; 16]),
         incarnation: Uuid::from_u128(u128::from(starts)),
         rack: None,
         listeners: BTreeMap::new(),
