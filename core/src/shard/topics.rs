@@ -33,10 +33,17 @@ impl Shard {
         }
         self.config = snapshot.config.clone();
         self.snapshot = snapshot;
+        let mut newest = None;
         for change in changes {
             match change {
-                Change::TopicCreated(topic) => self.add_partitions(topic, 0),
-                Change::PartitionsAdded(topic, first) => self.add_partitions(topic, *first as usize),
+                Change::TopicCreated(topic) => {
+                    self.add_partitions(topic, 0);
+                    newest = newest.max(topic.partitions.iter().map(|partition| partition.group).max());
+                }
+                Change::PartitionsAdded(topic, first) => {
+                    self.add_partitions(topic, *first as usize);
+                    newest = newest.max(topic.partitions.iter().map(|partition| partition.group).max());
+                }
                 Change::TopicDeleted(topic) => self.topic_deleted(topic),
                 Change::ReplicasPlaced(topic, number) => self.replicas_placed(topic, *number),
                 Change::BrokerReturned(_, placed) => {
@@ -50,6 +57,9 @@ impl Shard {
                 Change::ConfigsChanged(_) => self.configure_all(),
                 _ => {}
             }
+        }
+        if let Some(newest) = newest {
+            self.groups_known(newest);
         }
     }
 

@@ -155,7 +155,9 @@ impl Rig {
     /// One turn, and what it asks for. True when there is more to do without any time passing.
     pub(crate) fn step(&mut self) -> bool {
         let more = self.shard.turn(self.now);
-        let Outputs { replies, messages, turn, jobs, publish, fatal } = self.shard.take_outputs();
+        let outputs = self.shard.take_outputs();
+        let Outputs { replies, messages, peer, turn, jobs, publish, fatal } = outputs;
+        assert!(peer.is_empty(), "a node on its own has nobody to write to");
         assert!(messages.is_empty(), "there is one shard only");
         if let Some(why) = fatal {
             self.fatal.get_or_insert(why);
