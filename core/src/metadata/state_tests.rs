@@ -253,7 +253,10 @@ fn every_broker_becomes_a_member_of_the_metadata_group() {
     state.apply(&create(1, "a", 1, 1)).unwrap();
     state.apply(&register(2, 22)).unwrap();
     let second = MetadataReplica { node: NodeId(2), peer: PeerId(2), directory: Uuid::from_u128(22) };
-    assert_eq!((state.metadata_replicas().base(), state.metadata_replicas().target()), (vec![first], vec![first, second]));
+    assert_eq!(
+        (state.metadata_replicas().base(), state.metadata_replicas().target()),
+        (vec![first], vec![first, second])
+    );
     assert_eq!(state.next_ids().1, PeerId(3));
     let reached = vec![second, first];
     state.apply(&Command::CompleteMetadataPlacement { replicas: reached.clone() }).unwrap();
@@ -275,7 +278,8 @@ fn another_directory_is_another_peer_everywhere() {
     let target = state.metadata_replicas().target();
     state.apply(&Command::CompleteMetadataPlacement { replicas: target }).unwrap();
     let id = Uuid::from_u128(1);
-    let partitions = vec![placement(1, &[(1, 3), (2, 4)]), placement(2, &[(1, 5)]), placement(3, &[(2, 6), (1, 7)])];
+    let partitions =
+        vec![placement(1, &[(1, 3), (2, 4)]), placement(2, &[(1, 5)]), placement(3, &[(2, 6), (1, 7)])];
     state
         .apply(&Command::CreateTopic { id, name: "a".to_owned(), configs: ConfigMap::new(), partitions })
         .unwrap();

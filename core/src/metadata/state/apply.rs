@@ -104,7 +104,12 @@ impl MetadataState {
         Ok(Change::ConfigsChanged(scope.clone()))
     }
 
-    pub(super) fn allocate_producer_ids(&mut self, node: NodeId, first: i64, count: i64) -> Result<Change, Conflict> {
+    pub(super) fn allocate_producer_ids(
+        &mut self,
+        node: NodeId,
+        first: i64,
+        count: i64,
+    ) -> Result<Change, Conflict> {
         let end = first.checked_add(count);
         let Some(end) = end.filter(|_| count > 0 && first >= self.next_producer_id) else {
             return conflict(format!("producer ids {first}+{count}, next is {}", self.next_producer_id));

@@ -245,7 +245,9 @@ impl MetadataState {
     ) -> Result<Change, Conflict> {
         let target = self.metadata_replicas.target();
         if !same_members(&target, reached) {
-            return conflict(format!("the metadata group has reached {reached:?}, but is to have {target:?}"));
+            return conflict(format!(
+                "the metadata group has reached {reached:?}, but is to have {target:?}"
+            ));
         }
         self.metadata_replicas =
             Arc::new(MetadataReplicas { replicas: target, ..MetadataReplicas::default() });
