@@ -245,6 +245,7 @@ impl Shard {
         Self {
             id: seed.shard,
             node: seed.node,
+            directory: seed.identity().directory,
             shard_count: seed.shard_count,
             limits: seed.limits.clone(),
             config: snapshot.config.clone(),
