@@ -223,6 +223,10 @@ pub struct Shard {
     pub(crate) coordinators: groups::Coordinators,
     pub(crate) controller: Option<controller::ControllerHost>,
     pub(crate) snapshot: Arc<Snapshot>,
+    /// The newest group that the metadata have named, on whatever shard: ids grow, and those above are still to come.
+    pub(crate) newest_group: GroupId,
+    /// Messages for groups still to come.
+    pub(crate) early: VecDeque<(NodeId, GroupId, chronik_raft::eraftpb::Message)>,
     /// Nodes whose links are up.
     pub(crate) nodes_up: BTreeSet<NodeId>,
     /// Leaders that shard 0 is to hear of with the end of the turn.

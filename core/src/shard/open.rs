@@ -257,6 +257,8 @@ impl Shard {
             coordinators: groups::Coordinators::default(),
             controller: None,
             snapshot,
+            newest_group: GroupId::METADATA,
+            early: std::collections::VecDeque::new(),
             nodes_up: std::collections::BTreeSet::new(),
             leader_events: Vec::new(),
             produces: BTreeMap::new(),
@@ -326,6 +328,8 @@ impl Shard {
         recovered: &mut Recovered,
     ) -> Result<(), OpenError> {
         let snapshot = self.snapshot.clone();
+        let groups = snapshot.topics.values().flat_map(|topic| &topic.partitions).map(|view| view.group);
+        self.newest_group = groups.max().unwrap_or(GroupId::METADATA);
         let mut budget = usize::try_from(seed.limits.tail_bytes_max / 4).unwrap_or(usize::MAX);
         for topic in snapshot.topics.values() {
             for (number, partition) in topic.partitions.iter().enumerate() {

@@ -21,6 +21,9 @@ use crate::partition::producer_limits;
 /// Members of one group that are remembered from what they wrote: more than any placement has.
 const MEMBERS_MAX: usize = 32;
 
+/// Messages kept for groups that this node has not heard of yet: of some thousand topics made at once.
+const EARLY_MAX: usize = 16_384;
+
 impl Shard {
     /// A shard of another node says something.
     pub(crate) fn peer_says(&mut self, from: NodeId, message: PeerMessage) {
@@ -38,6 +41,14 @@ impl Shard {
     }
 
     fn step(&mut self, from: NodeId, group: GroupId, message: Message) {
+        // The node that leads the metadata group applies the entry that makes a group first, and its call for votes may come
+        // before the word that the entry is committed. Without these messages the first leader would wait for a timeout.
+        if group > self.newest_group && !self.driver.contains(group) {
+            if self.early.len() >= EARLY_MAX {
+                self.early.pop_front();
+            }
+            return self.early.push_back((from, group, message));
+        }
         let peer = PeerId(message.from);
         if let Some(partition) = self.partitions.get_mut(&group) {
             match partition.members.iter().find(|member| member.peer == peer) {
@@ -53,6 +64,15 @@ impl Shard {
         }
         if let Err(error) = self.driver.step(peer, group, message) {
             tracing::debug!(group = group.0, node = from.0, %error, "a message of a peer is dropped");
+        }
+    }
+
+    /// Groups up to `newest` are known now: takes in what came for them before.
+    pub(crate) fn groups_known(&mut self, newest: GroupId) {
+        self.newest_group = self.newest_group.max(newest);
+        let early = std::mem::take(&mut self.early);
+        for (from, group, message) in early {
+            self.step(from, group, message);
         }
     }
 

@@ -25,10 +25,17 @@ impl Shard {
     pub(crate) fn adopt(&mut self, snapshot: Arc<Snapshot>, changes: &[Change]) {
         self.config = snapshot.config.clone();
         self.snapshot = snapshot;
+        let mut newest = None;
         for change in changes {
             match change {
-                Change::TopicCreated(topic) => self.add_partitions(topic, 0),
-                Change::PartitionsAdded(topic, first) => self.add_partitions(topic, *first as usize),
+                Change::TopicCreated(topic) => {
+                    self.add_partitions(topic, 0);
+                    newest = newest.max(topic.partitions.iter().map(|partition| partition.group).max());
+                }
+                Change::PartitionsAdded(topic, first) => {
+                    self.add_partitions(topic, *first as usize);
+                    newest = newest.max(topic.partitions.iter().map(|partition| partition.group).max());
+                }
                 Change::TopicDeleted(topic) => self.topic_deleted(topic),
                 Change::ConfigsChanged(ConfigScope::Topic(id)) => {
                     if let Some(topic) = self.snapshot.topic_by_id(id).cloned() {
@@ -38,6 +45,9 @@ impl Shard {
                 Change::ConfigsChanged(_) => self.configure_all(),
                 _ => {}
             }
+        }
+        if let Some(newest) = newest {
+            self.groups_known(newest);
         }
     }
 
