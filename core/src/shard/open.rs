@@ -246,6 +246,7 @@ impl Shard {
         Self {
             id: seed.shard,
             node: seed.node,
+            directory: seed.identity().directory,
             shard_count: seed.shard_count,
             limits: seed.limits.clone(),
             config: snapshot.config.clone(),
@@ -307,6 +308,22 @@ impl Shard {
         self.add_recovered(partition, opened.state, opened.entries)
     }
 
+    /// Makes the metadata group with these replicas if there is none.
+    ///
+    /// # Errors
+    /// When this node is not among them.
+    pub fn found_metadata_group(&mut self, founders: &[Replica]) -> Result<(), OpenError> {
+        if let Some(partition) = self.partitions.get_mut(&GroupId::METADATA) {
+            partition.members = founders.to_vec();
+        }
+        let own = founders.iter().find(|founder| founder.node == self.node);
+        let Some(peer) = own.map(|own| own.peer) else {
+            let why = "this node is not among those who form it".to_owned();
+            return Err(OpenError::Group { group: GroupId::METADATA, why });
+        };
+        self.form_metadata_group(peer, founders.iter().map(|founder| founder.peer).collect())
+    }
+
     /// Makes the metadata group where this node is the first of its cluster. `voters` is its first configuration.
     ///
     /// # Errors
@@ -327,7 +344,7 @@ impl Shard {
     ///
     /// # Errors
     /// When the configuration makes no sense.
-    pub fn found_metadata_group(
+    pub fn found_registered(
         &mut self,
         peer: PeerId,
         members: &[Replica],

@@ -138,6 +138,9 @@ impl Shard {
                 self.apply_metadata(entry);
             }
         }
+        if group == GroupId::METADATA {
+            self.keep_metadata_commit(entries);
+        }
         self.touched.insert(group);
         self.unwritten(group);
         self.decide(group, decided);

@@ -188,6 +188,7 @@ pub fn data_setup(
 ) -> DataSetup {
     DataSetup {
         node: node_id(number),
+        peers: BTreeMap::new(),
         data_dir: DATA.into(),
         shards,
         wal: wal.clone(),
@@ -234,10 +235,10 @@ impl Founders {
     /// # Errors
     /// As of [`Shard::open`].
     pub fn open(&self, number: usize, start: ShardStart, disk: &dyn Disk) -> Result<Shard, OpenError> {
-        let ShardStart { seed, recovered, snapshot, metadata } = start;
+        let ShardStart { seed, recovered, snapshot, metadata, .. } = start;
         let mut shard = Shard::open(disk, &seed, recovered, snapshot, metadata)?;
         if seed.shard == ShardId(0) {
-            shard.found_metadata_group(self.members[number].peer, &self.members, &self.image)?;
+            shard.found_registered(self.members[number].peer, &self.members, &self.image)?;
         }
         Ok(shard)
     }
