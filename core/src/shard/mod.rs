@@ -209,6 +209,8 @@ pub(crate) enum Timer {
 pub struct Shard {
     pub(crate) id: ShardId,
     pub(crate) node: NodeId,
+    /// The id of its data directory.
+    pub(crate) directory: [u8; 16],
     pub(crate) shard_count: u16,
     pub(crate) limits: ShardLimits,
     pub(crate) config: Arc<BrokerConfig>,

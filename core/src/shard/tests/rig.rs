@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::{creation, fetch_of, offsets_in, records_of, slice};
 use crate::config::layers::ConfigMap;
-use crate::metadata::command::{Command, Replica};
+use crate::metadata::command::{Command, MetadataReplica, Replica};
 use crate::metadata::image;
 use crate::metadata::snapshot::SnapshotBuilder;
 use crate::metadata::state::{Broker, MetadataState, Topic};
@@ -383,7 +383,7 @@ fn data_dir() -> PathBuf {
 
 fn open(disk: &dyn Disk, setup: &Setup, now: Now, starts: u64) -> Shard {
     let node = setup.node;
-    let identity = WalIdentity { node, directory: [9; 16], shard: ShardId(0) };
+    let identity = WalIdentity { node, directory: directory(node).into_bytes(), shard: ShardId(0) };
     let mut wal = WalConfig::new(&data_dir(), identity);
     wal.segment_bytes = 1 << 20;
     wal.first_segment_bytes = 256 << 10;
@@ -419,7 +419,8 @@ fn open(disk: &dyn Disk, setup: &Setup, now: Now, starts: u64) -> Shard {
     let part = MetadataPart { log, host };
     let mut shard = Shard::open(disk, &seed, recovered, snapshot, Some(part)).expect("the shard starts");
     if setup.cluster.is_empty() {
-        shard.form_metadata_group(PeerId(1), vec![PeerId(1)]).expect("the metadata group is made");
+        let own = Replica { node: shard.node(), peer: PeerId(1) };
+        shard.form_metadata_group(&[own]).expect("the metadata group is made");
         return shard;
     }
     let members = members(setup);
@@ -438,9 +439,13 @@ fn members(setup: &Setup) -> Vec<Replica> {
     (1..).zip(&setup.cluster).map(|(peer, node)| Replica { node: *node, peer: PeerId(peer) }).collect()
 }
 
+fn directory(node: NodeId) -> Uuid {
+    Uuid::from_u128(node.0 as u128)
+}
+
 fn broker(setup: &Setup, node: NodeId) -> Broker {
     Broker {
-        directory: Uuid::from_u128(node.0 as u128),
+        directory: directory(node),
         incarnation: Uuid::from_u128(1),
         rack: setup.racks.get(&node).cloned(),
         listeners: BTreeMap::new(),
@@ -450,7 +455,15 @@ fn broker(setup: &Setup, node: NodeId) -> Broker {
 
 /// The metadata that the nodes of a cluster begin with: all of them are registered.
 fn formed(setup: &Setup) -> MetadataState {
-    let mut commands = vec![Command::MintClusterId { cluster_id: "cluster-of-the-tests".to_owned() }];
+    let member = |member: &Replica| {
+        let Replica { node, peer } = *member;
+        MetadataReplica { node, peer, directory: directory(node) }
+    };
+    let replicas = members(setup).iter().map(member).collect();
+    let mut commands = vec![
+        Command::MintClusterId { cluster_id: "cluster-of-the-tests".to_owned() },
+        Command::PlaceMetadataReplicas { replicas },
+    ];
     for node in &setup.cluster {
         let Broker { directory, incarnation, rack, listeners, raft } = broker(setup, *node);
         let node = *node;
