@@ -192,8 +192,6 @@ impl Partition<'_> {
 
     /// The records of one producer that are in the log must be there in the order in which it sent them.
     fn order_of_producers(&self, offset_of: &BTreeMap<u64, i64>, findings: &mut Findings) {
-        let offset_of: BTreeMap<u64, i64> =
-            log.iter().rev().map(|(offset, value)| (*value, *offset)).collect();
         let mut last_of: BTreeMap<u32, (i64, u64)> = BTreeMap::new();
         for send in &self.sends {
             let Some(offset) = offset_of.get(&send.value) else { continue };
