@@ -14,11 +14,12 @@ use chronik_wal::partition::{FileCache, sweep};
 use chronik_wal::recovery::Recovered;
 use chronik_wal::reshard::reshard;
 use chronik_wal::shard_wal::{WalConfig, shard_directory};
-use chronik_wal::types::{NodeId, PeerId, ShardId};
+use chronik_wal::types::{NodeId, ShardId};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::start::StartError;
+use crate::config::server::Peer;
 use crate::metadata::snapshot::{Snapshot, SnapshotBuilder};
 use crate::metadata::state::Broker;
 use crate::metrics::ShardMetrics;
@@ -30,14 +31,13 @@ use crate::shard::{Shard, ShardLimits};
 /// Files and mappings of partitions that are open at once.
 pub const OPEN_FILES_MAX: usize = 4_096;
 
-/// The replica of the metadata group on a node that is its own cluster.
-const SOLE_PEER: PeerId = PeerId(1);
-
 /// What the data of a node are opened with.
 #[derive(Clone, Debug)]
 pub struct DataSetup {
     /// The node.
     pub node: NodeId,
+    /// The nodes that are to form a cluster, this one included; empty for a node on its own.
+    pub peers: BTreeMap<NodeId, Peer>,
     /// Its data directory.
     pub data_dir: PathBuf,
     /// How many shards it is to have.
@@ -66,18 +66,18 @@ pub struct ShardStart {
     pub snapshot: Arc<Snapshot>,
     /// On shard 0, the metadata.
     pub metadata: Option<MetadataPart>,
+    /// The nodes that are to form a cluster.
+    peers: Vec<NodeId>,
 }
 
 impl ShardStart {
-    /// Opens the shard. On a node that is its own cluster, shard 0 forms the metadata group if there is none.
+    /// Opens the shard. Shard 0 sets out to form a cluster, or join one, if it has no metadata yet.
     ///
     /// # Errors
     /// When the disk fails or a group's state does not hold together.
     pub fn open(self, disk: &dyn Disk) -> Result<Shard, OpenError> {
         let mut shard = Shard::open(disk, &self.seed, self.recovered, self.snapshot, self.metadata)?;
-        if self.seed.shard == ShardId(0) {
-            shard.form_metadata_group(SOLE_PEER, vec![SOLE_PEER])?;
-        }
+        shard.begin_cluster(&self.peers)?;
         Ok(shard)
     }
 }
@@ -108,6 +108,16 @@ pub fn open_shards(
     {
         return Err(StartError::Cluster(format!("{named} and {id}")));
     }
+    if log.is_missing()
+        && let Some(id) = &identity.cluster_id
+    {
+        // It may have voted: as the same replica, without its log, it must not do so again (SAFETY.md, rule 8).
+        return Err(OpenError::Metadata(format!(
+            "it is missing, though meta.properties names the cluster {id}: restore the data directory, or empty it \
+             wholly, so that the other nodes fill it anew"
+        ))
+        .into());
+    }
     let mut builder = SnapshotBuilder::new(setup.node, identity.shards, setup.configs.clone());
     builder.reset(&log.state);
     let snapshot = Arc::new(builder.current().clone());
@@ -120,6 +130,7 @@ pub fn open_shards(
         recovered,
         snapshot: snapshot.clone(),
         metadata: metadata.take(),
+        peers: setup.peers.keys().copied().collect(),
     });
     Ok(starts.collect())
 }

@@ -136,6 +136,7 @@ fn open_identity(config: &ServerConfig, disk: &dyn Disk) -> Result<Identity, Sta
 fn setup(config: &ServerConfig, identity: &Identity) -> DataSetup {
     DataSetup {
         node: config.node_id,
+        peers: config.peers.clone(),
         data_dir: config.data_dir.clone(),
         shards: config.shards.unwrap_or(identity.shards),
         wal: WalConfig::new(&config.data_dir, identity.wal(ShardId(0))),

@@ -13,7 +13,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use chronik_raft::driver::{Driver, DriverConfig, GroupInit};
 use chronik_wal::batch::BatchInfo;
 use chronik_wal::disk::Disk;
@@ -25,7 +24,7 @@ use chronik_wal::partition::{
 };
 use chronik_wal::recovery::{EntryReader, Recovered, RecoveredGroup, recover};
 use chronik_wal::shard_wal::{ShardWal, WalConfig, WalError};
-use chronik_wal::types::{GroupId, NodeId, PeerId, RaftIndex, ShardId};
+use chronik_wal::types::{GroupId, NodeId, RaftIndex, ShardId};
 
 use super::controller::{ControllerHost, apply_batch};
 use super::topics::metadata_identity;
@@ -128,6 +127,12 @@ struct OpenedGroup {
 }
 
 impl MetadataLog {
+    /// Whether the WAL knows no metadata group at all.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        self.opened.is_none()
+    }
+
     /// Reads the metadata log. An empty directory gives an empty state.
     ///
     /// # Errors
@@ -304,22 +309,9 @@ impl Shard {
             return Ok(());
         };
         let partition = Partition::recovered(name, group, config, opened.files, &opened.state, &self.config);
-        self.add_recovered(partition, opened.state, opened.entries)
-    }
-
-    /// Makes the metadata group where this node is the first of its cluster. `voters` is its first configuration.
-    ///
-    /// # Errors
-    /// When the configuration makes no sense.
-    pub fn form_metadata_group(&mut self, peer: PeerId, voters: Vec<PeerId>) -> Result<(), OpenError> {
-        let group = GroupId::METADATA;
-        if self.driver.contains(group) {
-            return Ok(());
-        }
-        let new = chronik_raft::driver::NewGroup { group, peer, voters, snapshot_data: Bytes::new() };
-        self.driver
-            .create_group(new, &mut self.wal)
-            .map_err(|error| OpenError::Group { group, why: error.to_string() })
+        self.add_recovered(partition, opened.state, opened.entries)?;
+        self.name_metadata_members();
+        Ok(())
     }
 
     fn load_partitions(
