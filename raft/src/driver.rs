@@ -316,4 +316,6 @@ mod election_tests;
 #[cfg(test)]
 mod promise_tests;
 #[cfg(test)]
+mod rest_tests;
+#[cfg(test)]
 mod tests;

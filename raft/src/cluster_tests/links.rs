@@ -37,7 +37,7 @@ impl Cluster {
             link.change_due_ms = None;
         } else {
             let after_ms = match (link.is_up, is_same_life) {
-                (true, true) => 200..800,
+                (true, true) => 500..700,
                 (true, false) => 0..10,
                 (false, _) => 5..100,
             };

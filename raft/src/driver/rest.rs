@@ -68,16 +68,16 @@ fn role(group: &Group) -> (u64, StateRole, u64) {
 }
 
 impl Driver {
-    /// Whether the group rests.
+    /// Whether the group costs nothing now: it rests, or has no other member.
     #[must_use]
     pub fn is_resting(&self, group: GroupId) -> bool {
-        self.group(group).is_some_and(Group::is_resting)
+        self.slot_of(group).is_some_and(|slot| !self.awake.contains(&slot))
     }
 
-    /// How many groups rest.
+    /// How many groups cost nothing now.
     #[must_use]
     pub fn resting_count(&self) -> usize {
-        self.slots.iter().flatten().filter(|group| group.is_resting()).count()
+        self.by_id.len() - self.awake.len()
     }
 
     /// Whether this replica leads and a quorum has answered it within the last election timeout: what an answer needs that must not be
