@@ -79,7 +79,7 @@ impl PartitionRow {
             _ => ResponseError::LeaderNotAvailable.code(),
         };
         let leader_id = view.leader.filter(|_| error_code == NONE).map_or(-1, |leader| leader.node.0);
-        let nodes = || view.replicas.iter().map(|replica| replica.node);
+        let nodes = || view.nodes();
         Self {
             error_code,
             partition,

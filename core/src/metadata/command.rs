@@ -49,6 +49,18 @@ pub struct Replica {
     pub peer: PeerId,
 }
 
+/// One member of the metadata group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetadataReplica {
+    /// The node.
+    pub node: NodeId,
+    /// What Raft knows this incarnation of it by.
+    pub peer: PeerId,
+    /// Its data directory: another one is another incarnation (SAFETY.md, rule 8).
+    #[serde(with = "uuid_text")]
+    pub directory: Uuid,
+}
+
 /// One partition to be made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionPlacement {
@@ -93,7 +105,8 @@ pub enum Command {
         /// 22 characters of URL-safe base64, as Kafka's.
         cluster_id: String,
     },
-    /// A broker has come up, or changed its addresses.
+    /// A broker has come up, or changed its addresses. A new one becomes a member of the metadata group; one with another
+    /// directory than before is a new peer in every group that it is in (SAFETY.md, rule 8).
     RegisterBroker {
         /// The broker.
         node: NodeId,
@@ -112,7 +125,7 @@ pub enum Command {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         raft: Option<Endpoint>,
     },
-    /// A broker has left for good.
+    /// A broker has left for good, and with it the metadata group.
     UnregisterBroker {
         /// The broker.
         node: NodeId,
@@ -185,6 +198,27 @@ pub enum Command {
         partition: i32,
         /// The replicas, each with a peer id never used before or that it has already.
         replicas: Vec<Replica>,
+    },
+    /// The partition's leader has brought Raft to the target of [`Command::PlaceReplicas`]: what was to go is gone.
+    CompletePlacement {
+        /// The topic.
+        #[serde(with = "uuid_text")]
+        id: Uuid,
+        /// The partition.
+        partition: i32,
+        /// What it has reached, in any order: must be the target still.
+        replicas: Vec<Replica>,
+    },
+    /// Sets the members of the metadata group, as [`Command::PlaceReplicas`] does for a partition. The first one of all is
+    /// complete at once: it names who has formed the cluster.
+    PlaceMetadataReplicas {
+        /// The members, each with a peer id never used before or that it has already.
+        replicas: Vec<MetadataReplica>,
+    },
+    /// The metadata leader has brought Raft to these members.
+    CompleteMetadataPlacement {
+        /// What it has reached, in any order: must be the target still.
+        replicas: Vec<MetadataReplica>,
     },
     /// Sets the level of a feature of the cluster.
     SetFeature {

@@ -609,7 +609,7 @@ fn three_thousand_topics_in_one_request() {
     let groups: BTreeSet<GroupId> =
         world.state.topics().values().map(|topic| topic.partitions[0].group).collect();
     assert_eq!(groups.len(), 3000);
-    assert_eq!(world.state.next_ids(), (GroupId(3001), PeerId(3001)));
+    assert_eq!(world.state.next_ids(), (GroupId(3001), PeerId(3002)));
 }
 
 proptest! {

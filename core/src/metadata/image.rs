@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::command::{Replica, RequestId, uuid_text};
 use super::names::collision_key;
-use super::state::{AnsweredRequests, Broker, MetadataState, Partition, Topic};
+use super::state::{AnsweredRequests, Broker, MetadataReplicas, MetadataState, Partition, Topic};
 use crate::config::layers::ConfigMap;
 
 const MAGIC: &[u8; 8] = b"CHRNKMDI";
@@ -37,6 +37,8 @@ pub enum ImageError {
 #[derive(Serialize, Deserialize)]
 struct Image {
     cluster_id: Option<String>,
+    #[serde(default)]
+    metadata_replicas: MetadataReplicas,
     brokers: Vec<(NodeId, Broker)>,
     topics: Vec<ImageTopic>,
     cluster_configs: ConfigMap,
@@ -61,6 +63,10 @@ struct ImageTopic {
 struct ImagePartition {
     group: GroupId,
     replicas: Vec<Replica>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    adding: Vec<Replica>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    removing: Vec<Replica>,
     first_leader: NodeId,
     leader: Option<(Term, NodeId)>,
     in_sync: Vec<NodeId>,
@@ -74,6 +80,7 @@ struct ImagePartition {
 pub fn encode(state: &MetadataState) -> Vec<u8> {
     let image = Image {
         cluster_id: state.cluster_id.as_deref().map(str::to_owned),
+        metadata_replicas: (*state.metadata_replicas).clone(),
         brokers: state.brokers.iter().map(|(node, broker)| (*node, broker.clone())).collect(),
         topics: state.topics.values().map(|topic| image_topic(topic)).collect(),
         cluster_configs: (*state.cluster_configs).clone(),
@@ -104,6 +111,7 @@ pub fn decode(bytes: &[u8]) -> Result<MetadataState, ImageError> {
     let image: Image = serde_json::from_slice(json)?;
     let mut state = MetadataState {
         cluster_id: image.cluster_id.map(Arc::from),
+        metadata_replicas: Arc::new(image.metadata_replicas),
         brokers: Arc::new(image.brokers.into_iter().collect()),
         cluster_configs: Arc::new(image.cluster_configs),
         broker_configs: Arc::new(
@@ -129,6 +137,8 @@ fn image_topic(topic: &Topic) -> ImageTopic {
     let partition = |partition: &Partition| ImagePartition {
         group: partition.group,
         replicas: partition.replicas.to_vec(),
+        adding: partition.adding.to_vec(),
+        removing: partition.removing.to_vec(),
         first_leader: partition.first_leader,
         leader: partition.leader,
         in_sync: partition.in_sync.to_vec(),
@@ -146,6 +156,8 @@ fn add_topic(state: &mut MetadataState, topic: ImageTopic) {
     let partition = |partition: ImagePartition| Partition {
         group: partition.group,
         replicas: partition.replicas.into(),
+        adding: partition.adding.into(),
+        removing: partition.removing.into(),
         first_leader: partition.first_leader,
         leader: partition.leader,
         in_sync: partition.in_sync.into(),

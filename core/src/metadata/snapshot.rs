@@ -35,12 +35,51 @@ pub struct Leader {
 pub struct PartitionView {
     /// Its Raft group.
     pub group: GroupId,
-    /// Its replicas, the preferred leader first.
+    /// Its replicas, the preferred leader first, those that come and those that go included.
     pub replicas: Arc<[Replica]>,
+    /// Of these, the ones that join (see [`Partition::adding`]).
+    pub adding: Arc<[Replica]>,
+    /// Of these, the ones that are to go (see [`Partition::removing`]).
+    pub removing: Arc<[Replica]>,
     /// The newest leader known; none only before the first election.
     pub leader: Option<Leader>,
     /// The replicas in sync.
     pub in_sync: Arc<[NodeId]>,
+}
+
+impl PartitionView {
+    /// The replicas as they are to be: what the leader drives Raft towards.
+    #[must_use]
+    pub fn target(&self) -> Vec<Replica> {
+        self.replicas.iter().copied().filter(|replica| !self.removing.contains(replica)).collect()
+    }
+
+    /// The replicas that a joiner takes for the group's first configuration.
+    #[must_use]
+    pub fn base(&self) -> Vec<Replica> {
+        self.replicas.iter().copied().filter(|replica| !self.adding.contains(replica)).collect()
+    }
+
+    /// Whether its replicas are to be others.
+    #[must_use]
+    pub fn is_reassigning(&self) -> bool {
+        !self.adding.is_empty() || !self.removing.is_empty()
+    }
+
+    /// What this node holds of it: the replica that stays, else the one that is to go.
+    #[must_use]
+    pub fn replica_on(&self, node: NodeId) -> Option<Replica> {
+        let here = || self.replicas.iter().copied().filter(|replica| replica.node == node);
+        here().find(|replica| !self.removing.contains(replica)).or_else(|| here().next())
+    }
+
+    /// The brokers that hold it, each once: one that comes back with another directory is both joining and leaving.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> {
+        let first = |(at, replica): &(usize, &Replica)| {
+            !self.replicas[..*at].iter().any(|before| before.node == replica.node)
+        };
+        self.replicas.iter().enumerate().filter(first).map(|(_, replica)| replica.node)
+    }
 }
 
 /// A topic as clients see it.
@@ -209,6 +248,13 @@ impl SnapshotBuilder {
         match change {
             Change::ClusterId(id) => self.working.cluster_id = Some(Arc::clone(id)),
             Change::BrokerRegistered(_) => self.working.brokers = Arc::clone(state.brokers()),
+            Change::BrokerReturned(_, placed) => {
+                self.working.brokers = Arc::clone(state.brokers());
+                let topics: BTreeSet<Uuid> = placed.iter().map(|(topic, _)| topic.id).collect();
+                for topic in topics.iter().filter_map(|id| state.topic_by_id(id)) {
+                    self.refresh_topic(topic);
+                }
+            }
             Change::BrokerUnregistered(node) => {
                 self.working.brokers = Arc::clone(state.brokers());
                 Arc::make_mut(&mut self.working.fenced).remove(node);
@@ -231,8 +277,10 @@ impl SnapshotBuilder {
                 self.read_layers(state);
                 self.resolve_all_topics();
             }
-            Change::ProducerIdsAllocated { .. } | Change::FeatureChanged(_) | Change::RequestCompleted(_) => {
-            }
+            Change::ProducerIdsAllocated { .. }
+            | Change::FeatureChanged(_)
+            | Change::RequestCompleted(_)
+            | Change::MetadataReplicasPlaced => {}
         }
     }
 
@@ -351,8 +399,19 @@ fn partition_view(partition: &Partition, known: Option<&PartitionView>) -> Parti
     PartitionView {
         group: partition.group,
         replicas: Arc::clone(&partition.replicas),
+        adding: Arc::clone(&partition.adding),
+        removing: Arc::clone(&partition.removing),
         leader: by_event.map_or(recorded, |view| view.leader),
-        in_sync: by_event.map_or_else(|| Arc::clone(&partition.in_sync), |view| Arc::clone(&view.in_sync)),
+        in_sync: listed(by_event.map_or(&partition.in_sync, |view| &view.in_sync), &partition.replicas),
+    }
+}
+
+/// Of these nodes, the ones that hold a replica.
+fn listed(nodes: &Arc<[NodeId]>, replicas: &[Replica]) -> Arc<[NodeId]> {
+    let holds = |node: &NodeId| replicas.iter().any(|replica| replica.node == *node);
+    match nodes.iter().all(holds) {
+        true => Arc::clone(nodes),
+        false => nodes.iter().copied().filter(holds).collect(),
     }
 }
 

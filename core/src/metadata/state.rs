@@ -12,9 +12,14 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use super::chunk_map::ChunkMap;
-use super::command::{Command, ConfigScope, Endpoint, PartitionPlacement, Replica, RequestId, uuid_text};
+use super::command::{Command, ConfigScope, Endpoint, Replica, RequestId, uuid_text};
 use super::names::{collision_key, is_internal};
 use crate::config::layers::ConfigMap;
+
+mod apply;
+mod placement;
+
+pub use placement::MetadataReplicas;
 
 /// Answered requests remembered: a retry comes within seconds, and no node sends this many in that time.
 pub const REQUESTS_KEPT_MAX: usize = 1024;
@@ -67,8 +72,12 @@ impl Topic {
 pub struct Partition {
     /// Its Raft group.
     pub group: GroupId,
-    /// Its replicas; the first is preferred as leader.
+    /// Its replicas, those that come and those that go included; the first is preferred as leader.
     pub replicas: Arc<[Replica]>,
+    /// Of these, the ones that were none when the last placement was complete: they join the group, without a vote at first.
+    pub adding: Arc<[Replica]>,
+    /// Of these, the ones that are to go. One that is in `adding` as well was called off before it had arrived.
+    pub removing: Arc<[Replica]>,
     /// The replica that campaigns first when the partition has just been made.
     pub first_leader: NodeId,
     /// The newest leader that was recorded, and its term. A hint.
@@ -92,8 +101,12 @@ pub enum Change {
     TopicDeleted(Arc<Topic>),
     /// Partitions from this number on were added.
     PartitionsAdded(Arc<Topic>, i32),
-    /// The replicas of this partition are to be others.
+    /// The replicas of this partition are to be others, or have become what they were to be.
     ReplicasPlaced(Arc<Topic>, i32),
+    /// A broker was registered with another data directory: its replicas of these partitions have new peer ids.
+    BrokerReturned(NodeId, Vec<(Arc<Topic>, i32)>),
+    /// The members of the metadata group are to be others, or have become what they were to be.
+    MetadataReplicasPlaced,
     /// A leader and an in-sync set were recorded for this partition.
     LeaderRecorded(Arc<Topic>, i32),
     /// Configs of a topic, of a broker or of all brokers changed.
@@ -117,6 +130,7 @@ pub enum Change {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MetadataState {
     pub(super) cluster_id: Option<Arc<str>>,
+    pub(super) metadata_replicas: Arc<MetadataReplicas>,
     pub(super) brokers: Arc<BTreeMap<NodeId, Broker>>,
     pub(super) topics: ChunkMap<Arc<str>, Arc<Topic>>,
     pub(super) names: ChunkMap<Uuid, Arc<str>>,
@@ -216,7 +230,13 @@ impl MetadataState {
     /// The next group id and the next peer id that were never used.
     #[must_use]
     pub fn next_ids(&self) -> (GroupId, PeerId) {
-        (GroupId(self.last_group + 1), PeerId(self.last_peer + 1))
+        (GroupId(self.last_group + 1), PeerId(self.highest_peer() + 1))
+    }
+
+    /// The members of the metadata group. Empty before the first broker has registered.
+    #[must_use]
+    pub fn metadata_replicas(&self) -> &Arc<MetadataReplicas> {
+        &self.metadata_replicas
     }
 
     /// Applies the commands of one batch in order; a conflict skips that command alone.
@@ -239,13 +259,9 @@ impl MetadataState {
                     listeners: listeners.clone(),
                     raft: raft.clone(),
                 };
-                Arc::make_mut(&mut self.brokers).insert(*node, broker);
-                Ok(Change::BrokerRegistered(*node))
+                Ok(self.register_broker(*node, broker))
             }
-            Command::UnregisterBroker { node } => match Arc::make_mut(&mut self.brokers).remove(node) {
-                Some(_) => Ok(Change::BrokerUnregistered(*node)),
-                None => conflict(format!("broker {node} is not registered")),
-            },
+            Command::UnregisterBroker { node } => self.unregister_broker(*node),
             Command::CreateTopic { id, name, configs, partitions } => {
                 self.create_topic(*id, name, configs, partitions)
             }
@@ -261,6 +277,11 @@ impl MetadataState {
             Command::PlaceReplicas { id, partition, replicas } => {
                 self.place_replicas(id, *partition, replicas)
             }
+            Command::CompletePlacement { id, partition, replicas } => {
+                self.complete_placement(id, *partition, replicas)
+            }
+            Command::PlaceMetadataReplicas { replicas } => self.place_metadata_replicas(replicas),
+            Command::CompleteMetadataPlacement { replicas } => self.complete_metadata_placement(replicas),
             Command::SetFeature { name, level } => {
                 let features = Arc::make_mut(&mut self.features);
                 if *level == 0 {
@@ -273,202 +294,6 @@ impl MetadataState {
             Command::CompleteRequest { request } => self.complete_request(*request),
         }
     }
-
-    fn mint(&mut self, cluster_id: &str) -> Result<Change, Conflict> {
-        if let Some(id) = &self.cluster_id {
-            return conflict(format!("the cluster has the id {id} already"));
-        }
-        let id: Arc<str> = cluster_id.into();
-        self.cluster_id = Some(Arc::clone(&id));
-        Ok(Change::ClusterId(id))
-    }
-
-    fn create_topic(
-        &mut self,
-        id: Uuid,
-        name: &str,
-        configs: &ConfigMap,
-        placements: &[PartitionPlacement],
-    ) -> Result<Change, Conflict> {
-        if self.topics.contains_key(name) || self.names.contains_key(&id) {
-            return conflict(format!("topic {name} ({id}) exists"));
-        }
-        if let Some(other) = self.colliding_topic(name) {
-            return conflict(format!("topic {name} collides with {other}"));
-        }
-        if placements.is_empty() || i32::try_from(placements.len()).is_err() {
-            return conflict(format!("topic {name} with {} partitions", placements.len()));
-        }
-        let partitions = self.new_partitions(placements)?;
-        let name: Arc<str> = name.into();
-        let topic =
-            Arc::new(Topic { id, name: Arc::clone(&name), configs: Arc::new(configs.clone()), partitions });
-        if let Some(key) = collision_key(&name) {
-            self.collisions.insert(key, Arc::clone(&name));
-        }
-        self.names.insert(id, Arc::clone(&name));
-        self.topics.insert(name, Arc::clone(&topic));
-        Ok(Change::TopicCreated(topic))
-    }
-
-    fn delete_topic(&mut self, id: &Uuid) -> Result<Change, Conflict> {
-        let Some(name) = self.names.remove(id) else {
-            return conflict(format!("no topic {id} to delete"));
-        };
-        if let Some(key) = collision_key(&name) {
-            self.collisions.remove(&key);
-        }
-        let topic = self.topics.remove(&name).expect("every id in `names` has its topic");
-        Ok(Change::TopicDeleted(topic))
-    }
-
-    fn add_partitions(
-        &mut self,
-        id: &Uuid,
-        first: i32,
-        placements: &[PartitionPlacement],
-    ) -> Result<Change, Conflict> {
-        let count = self.topic_by_id(id).map(|topic| topic.partitions.len());
-        if count.is_none() || count != usize::try_from(first).ok() {
-            return conflict(format!("partitions of {id} from {first} on, but there are {count:?}"));
-        }
-        if i32::try_from(placements.len()).ok().and_then(|added| first.checked_add(added)).is_none() {
-            return conflict(format!("too many partitions for {id}"));
-        }
-        let added = self.new_partitions(placements)?;
-        let topic = self.topic_mut(id).expect("looked up above");
-        topic.partitions.extend(added);
-        Ok(Change::PartitionsAdded(self.topic_by_id(id).expect("looked up above").clone(), first))
-    }
-
-    fn change_configs(
-        &mut self,
-        scope: &ConfigScope,
-        changes: &BTreeMap<String, Option<String>>,
-    ) -> Result<Change, Conflict> {
-        let configs = match scope {
-            ConfigScope::Topic(id) => match self.topic_mut(id) {
-                Some(topic) => &mut topic.configs,
-                None => return conflict(format!("configs of {id}, which does not exist")),
-            },
-            ConfigScope::Broker(node) => Arc::make_mut(&mut self.broker_configs).entry(*node).or_default(),
-            ConfigScope::Cluster => &mut self.cluster_configs,
-        };
-        let configs = Arc::make_mut(configs);
-        for (name, value) in changes {
-            match value {
-                Some(value) => configs.insert(name.clone(), value.clone()),
-                None => configs.remove(name),
-            };
-        }
-        Ok(Change::ConfigsChanged(scope.clone()))
-    }
-
-    fn allocate_producer_ids(&mut self, node: NodeId, first: i64, count: i64) -> Result<Change, Conflict> {
-        let end = first.checked_add(count);
-        let Some(end) = end.filter(|_| count > 0 && first >= self.next_producer_id) else {
-            return conflict(format!("producer ids {first}+{count}, next is {}", self.next_producer_id));
-        };
-        self.next_producer_id = end;
-        Ok(Change::ProducerIdsAllocated { node, first, count })
-    }
-
-    fn record_leader(
-        &mut self,
-        id: &Uuid,
-        number: i32,
-        leader: (Term, NodeId),
-        in_sync: &[NodeId],
-    ) -> Result<Change, Conflict> {
-        let partition = self.partition_mut(id, number)?;
-        if partition
-            .leader
-            .is_some_and(|(term, node)| term > leader.0 || (term == leader.0 && node != leader.1))
-        {
-            return conflict(format!("leader of {id}-{number} in term {}, newer is known", leader.0));
-        }
-        partition.leader = Some(leader);
-        partition.in_sync = in_sync.into();
-        Ok(Change::LeaderRecorded(self.topic_by_id(id).expect("looked up above").clone(), number))
-    }
-
-    fn place_replicas(&mut self, id: &Uuid, number: i32, replicas: &[Replica]) -> Result<Change, Conflict> {
-        let last_peer = self.last_peer;
-        let partition = self.partition_mut(id, number)?;
-        let fits = |replica: &Replica| replica.peer.0 > last_peer || partition.replicas.contains(replica);
-        if replicas.is_empty() || !replicas.iter().all(fits) || !distinct(replicas) {
-            return conflict(format!("replicas of {id}-{number}: {replicas:?}"));
-        }
-        partition.replicas = replicas.into();
-        let highest = replicas.iter().map(|replica| replica.peer.0).max().unwrap_or(0);
-        self.last_peer = last_peer.max(highest);
-        Ok(Change::ReplicasPlaced(self.topic_by_id(id).expect("looked up above").clone(), number))
-    }
-
-    fn complete_request(&mut self, request: RequestId) -> Result<Change, Conflict> {
-        let requests = Arc::make_mut(&mut self.requests);
-        if !requests.set.insert(request) {
-            return conflict(format!("request {request:?} was answered before"));
-        }
-        requests.order.push_back(request);
-        if requests.order.len() > REQUESTS_KEPT_MAX
-            && let Some(oldest) = requests.order.pop_front()
-        {
-            requests.set.remove(&oldest);
-        }
-        Ok(Change::RequestCompleted(request))
-    }
-
-    /// Checks that the placements use ids never used before, and uses them.
-    fn new_partitions(&mut self, placements: &[PartitionPlacement]) -> Result<Vec<Partition>, Conflict> {
-        let (mut last_group, mut last_peer) = (self.last_group, self.last_peer);
-        let mut partitions = Vec::with_capacity(placements.len());
-        for placement in placements {
-            let mut fresh = placement.group.0 > last_group && !placement.replicas.is_empty();
-            last_group = placement.group.0;
-            for replica in &placement.replicas {
-                fresh &= replica.peer.0 > last_peer;
-                last_peer = replica.peer.0;
-            }
-            let first_leader =
-                placement.first_leader.or(placement.replicas.first().map(|replica| replica.node));
-            let Some(first_leader) = first_leader.filter(|_| fresh && distinct(&placement.replicas)) else {
-                return conflict(format!(
-                    "placement {placement:?} uses an id again, or names no broker or one twice"
-                ));
-            };
-            partitions.push(Partition {
-                group: placement.group,
-                replicas: placement.replicas.clone().into(),
-                first_leader,
-                leader: None,
-                in_sync: placement.replicas.iter().map(|replica| replica.node).collect(),
-            });
-        }
-        (self.last_group, self.last_peer) = (last_group, last_peer);
-        Ok(partitions)
-    }
-
-    fn topic_mut(&mut self, id: &Uuid) -> Option<&mut Topic> {
-        let name = self.names.get(id)?;
-        self.topics.get_mut(name).map(Arc::make_mut)
-    }
-
-    fn partition_mut(&mut self, id: &Uuid, number: i32) -> Result<&mut Partition, Conflict> {
-        let at = usize::try_from(number).unwrap_or(usize::MAX);
-        let exists = self.topic_by_id(id).is_some_and(|topic| at < topic.partitions.len());
-        if !exists {
-            return conflict(format!("partition {number} of {id} does not exist"));
-        }
-        Ok(&mut self.topic_mut(id).expect("looked up above").partitions[at])
-    }
-}
-
-/// Whether no node and no peer id is named twice.
-fn distinct(replicas: &[Replica]) -> bool {
-    let nodes: BTreeSet<NodeId> = replicas.iter().map(|replica| replica.node).collect();
-    let peers: BTreeSet<PeerId> = replicas.iter().map(|replica| replica.peer).collect();
-    nodes.len() == replicas.len() && peers.len() == replicas.len()
 }
 
 fn conflict<T>(what: String) -> Result<T, Conflict> {

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::metadata::command::{MetadataReplica, PartitionPlacement};
 use crate::metadata::{command, image};
 
 fn placement(group: u64, replicas: &[(i32, u64)]) -> PartitionPlacement {
@@ -172,4 +173,140 @@ proptest! {
         let (mut left, mut right) = (state, restored);
         prop_assert_eq!(left.apply(&next), right.apply(&next));
     }
+}
+
+fn register(node: i32, directory: u128) -> Command {
+    Command::RegisterBroker {
+        node: NodeId(node),
+        directory: Uuid::from_u128(directory),
+        incarnation: Uuid::from_u128(directory),
+        rack: None,
+        listeners: BTreeMap::new(),
+        raft: None,
+    }
+}
+
+fn replicas(of: &[(i32, u64)]) -> Vec<Replica> {
+    of.iter().map(|(node, peer)| Replica { node: NodeId(*node), peer: PeerId(*peer) }).collect()
+}
+
+/// One topic of one partition on nodes 1 and 2, as peers 1 and 2.
+fn placed_on_two() -> (MetadataState, Uuid) {
+    let mut state = MetadataState::default();
+    let id = Uuid::from_u128(1);
+    let partitions = vec![placement(1, &[(1, 1), (2, 2)])];
+    let create = Command::CreateTopic { id, name: "a".to_owned(), configs: ConfigMap::new(), partitions };
+    state.apply(&create).unwrap();
+    (state, id)
+}
+
+fn partition(state: &MetadataState) -> &Partition {
+    &state.topic("a").unwrap().partitions[0]
+}
+
+#[test]
+fn a_placement_lists_what_comes_and_goes_until_it_is_complete() {
+    let (mut state, id) = placed_on_two();
+    let target = replicas(&[(3, 3), (1, 1)]);
+    state.apply(&Command::PlaceReplicas { id, partition: 0, replicas: target.clone() }).unwrap();
+    let now = partition(&state);
+    assert_eq!(&*now.replicas, replicas(&[(3, 3), (1, 1), (2, 2)]));
+    assert_eq!((&*now.adding, &*now.removing), (&replicas(&[(3, 3)])[..], &replicas(&[(2, 2)])[..]));
+    assert_eq!((now.base(), now.target()), (replicas(&[(1, 1), (2, 2)]), target.clone()));
+    let stale = replicas(&[(1, 1), (2, 2)]);
+    assert!(state.apply(&Command::CompletePlacement { id, partition: 0, replicas: stale }).is_err());
+    state.apply(&Command::CompletePlacement { id, partition: 0, replicas: target.clone() }).unwrap();
+    let now = partition(&state);
+    assert_eq!((&*now.replicas, now.is_reassigning()), (&target[..], false));
+    assert_eq!(&*now.in_sync, [NodeId(1)], "who is gone is in sync no more");
+    let reused = replicas(&[(1, 1), (2, 2)]);
+    assert!(state.apply(&Command::PlaceReplicas { id, partition: 0, replicas: reused }).is_err());
+}
+
+#[test]
+fn what_is_called_off_stays_until_raft_is_rid_of_it() {
+    let (mut state, id) = placed_on_two();
+    let place = |replicas| Command::PlaceReplicas { id, partition: 0, replicas };
+    state.apply(&place(replicas(&[(1, 1), (2, 2), (3, 3)]))).unwrap();
+    let original = replicas(&[(1, 1), (2, 2)]);
+    state.apply(&place(original.clone())).unwrap();
+    let now = partition(&state);
+    assert_eq!((now.base(), now.target()), (original.clone(), original.clone()));
+    assert_eq!((&*now.adding, &*now.removing), (&replicas(&[(3, 3)])[..], &replicas(&[(3, 3)])[..]));
+    // It may even be wanted back.
+    let mut wanted = state.clone();
+    wanted.apply(&place(replicas(&[(3, 3), (1, 1)]))).unwrap();
+    assert_eq!(partition(&wanted).base(), original);
+    assert_eq!(&*partition(&wanted).removing, replicas(&[(2, 2)]));
+    state.apply(&Command::CompletePlacement { id, partition: 0, replicas: original.clone() }).unwrap();
+    assert_eq!(&*partition(&state).replicas, original);
+}
+
+#[test]
+fn every_broker_becomes_a_member_of_the_metadata_group() {
+    let mut state = MetadataState::default();
+    state.apply(&register(1, 11)).unwrap();
+    let first = MetadataReplica { node: NodeId(1), peer: PeerId(1), directory: Uuid::from_u128(11) };
+    assert_eq!(state.metadata_replicas().replicas, [first], "the first one made the group");
+    assert!(state.metadata_replicas().is_complete());
+    // Data of a node on its own: peers of partitions are counted from 1 there.
+    state.apply(&create(1, "a", 1, 1)).unwrap();
+    state.apply(&register(2, 22)).unwrap();
+    let second = MetadataReplica { node: NodeId(2), peer: PeerId(2), directory: Uuid::from_u128(22) };
+    assert_eq!(
+        (state.metadata_replicas().base(), state.metadata_replicas().target()),
+        (vec![first], vec![first, second])
+    );
+    assert_eq!(state.next_ids().1, PeerId(3));
+    let reached = vec![second, first];
+    state.apply(&Command::CompleteMetadataPlacement { replicas: reached.clone() }).unwrap();
+    assert!(state.apply(&Command::CompleteMetadataPlacement { replicas: vec![first] }).is_err());
+    assert_eq!(state.metadata_replicas().base(), [first, second]);
+    state.apply(&register(2, 22)).unwrap();
+    assert!(state.metadata_replicas().is_complete(), "another start of the same node");
+    state.apply(&Command::UnregisterBroker { node: NodeId(1) }).unwrap();
+    assert_eq!(state.metadata_replicas().target(), [second]);
+    assert!(state.apply(&Command::UnregisterBroker { node: NodeId(2) }).is_err(), "the last one stays");
+}
+
+#[test]
+fn another_directory_is_another_peer_everywhere() {
+    let mut state = MetadataState::default();
+    for (node, directory) in [(1, 11), (2, 22)] {
+        state.apply(&register(node, directory)).unwrap();
+    }
+    let target = state.metadata_replicas().target();
+    state.apply(&Command::CompleteMetadataPlacement { replicas: target }).unwrap();
+    let id = Uuid::from_u128(1);
+    let partitions =
+        vec![placement(1, &[(1, 3), (2, 4)]), placement(2, &[(1, 5)]), placement(3, &[(2, 6), (1, 7)])];
+    state
+        .apply(&Command::CreateTopic { id, name: "a".to_owned(), configs: ConfigMap::new(), partitions })
+        .unwrap();
+    let Ok(Change::BrokerReturned(NodeId(2), renewed)) = state.apply(&register(2, 99)) else {
+        panic!("a broker with another directory")
+    };
+    let numbers: Vec<i32> = renewed.iter().map(|(_, number)| *number).collect();
+    assert_eq!(numbers, [0, 2]);
+    let members = state.metadata_replicas();
+    assert_eq!(members.of_node(NodeId(2)).unwrap().peer, PeerId(7 + 1));
+    assert_eq!((members.adding.len(), members.removing[0].peer), (1, PeerId(2)));
+    let now = partition(&state);
+    assert_eq!(now.target(), replicas(&[(1, 3), (2, 9)]));
+    assert_eq!((&*now.adding, &*now.removing), (&replicas(&[(2, 9)])[..], &replicas(&[(2, 4)])[..]));
+    assert!(!state.topic("a").unwrap().partitions[1].is_reassigning());
+    assert_eq!(state.topic("a").unwrap().partitions[2].target(), replicas(&[(2, 10), (1, 7)]));
+    // Wiped once more before it had arrived: the one in between is called off.
+    state.apply(&register(2, 100)).unwrap();
+    assert_eq!(partition(&state).removing.len(), 2);
+    assert_eq!(partition(&state).base(), replicas(&[(1, 3), (2, 4)]));
+    assert_eq!(image::decode(&image::encode(&state)).unwrap(), state);
+}
+
+#[test]
+fn an_image_of_before_there_were_peers_is_read() {
+    let json = br#"{"cluster_id":"x","brokers":[],"topics":[{"id":"00000000-0000-0000-0000-000000000001","name":"a","configs":{},"partitions":[{"group":1,"replicas":[{"node":1,"peer":1}],"first_leader":1,"leader":null,"in_sync":[1]}]}],"cluster_configs":{},"broker_configs":[],"features":{},"last_group":1,"last_peer":1,"next_producer_id":0,"requests":[]}"#;
+    let state = image::decode(&[b"CHRNKMDI\x01\0\0\0", &json[..]].concat()).unwrap();
+    assert!(state.metadata_replicas().replicas.is_empty());
+    assert!(!partition(&state).is_reassigning());
 }

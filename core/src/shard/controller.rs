@@ -20,9 +20,9 @@ use chronik_raft::driver::Proposal;
 use chronik_raft::leadership::Leadership;
 use chronik_wal::batch;
 use chronik_wal::compress::DecompressCaps;
-use chronik_wal::entry::{EntryKind, LogEntry};
+use chronik_wal::entry::{EntryKind, LogEntry, LogSink};
 use chronik_wal::records::{BatchBuilder, Records};
-use chronik_wal::types::{GroupId, NodeId, RaftIndex, ShardId, Term};
+use chronik_wal::types::{GroupId, NodeId, RaftIndex, ShardId, Term, TurnNumber};
 use kafka_protocol::ResponseError;
 use rand::RngCore;
 use rand::rngs::SmallRng;
@@ -95,7 +95,16 @@ struct PendingPlan {
     reply: AdminReply,
     awaited: Vec<Uuid>,
     applied: bool,
+    /// The snapshot with it in is published once this turn is durable; none while there is no such snapshot.
+    published_with: Option<TurnNumber>,
     deadline_ms: u64,
+}
+
+/// A snapshot that waits for this disk to know that what it tells is committed.
+struct Unpublished {
+    turn: TurnNumber,
+    snapshot: Arc<Snapshot>,
+    changes: Arc<[Change]>,
 }
 
 /// What shard 0 keeps beside its partitions.
@@ -105,6 +114,10 @@ pub struct ControllerHost {
     controller: Option<Controller>,
     own: Broker,
     changes: Vec<Change>,
+    /// Snapshots still to be published, in order.
+    unpublished: VecDeque<Unpublished>,
+    /// The turn that holds the newest commit index of group 0.
+    commit_turn: TurnNumber,
     plans: BTreeMap<u64, PendingPlan>,
     producer_ids: ProducerIds,
     id_waiters: VecDeque<Call>,
@@ -130,6 +143,8 @@ impl ControllerHost {
             controller: None,
             own,
             changes: Vec::new(),
+            unpublished: VecDeque::new(),
+            commit_turn: TurnNumber::default(),
             plans: BTreeMap::new(),
             producer_ids: ProducerIds::default(),
             id_waiters: VecDeque::new(),
@@ -197,6 +212,7 @@ impl Shard {
             reply: plan.response,
             awaited: plan.awaited,
             applied: plan.commands.is_empty(),
+            published_with: plan.commands.is_empty().then(TurnNumber::default),
             deadline_ms,
         };
         if !plan.commands.is_empty()
@@ -253,7 +269,8 @@ impl Shard {
     fn finish_plan(&mut self, number: u64) {
         let Some(host) = &mut self.controller else { return };
         let Some(plan) = host.plans.get(&number) else { return };
-        if !plan.applied || !is_ready(host.builder.current(), &plan.awaited) {
+        let is_published = plan.published_with.is_some_and(|turn| turn <= self.wal.durable_turn());
+        if !plan.applied || !is_published || !is_ready(host.builder.current(), &plan.awaited) {
             return;
         }
         if let Some(plan) = host.plans.remove(&number) {
@@ -331,18 +348,53 @@ impl Shard {
         }
     }
 
+    /// Notes in the WAL how far group 0 is committed.
+    ///
+    /// ORDER: before anybody acts on these entries. A start takes a group that the metadata do not name for a deleted topic's;
+    /// were the entry that made it not known as committed by then, acknowledged records would go with the group. A sole voter
+    /// knows that all of its log is committed.
+    pub(crate) fn keep_metadata_commit(&mut self, entries: &[LogEntry]) {
+        let group = GroupId::METADATA;
+        let voters = self.driver.configuration(group).map_or(0, |configuration| configuration.voters.len());
+        let (Some(last), Some(host)) = (entries.last(), &mut self.controller) else { return };
+        if voters > 1 {
+            self.wal.put_commit(group, last.index, last);
+            host.commit_turn = self.wal.filling_turn();
+        }
+    }
+
     /// Publishes, answers what can be answered now, and keeps the log of group 0 short. Once a turn.
     pub(crate) fn run_controller(&mut self) {
         let Some(host) = &mut self.controller else { return };
         if let Some(snapshot) = host.builder.publish() {
-            let changes: Arc<[Change]> = std::mem::take(&mut host.changes).into();
-            self.publish(snapshot, changes);
+            let changes = std::mem::take(&mut host.changes).into();
+            let turn = host.commit_turn;
+            host.unpublished.push_back(Unpublished { turn, snapshot, changes });
+            for plan in host.plans.values_mut().filter(|plan| plan.applied) {
+                plan.published_with.get_or_insert(turn);
+            }
+        }
+        if self.publish_durable() {
             let waiting: Vec<u64> =
                 self.controller.iter().flat_map(|host| host.plans.keys().copied()).collect();
             waiting.into_iter().for_each(|number| self.finish_plan(number));
         }
         self.serve_producer_ids();
         self.shorten_metadata_log();
+    }
+
+    /// Publishes what may be. False when there was nothing.
+    fn publish_durable(&mut self) -> bool {
+        let durable = self.wal.durable_turn();
+        let mut published = false;
+        while let Some(host) = &mut self.controller
+            && host.unpublished.front().is_some_and(|next| next.turn <= durable)
+            && let Some(next) = host.unpublished.pop_front()
+        {
+            self.publish(next.snapshot, next.changes);
+            published = true;
+        }
+        published
     }
 
     fn publish(&mut self, snapshot: Arc<Snapshot>, changes: Arc<[Change]>) {
@@ -441,6 +493,7 @@ impl Shard {
         host.builder.reset(&state);
         host.state = state;
         host.applied = index;
+        host.commit_turn = self.wal.filling_turn();
     }
 
     /// Leaders that other shards of this node report.

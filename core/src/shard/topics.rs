@@ -23,6 +23,14 @@ use crate::partition::{Partition, PartitionName, producer_limits};
 impl Shard {
     /// Takes over a newer snapshot.
     pub(crate) fn adopt(&mut self, snapshot: Arc<Snapshot>, changes: &[Change]) {
+        let (node, known) = (self.node, snapshot.brokers.contains_key(&self.node));
+        if known && self.is_registered(&self.snapshot) && !self.is_registered(&snapshot) {
+            // Its replicas have other ids now, which belong to the other directory.
+            return self.fail(format!(
+                "node {node} was registered with another data directory: what is here counts no more; should this be the \
+                 node to go on, stop the other one and start this one with an empty data directory"
+            ));
+        }
         self.config = snapshot.config.clone();
         self.snapshot = snapshot;
         let mut newest = None;
@@ -37,6 +45,10 @@ impl Shard {
                     newest = newest.max(topic.partitions.iter().map(|partition| partition.group).max());
                 }
                 Change::TopicDeleted(topic) => self.topic_deleted(topic),
+                Change::ReplicasPlaced(topic, number) => self.replicas_placed(topic, *number),
+                Change::BrokerReturned(_, placed) => {
+                    placed.iter().for_each(|(topic, number)| self.replicas_placed(topic, *number));
+                }
                 Change::ConfigsChanged(ConfigScope::Topic(id)) => {
                     if let Some(topic) = self.snapshot.topic_by_id(id).cloned() {
                         self.configure(&topic);
@@ -63,13 +75,38 @@ impl Shard {
         }
     }
 
+    /// The replicas of a partition are others than before: one here may come, go, or know of others.
+    fn replicas_placed(&mut self, topic: &Topic, number: i32) {
+        let Some(view) = self.snapshot.topic_by_id(&topic.id).cloned() else { return };
+        let Ok(at) = usize::try_from(number) else { return };
+        let Some(partition) = view.partitions.get(at) else { return };
+        let (group, own) = (partition.group, self.own_replica(partition));
+        let held = self.driver.state(group).map(|state| state.peer);
+        if held.is_some() && held == own {
+            if let Some(here) = self.partitions.get_mut(&group) {
+                here.members = partition.replicas.to_vec();
+            }
+            return;
+        }
+        // What is here belongs to a replica that is none any more, or to one that has lost its log.
+        self.remove_partition(group);
+        self.add_partition(&view, at);
+    }
+
+    /// Whether the cluster knows this node by the data directory that it has.
+    fn is_registered(&self, snapshot: &Snapshot) -> bool {
+        let directory = uuid::Uuid::from_bytes(self.directory);
+        snapshot.brokers.get(&self.node).is_some_and(|broker| broker.directory == directory)
+    }
+
     pub(crate) fn add_partition(&mut self, topic: &TopicView, number: usize) {
         let partition = &topic.partitions[number];
         let Some(peer) = self.own_replica(partition) else { return };
         if self.driver.contains(partition.group) {
             return;
         }
-        let voters: Vec<PeerId> = partition.replicas.iter().map(|replica| replica.peer).collect();
+        // A joiner is not among them: it waits for the log, or a snapshot, to make it a voter.
+        let voters: Vec<PeerId> = partition.base().iter().map(|replica| replica.peer).collect();
         let new = NewGroup { group: partition.group, peer, voters, snapshot_data: Bytes::new() };
         if let Err(error) = self.driver.create_group(new, &mut self.wal) {
             return self.fail(format!("group {} of {}-{number}: {error}", partition.group, topic.name));
@@ -89,12 +126,13 @@ impl Shard {
         }
     }
 
-    /// This node's replica of a partition, if the partition is this shard's.
+    /// This node's replica of a partition, if the partition is this shard's. None while the cluster knows the node by another
+    /// data directory: the replicas that it lists are that one's.
     pub(crate) fn own_replica(&self, partition: &PartitionView) -> Option<PeerId> {
-        if shard_of(partition.group, self.shard_count) != self.id {
+        if shard_of(partition.group, self.shard_count) != self.id || !self.is_registered(&self.snapshot) {
             return None;
         }
-        partition.replicas.iter().find(|replica| replica.node == self.node).map(|replica| replica.peer)
+        partition.replica_on(self.node).map(|replica| replica.peer)
     }
 
     fn configure(&mut self, topic: &TopicView) {

@@ -250,6 +250,13 @@ impl ShardWal {
         }
     }
 
+    /// Puts a committed entry again for the commit index that its frame carries: a state would carry it too, but is large
+    /// where it holds an image.
+    pub fn put_commit(&mut self, group: GroupId, commit: RaftIndex, entry: &LogEntry) {
+        self.put_frame(entry_info(FrameKind::Rewritten, group, commit, entry), entry.data.clone());
+        self.ledger.rewritten(self.filling.sequence, group, entry.index);
+    }
+
     /// Adds a frame to the filling turn, or to a later one if it does not fit, and thereby decides its place.
     fn put_frame(&mut self, info: FrameInfo, payload: Bytes) {
         assert!(payload.len() <= self.config.payload_max(), "a payload fits a segment: the limits see to it");

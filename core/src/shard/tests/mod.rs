@@ -1,5 +1,8 @@
 //! A whole shard on a simulated disk, driven from outside: requests in, replies out, time and crashes as the test says.
 
+mod acks;
+mod cluster;
+mod cluster_rig;
 mod controller;
 mod fetch;
 mod groups;
@@ -12,5 +15,6 @@ mod stop;
 mod topics;
 mod write_behind;
 
+pub(super) use cluster_rig::*;
 pub(super) use requests::*;
 pub(super) use rig::*;

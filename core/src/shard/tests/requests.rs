@@ -19,6 +19,10 @@ pub(crate) fn create(name: &str) -> Request {
 }
 
 pub(crate) fn creation(name: &str, partitions: i32, configs: &[(&str, &str)]) -> Request {
+    creation_of(name, partitions, 1, configs)
+}
+
+pub(crate) fn creation_of(name: &str, partitions: i32, replicas: i16, configs: &[(&str, &str)]) -> Request {
     let text = |text: &str| StrBytes::from_string(text.to_owned());
     let config = |(key, value): &(&str, &str)| {
         CreatableTopicConfig::default().with_name(text(key)).with_value(Some(text(value)))
@@ -26,7 +30,7 @@ pub(crate) fn creation(name: &str, partitions: i32, configs: &[(&str, &str)]) ->
     let topic = CreatableTopic::default()
         .with_name(TopicName(text(name)))
         .with_num_partitions(partitions)
-        .with_replication_factor(1)
+        .with_replication_factor(replicas)
         .with_configs(configs.iter().map(config).collect());
     let request = CreateTopicsRequest::default().with_timeout_ms(5_000).with_topics(vec![topic]);
     Request::Admin { request: Box::new(AdminRequest::CreateTopics(request)), timeout_ms: 10_000 }

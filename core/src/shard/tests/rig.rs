@@ -1,4 +1,4 @@
-//! One node of one shard: what the pump does, without glommio.
+//! One node of one shard: what the pump does, without glommio. Several of them make a [`super::Cluster`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -6,20 +6,23 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use chronik_net::codec::ErrorCode;
+use chronik_raft::driver::NewGroup;
 use chronik_wal::disk::sim::Survival;
 use chronik_wal::disk::{Disk, SimDisk};
 use chronik_wal::frame::WalIdentity;
 use chronik_wal::partition::FileCache;
 use chronik_wal::shard_wal::{TurnWrite, WalConfig, write_turn_blocking};
-use chronik_wal::types::{GroupId, KafkaOffset, LeaderEpoch, NodeId, PeerId, ShardId};
+use chronik_wal::types::{GroupId, KafkaOffset, LeaderEpoch, NodeId, PeerId, RaftIndex, ShardId};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use uuid::Uuid;
 
 use super::{creation, fetch_of, offsets_in, records_of, slice};
 use crate::config::layers::ConfigMap;
+use crate::metadata::command::{Command, MetadataReplica, Replica};
+use crate::metadata::image;
 use crate::metadata::snapshot::SnapshotBuilder;
-use crate::metadata::state::{Broker, Topic};
+use crate::metadata::state::{Broker, MetadataState, Topic};
 use crate::metrics::ShardMetrics;
 use crate::shard::controller::{AdminReply, AdminRequest, ControllerHost};
 use crate::shard::message::*;
@@ -37,6 +40,10 @@ const ANSWER_TRIES: usize = 20;
 /// How a rig differs from the usual.
 #[derive(Clone)]
 pub(crate) struct Setup {
+    pub(crate) node: NodeId,
+    /// The nodes that begin as voters of the metadata group; none for a node on its own.
+    pub(crate) cluster: Vec<NodeId>,
+    pub(crate) racks: BTreeMap<NodeId, String>,
     pub(crate) limits: ShardLimits,
     pub(crate) configs: ConfigMap,
     pub(crate) wal_max_bytes: u64,
@@ -46,7 +53,15 @@ pub(crate) struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         let limits = ShardLimits { write_behind_age_ms: 500, ..ShardLimits::default() };
-        Self { limits, configs: ConfigMap::new(), wal_max_bytes: 8 << 20, segments_kept: 4 }
+        Self {
+            node: NodeId(1),
+            cluster: Vec::new(),
+            racks: BTreeMap::new(),
+            limits,
+            configs: ConfigMap::new(),
+            wal_max_bytes: 8 << 20,
+            segments_kept: 4,
+        }
     }
 }
 
@@ -62,6 +77,8 @@ pub(crate) struct Rig {
     /// While set, jobs stay in [`Rig::jobs`].
     pub(crate) hold_jobs: bool,
     pub(crate) jobs: VecDeque<(JobId, Job)>,
+    /// What goes to other nodes, until [`super::Cluster`] takes it.
+    pub(crate) peer: Vec<PeerOut>,
     pub(crate) fatal: Option<String>,
     pub(crate) setup: Setup,
     starts: u64,
@@ -83,7 +100,7 @@ impl Rig {
         Self::start(disk, setup, now, 1_000)
     }
 
-    fn start(disk: Arc<SimDisk>, setup: Setup, now: Now, starts: u64) -> Self {
+    pub(super) fn start(disk: Arc<SimDisk>, setup: Setup, now: Now, starts: u64) -> Self {
         let shard = open(&*disk, &setup, now, starts);
         let mut rig = Self {
             shard,
@@ -94,6 +111,7 @@ impl Rig {
             turn: None,
             hold_jobs: false,
             jobs: VecDeque::new(),
+            peer: Vec::new(),
             fatal: None,
             setup,
             starts,
@@ -105,8 +123,14 @@ impl Rig {
 
     /// The machine loses power; the node starts again on what the disk kept.
     pub(crate) fn crash(self) -> Self {
+        let now = self.now;
+        self.crash_at(now)
+    }
+
+    /// As [`Rig::crash`], with the start at another time.
+    pub(crate) fn crash_at(self, now: Now) -> Self {
         let disk = Arc::new(self.disk.crash(Survival::SyncedOnly));
-        Self::start(disk, self.setup, self.now, self.starts + 1)
+        Self::start(disk, self.setup, now, self.starts + 1)
     }
 
     /// A clean stop and a start.
@@ -157,7 +181,11 @@ impl Rig {
         let more = self.shard.turn(self.now);
         let outputs = self.shard.take_outputs();
         let Outputs { replies, messages, peer, turn, jobs, publish, fatal } = outputs;
-        assert!(peer.is_empty(), "a node on its own has nobody to write to");
+        assert!(
+            peer.is_empty() || !self.setup.cluster.is_empty(),
+            "a node on its own has nobody to write to"
+        );
+        self.peer.extend(peer);
         assert!(messages.is_empty(), "there is one shard only");
         if let Some(why) = fatal {
             self.fatal.get_or_insert(why);
@@ -354,8 +382,8 @@ fn data_dir() -> PathBuf {
 }
 
 fn open(disk: &dyn Disk, setup: &Setup, now: Now, starts: u64) -> Shard {
-    let node = NodeId(1);
-    let identity = WalIdentity { node, directory: [9; 16], shard: ShardId(0) };
+    let node = setup.node;
+    let identity = WalIdentity { node, directory: directory(node).into_bytes(), shard: ShardId(0) };
     let mut wal = WalConfig::new(&data_dir(), identity);
     wal.segment_bytes = 1 << 20;
     wal.first_segment_bytes = 256 << 10;
@@ -376,21 +404,71 @@ fn open(disk: &dyn Disk, setup: &Setup, now: Now, starts: u64) -> Shard {
         metrics: Arc::new(ShardMetrics::default()),
     };
     let mut recovered = recover_wal(disk, &seed).expect("the WAL is read");
-    let log = MetadataLog::open(disk, &seed, &mut recovered).expect("the metadata log is read");
+    let mut log = MetadataLog::open(disk, &seed, &mut recovered).expect("the metadata log is read");
+    let fresh = log.applied == RaftIndex(0) && !setup.cluster.is_empty();
+    if fresh {
+        log.state = formed(setup);
+    }
     let mut builder = SnapshotBuilder::new(node, 1, setup.configs.clone());
     builder.reset(&log.state);
     let snapshot = Arc::new(builder.current().clone());
-    let own = Broker {
-        directory: Uuid::from_u128(1),
-        incarnation: Uuid::from_u128(u128::from(starts)),
-        rack: None,
-        listeners: BTreeMap::new(),
-        raft: None,
-    };
+    let own = Broker { incarnation: Uuid::from_u128(u128::from(starts)), ..broker(setup, node) };
+    let image = image::encode(&log.state);
     let host =
         ControllerHost::new(log.state.clone(), log.applied, builder, own, SmallRng::seed_from_u64(starts));
     let part = MetadataPart { log, host };
     let mut shard = Shard::open(disk, &seed, recovered, snapshot, Some(part)).expect("the shard starts");
-    shard.form_metadata_group(PeerId(1), vec![PeerId(1)]).expect("the metadata group is made");
+    if setup.cluster.is_empty() {
+        shard.form_metadata_group(PeerId(1), vec![PeerId(1)]).expect("the metadata group is made");
+        return shard;
+    }
+    let members = members(setup);
+    let own = members.iter().find(|member| member.node == node).expect("a node of the cluster").peer;
+    if !shard.driver.contains(GroupId::METADATA) {
+        let voters = members.iter().map(|member| member.peer).collect();
+        let group = NewGroup { group: GroupId::METADATA, peer: own, voters, snapshot_data: image.into() };
+        shard.driver.create_group(group, &mut shard.wal).expect("the metadata group is made");
+    }
+    shard.partitions.get_mut(&GroupId::METADATA).expect("it has a partition").members = members;
     shard
+}
+
+/// Replicas of the metadata group.
+fn members(setup: &Setup) -> Vec<Replica> {
+    (1..).zip(&setup.cluster).map(|(peer, node)| Replica { node: *node, peer: PeerId(peer) }).collect()
+}
+
+fn directory(node: NodeId) -> Uuid {
+    Uuid::from_u128(node.0 as u128)
+}
+
+fn broker(setup: &Setup, node: NodeId) -> Broker {
+    Broker {
+        directory: directory(node),
+        incarnation: Uuid::from_u128(1),
+        rack: setup.racks.get(&node).cloned(),
+        listeners: BTreeMap::new(),
+        raft: None,
+    }
+}
+
+/// The metadata that the nodes of a cluster begin with: all of them are registered.
+fn formed(setup: &Setup) -> MetadataState {
+    let member = |member: &Replica| {
+        let Replica { node, peer } = *member;
+        MetadataReplica { node, peer, directory: directory(node) }
+    };
+    let replicas = members(setup).iter().map(member).collect();
+    let mut commands = vec![
+        Command::MintClusterId { cluster_id: "cluster-of-the-tests".to_owned() },
+        Command::PlaceMetadataReplicas { replicas },
+    ];
+    for node in &setup.cluster {
+        let Broker { directory, incarnation, rack, listeners, raft } = broker(setup, *node);
+        let node = *node;
+        commands.push(Command::RegisterBroker { node, directory, incarnation, rack, listeners, raft });
+    }
+    let mut state = MetadataState::default();
+    assert!(state.apply_batch(&commands).iter().all(Result::is_ok));
+    state
 }
