@@ -54,8 +54,8 @@ pub enum Mail {
     Done(JobId, JobDone),
     /// From the admin endpoint: how things stand.
     Inspect(Inquiry),
-    /// A node has been heard of: this shard dials it now.
-    Hurry(NodeId),
+    /// A node has dialled this one: it can be dialled now, at this address if it said so.
+    Heard(NodeId, Option<Arc<str>>),
     /// Stop: no new connections, answer what is in flight, then write everything out.
     Stop,
 }
@@ -295,7 +295,7 @@ pub async fn take_mail(mut mailbox: Receiver<Mail>, router: Rc<Router>, peers: R
                 Mail::Message(message) => router.receive(message.into()),
                 Mail::Done(id, done) => router.receive(Inbound::Event(Event::JobDone(id, done))),
                 Mail::Inspect(inquiry) => router.receive(Inbound::Inspect(inquiry)),
-                Mail::Hurry(node) => peers.hurry(node),
+                Mail::Heard(node, address) => peers.heard(node, address),
                 Mail::Stop => {
                     router.receive(Inbound::Event(Event::Stop));
                     on_stop.notify();

@@ -185,9 +185,9 @@ impl Router {
     }
 
     /// Tells the other shards that a node has been heard of.
-    pub(crate) fn hurry_others(&self, node: NodeId) {
+    pub(crate) fn heard_of(&self, node: NodeId, address: Option<&Arc<str>>) {
         for shard in self.shards().filter(|shard| *shard != self.shard) {
-            self.post(shard, Mail::Hurry(node));
+            self.post(shard, Mail::Heard(node, address.cloned()));
         }
     }
 

@@ -295,6 +295,7 @@ async fn greet<S: FrameSink>(
         cluster: theirs.cluster,
         source_shard: theirs.source_shard,
         version,
+        address: theirs.address,
     };
     Ok((from, held))
 }
