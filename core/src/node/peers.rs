@@ -287,6 +287,16 @@ impl Peers {
         }
     }
 
+    /// The shard takes messages again: connections that waited for that go on.
+    pub fn resume(&self) {
+        if let Some(incoming) = &*self.incoming.borrow()
+            && incoming.has_paused()
+            && self.router.has_room(self.shard)
+        {
+            incoming.resume();
+        }
+    }
+
     /// Counters of the links that this shard dials.
     #[must_use]
     pub fn link_stats(&self) -> Vec<(NodeId, bool, link::LinkStats)> {

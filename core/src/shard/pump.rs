@@ -147,6 +147,8 @@ impl Pump {
                     None => break,
                 }
             }
+            self.router.caught_up();
+            self.peers.resume();
             let more = self.shard.turn(present);
             let outputs = self.shard.take_outputs();
             self.carry_out(outputs);
@@ -291,6 +293,7 @@ async fn write_turns(
 pub async fn take_mail(mut mailbox: Receiver<Mail>, router: Rc<Router>, peers: Rc<Peers>, on_stop: Rc<Wake>) {
     loop {
         while let Some(mail) = mailbox.try_recv() {
+            router.room().await;
             match mail {
                 Mail::Message(message) => router.receive(message.into()),
                 Mail::Done(id, done) => router.receive(Inbound::Event(Event::JobDone(id, done))),
