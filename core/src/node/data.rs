@@ -19,6 +19,8 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::start::StartError;
+use crate::config::server::Peer;
+use crate::metadata::command::Replica;
 use crate::metadata::snapshot::{Snapshot, SnapshotBuilder};
 use crate::metadata::state::Broker;
 use crate::metrics::ShardMetrics;
@@ -30,14 +32,13 @@ use crate::shard::{Shard, ShardLimits};
 /// Files and mappings of partitions that are open at once.
 pub const OPEN_FILES_MAX: usize = 4_096;
 
-/// The replica of the metadata group on a node that is its own cluster.
-const SOLE_PEER: PeerId = PeerId(1);
-
 /// What the data of a node are opened with.
 #[derive(Clone, Debug)]
 pub struct DataSetup {
     /// The node.
     pub node: NodeId,
+    /// The nodes that are to form a cluster, this one included; empty for a node on its own.
+    pub peers: BTreeMap<NodeId, Peer>,
     /// Its data directory.
     pub data_dir: PathBuf,
     /// How many shards it is to have.
@@ -66,17 +67,19 @@ pub struct ShardStart {
     pub snapshot: Arc<Snapshot>,
     /// On shard 0, the metadata.
     pub metadata: Option<MetadataPart>,
+    /// The replicas of the metadata group as the configuration has them.
+    founders: Vec<Replica>,
 }
 
 impl ShardStart {
-    /// Opens the shard. On a node that is its own cluster, shard 0 forms the metadata group if there is none.
+    /// Opens the shard. Shard 0 forms the metadata group if there is none.
     ///
     /// # Errors
     /// When the disk fails or a group's state does not hold together.
     pub fn open(self, disk: &dyn Disk) -> Result<Shard, OpenError> {
         let mut shard = Shard::open(disk, &self.seed, self.recovered, self.snapshot, self.metadata)?;
         if self.seed.shard == ShardId(0) {
-            shard.form_metadata_group(SOLE_PEER, vec![SOLE_PEER])?;
+            shard.found_metadata_group(&self.founders)?;
         }
         Ok(shard)
     }
@@ -115,13 +118,24 @@ pub fn open_shards(
     let random = SmallRng::seed_from_u64(seeds[0].seed);
     let host = ControllerHost::new(log.state.clone(), log.applied, builder, own, random);
     let mut metadata = Some(MetadataPart { log, host });
+    let founders = founders(setup);
     let starts = seeds.into_iter().zip(recovered).map(|(seed, recovered)| ShardStart {
         seed,
         recovered,
         snapshot: snapshot.clone(),
         metadata: metadata.take(),
+        founders: founders.clone(),
     });
     Ok(starts.collect())
+}
+
+/// The replicas of the metadata group: the configured nodes in order, or this one alone.
+fn founders(setup: &DataSetup) -> Vec<Replica> {
+    let mut nodes: Vec<NodeId> = setup.peers.keys().copied().collect();
+    if nodes.is_empty() {
+        nodes.push(setup.node);
+    }
+    (1..).map(PeerId).zip(nodes).map(|(peer, node)| Replica { node, peer }).collect()
 }
 
 fn seeds(setup: &DataSetup, identity: &Identity) -> Vec<ShardSeed> {

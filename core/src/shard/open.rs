@@ -31,6 +31,7 @@ use super::controller::{ControllerHost, apply_batch};
 use super::topics::metadata_identity;
 use super::{Shard, ShardLimits, Timer, groups, topics};
 use crate::config::topic::TopicConfig;
+use crate::metadata::command::Replica;
 use crate::metadata::image;
 use crate::metadata::names::{CLUSTER_METADATA, CONSUMER_OFFSETS};
 use crate::metadata::snapshot::Snapshot;
@@ -270,6 +271,9 @@ impl Shard {
             offset_requests: BTreeMap::new(),
             deletes: BTreeMap::new(),
             touched: std::collections::BTreeSet::new(),
+            local_waits: std::collections::BTreeSet::new(),
+            progressed: std::collections::BTreeSet::new(),
+            in_sync: super::in_sync::Watch::default(),
             jobs: BTreeMap::new(),
             timers: std::collections::BTreeSet::new(),
             write_behind: super::write_behind::WriteBehind::default(),
@@ -305,6 +309,22 @@ impl Shard {
         };
         let partition = Partition::recovered(name, group, config, opened.files, &opened.state, &self.config);
         self.add_recovered(partition, opened.state, opened.entries)
+    }
+
+    /// Makes the metadata group with these replicas if there is none.
+    ///
+    /// # Errors
+    /// When this node is not among them.
+    pub fn found_metadata_group(&mut self, founders: &[Replica]) -> Result<(), OpenError> {
+        if let Some(partition) = self.partitions.get_mut(&GroupId::METADATA) {
+            partition.members = founders.to_vec();
+        }
+        let own = founders.iter().find(|founder| founder.node == self.node);
+        let Some(peer) = own.map(|own| own.peer) else {
+            let why = "this node is not among those who form it".to_owned();
+            return Err(OpenError::Group { group: GroupId::METADATA, why });
+        };
+        self.form_metadata_group(peer, founders.iter().map(|founder| founder.peer).collect())
     }
 
     /// Makes the metadata group where this node is the first of its cluster. `voters` is its first configuration.

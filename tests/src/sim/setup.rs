@@ -129,6 +129,7 @@ pub fn broker_configs() -> BTreeMap<String, String> {
 pub fn data_setup(wal: &WalConfig, limits: &ShardLimits, shards: u16, seed: u64, wall_ms: i64) -> DataSetup {
     DataSetup {
         node: NODE,
+        peers: BTreeMap::new(),
         data_dir: DATA.into(),
         shards,
         wal: wal.clone(),
