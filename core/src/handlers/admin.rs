@@ -59,6 +59,9 @@ pub async fn answer(
         Request::DescribeConfigs(request) => {
             Response::DescribeConfigs(configs::describe_configs(&snapshot, &request))
         }
+        Request::ListPartitionReassignments(request) => {
+            Response::ListPartitionReassignments(cluster::list_reassignments(&snapshot, &request))
+        }
         request => change(&broker, version, request).await?,
     })
 }
