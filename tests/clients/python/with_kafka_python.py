@@ -3,7 +3,7 @@
 import threading
 import time
 
-from common import COMPRESSIONS, check, check_equal, eventually, main, sample_records, step, unique
+from common import COMPRESSIONS, REPLICAS, check, check_equal, eventually, main, sample_records, step, unique
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewPartitions, NewTopic
@@ -96,7 +96,7 @@ class Member(threading.Thread):
 def groups(bootstrap):
     topic, group = unique("kp-group"), unique("kp-group")
     admin = KafkaAdminClient(bootstrap_servers=bootstrap)
-    admin.create_topics([NewTopic(topic, 4, 1)])
+    admin.create_topics([NewTopic(topic, 4, REPLICAS)])
     producer = KafkaProducer(bootstrap_servers=bootstrap)
     for n in range(400):
         producer.send(topic, b"%d" % n, partition=n % 4)
@@ -145,17 +145,17 @@ def static_member(bootstrap, topic):
 def admin(bootstrap):
     client = KafkaAdminClient(bootstrap_servers=bootstrap)
     topic = unique("kp-admin")
-    client.create_topics([NewTopic(topic, 3, 1, topic_configs={"retention.ms": "3600000"})])
+    client.create_topics([NewTopic(topic, 3, REPLICAS, topic_configs={"retention.ms": "3600000"})])
     check(topic in client.list_topics(), "the topic is listed")
     described = client.describe_topics([topic])[0]
     check_equal(len(described["partitions"]), 3, "its partitions")
     step("create, list, describe")
-    check_raises(errors.TopicAlreadyExistsError, lambda: client.create_topics([NewTopic(topic, 1, 1)]))
+    check_raises(errors.TopicAlreadyExistsError, lambda: client.create_topics([NewTopic(topic, 1, REPLICAS)]))
     check_raises(errors.InvalidConfigurationError, lambda: client.create_topics(
-        [NewTopic(unique("kp-bad"), 1, 1, topic_configs={"no.such.config": "1"})]))
-    check_raises(errors.InvalidTopicError, lambda: client.create_topics([NewTopic("..", 1, 1)]))
-    check_raises(errors.InvalidReplicationFactorError, lambda: client.create_topics([NewTopic(unique("kp-bad"), 1, 3)]))
-    check_raises(errors.InvalidPartitionsError, lambda: client.create_topics([NewTopic(unique("kp-bad"), 0, 1)]))
+        [NewTopic(unique("kp-bad"), 1, REPLICAS, topic_configs={"no.such.config": "1"})]))
+    check_raises(errors.InvalidTopicError, lambda: client.create_topics([NewTopic("..", 1, REPLICAS)]))
+    check_raises(errors.InvalidReplicationFactorError, lambda: client.create_topics([NewTopic(unique("kp-bad"), 1, 9)]))
+    check_raises(errors.InvalidPartitionsError, lambda: client.create_topics([NewTopic(unique("kp-bad"), 0, REPLICAS)]))
     step("refusals")
     client.create_partitions({topic: NewPartitions(5)})
     eventually(lambda: len(client.describe_topics([topic])[0]["partitions"]) == 5, "five partitions")
@@ -245,15 +245,15 @@ def field_report_004(bootstrap):
     check(len(brokers) >= 1, "kafka-python sees the brokers")
     step(f"sees {len(brokers)} broker(s)")
     created = [unique("report-004-ten") for _ in range(10)]
-    client.create_topics([NewTopic(name, 1, 1) for name in created[:5]])
+    client.create_topics([NewTopic(name, 1, REPLICAS) for name in created[:5]])
     for name in created[5:]:
-        client.create_topics([NewTopic(name, 1, 1)])
+        client.create_topics([NewTopic(name, 1, REPLICAS)])
     check(set(created) <= set(client.list_topics()), "ten topics are listed")
     step("ten topics")
     stress(bootstrap, threads=100, topics=3000)
     stress(bootstrap, threads=10, topics=200)
     batch = [unique("report-004-batch") for _ in range(1000)]
-    client.create_topics([NewTopic(name, 1, 1) for name in batch], timeout_ms=60000)
+    client.create_topics([NewTopic(name, 1, REPLICAS) for name in batch], timeout_ms=60000)
     check(set(batch) <= set(client.list_topics()), "one batched request: all listed")
     step("1,000 topics in one request")
     client.close()
@@ -269,7 +269,7 @@ def stress(bootstrap, threads, topics):
         try:
             client = KafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=60000)
             for name in mine:
-                client.create_topics([NewTopic(name, 1, 1)], timeout_ms=60000)
+                client.create_topics([NewTopic(name, 1, REPLICAS)], timeout_ms=60000)
             client.close()
         except Exception as error:  # every failure counts, whatever it is
             failures.append(repr(error))
