@@ -187,6 +187,12 @@ impl Driver {
         self.group(group).map(Group::commit)
     }
 
+    /// The last entry that is durable on this disk.
+    #[must_use]
+    pub fn persisted(&self, group: GroupId) -> Option<RaftIndex> {
+        self.group(group).map(|group| RaftIndex(group.node.raft.raft_log.persisted))
+    }
+
     /// The last entry handed out as committed, hence applied.
     #[must_use]
     pub fn applied(&self, group: GroupId) -> Option<RaftIndex> {
