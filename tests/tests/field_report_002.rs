@@ -6,11 +6,11 @@
 
 use chronik_net::codec::ErrorCode;
 use chronik_tests::cluster::{Cluster, FORM_TIMEOUT};
-use chronik_tests::lock;
 use chronik_tests::program::{java, python, run};
 use chronik_tests::records::{batch, read_all};
 use chronik_tests::toolchain::Toolchain;
 use chronik_tests::topics::create_replicated;
+use chronik_tests::{lock, report};
 use std::time::Duration;
 
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -60,7 +60,10 @@ fn restart_with_topics(cluster: &mut Cluster) {
     }
     for clean in [true, false] {
         for id in cluster.ids() {
-            if clean { drop(cluster.stop(id)) } else { cluster.kill(id) }
+            match clean {
+                true => report(&format!("node {id} stopped in {:?}", cluster.stop(id))),
+                false => cluster.kill(id),
+            }
         }
         cluster.start_all();
         for n in 0..5 {
