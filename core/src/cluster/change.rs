@@ -163,7 +163,9 @@ impl Change {
                 return Ok(view);
             }
             if !self.deadline.pause() {
-                return Err(Failure::NotInTime(format!("{what}; the time (--timeout) is up, run it again to go on")));
+                return Err(Failure::NotInTime(format!(
+                    "{what}; the time (--timeout) is up, run it again to go on"
+                )));
             }
         }
     }
@@ -282,7 +284,9 @@ impl Change {
                 .collect();
             return match failed.first() {
                 None => Ok(()),
-                Some(first) => Err(Failure::Refused(format!("{} partition(s) refused: {first}", failed.len()))),
+                Some(first) => {
+                    Err(Failure::Refused(format!("{} partition(s) refused: {first}", failed.len())))
+                }
             };
         }
     }
@@ -367,7 +371,8 @@ fn has_arrived(view: &View, wanted: &Move) -> bool {
 }
 
 fn shown(view: &View, moves: &[Move]) -> Outcome {
-    let before = |one: &Move| view.partition(&one.topic, one.index).map(Partition::target).unwrap_or_default();
+    let before =
+        |one: &Move| view.partition(&one.topic, one.index).map(Partition::target).unwrap_or_default();
     let line = |one: &Move| format!("{}-{}: {:?} -> {:?}\n", one.topic, one.index, before(one), one.replicas);
     let mut text: String = moves.iter().take(SHOWN_MAX).map(line).collect();
     if moves.len() > SHOWN_MAX {
@@ -376,9 +381,9 @@ fn shown(view: &View, moves: &[Move]) -> Outcome {
     if moves.is_empty() {
         text.push_str("balanced: nothing to move\n");
     }
-    let rows = moves.iter().map(|one| {
-        json!({ "topic": one.topic, "partition": one.index, "from": before(one), "to": one.replicas })
-    });
+    let rows = moves.iter().map(
+        |one| json!({ "topic": one.topic, "partition": one.index, "from": before(one), "to": one.replicas }),
+    );
     Outcome::done(text, json!({ "moves": rows.collect::<Vec<_>>() }))
 }
 

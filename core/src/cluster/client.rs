@@ -114,7 +114,8 @@ impl Client {
     /// A client that looks at these addresses first; they are separated by commas.
     #[must_use]
     pub fn new(bootstrap: &str) -> Self {
-        let mut client = Self { addresses: Vec::new(), known: BTreeSet::new(), connection: None, has_met: false };
+        let mut client =
+            Self { addresses: Vec::new(), known: BTreeSet::new(), connection: None, has_met: false };
         bootstrap.split(',').map(str::trim).filter(|one| !one.is_empty()).for_each(|one| client.learn(one));
         client
     }
@@ -160,15 +161,20 @@ impl Client {
     ///
     /// # Errors
     /// When it cannot be reached.
-    pub fn ask_only<A: Encodable, B: Decodable>(address: &str, api: ApiKey, request: &A) -> io::Result<Option<B>> {
+    pub fn ask_only<A: Encodable, B: Decodable>(
+        address: &str,
+        api: ApiKey,
+        request: &A,
+    ) -> io::Result<Option<B>> {
         Connection::open(address)?.ask(api, request)
     }
 
     fn in_order(&self) -> Vec<String> {
         let current = self.connection.iter().map(|(address, _)| address.clone());
-        let others = self.addresses.iter().filter(|address| {
-            self.connection.as_ref().is_none_or(|(current, _)| current != *address)
-        });
+        let others = self
+            .addresses
+            .iter()
+            .filter(|address| self.connection.as_ref().is_none_or(|(current, _)| current != *address));
         current.chain(others.cloned()).collect()
     }
 

@@ -34,7 +34,9 @@ use crate::config::cli::{ClusterArgs, ClusterCommand};
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// Nobody answers.
-    #[error("no node of the cluster can be reached (last: {0}); give the Kafka address of a node that runs with --bootstrap HOST:PORT")]
+    #[error(
+        "no node of the cluster can be reached (last: {0}); give the Kafka address of a node that runs with --bootstrap HOST:PORT"
+    )]
     Unreachable(String),
     /// The cluster, or what it is, does not allow it.
     #[error("{0}")]

@@ -132,7 +132,8 @@ pub fn rebalance(view: &View) -> Vec<Move> {
     let mut placed: Vec<Vec<i32>> = view.partitions.iter().map(Partition::target).collect();
     even_replicas(&mut load, &mut placed);
     even_leaders(&mut load, &mut placed);
-    let changed = view.partitions.iter().zip(placed).filter(|(partition, after)| partition.target() != *after);
+    let changed =
+        view.partitions.iter().zip(placed).filter(|(partition, after)| partition.target() != *after);
     changed.map(|(partition, after)| Move::new(partition, after)).collect()
 }
 

@@ -29,7 +29,8 @@ pub(in crate::cluster) fn view_of(racks: &[Option<&str>], partitions: &[&[i32]])
 fn after(view: &View, moves: &[Move]) -> View {
     let mut view = view.clone();
     for one in moves {
-        let partition = view.partitions.iter_mut().find(|p| p.index == one.index && p.topic == one.topic).unwrap();
+        let partition =
+            view.partitions.iter_mut().find(|p| p.index == one.index && p.topic == one.topic).unwrap();
         partition.replicas.clone_from(&one.replicas);
         partition.leader = one.replicas.first().copied();
     }

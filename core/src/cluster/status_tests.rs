@@ -85,7 +85,11 @@ fn a_metadata_group_without_a_leader_is_the_first_thing_said() {
     view.quorum_error = Some("NOT_LEADER_OR_FOLLOWER".to_owned());
     view.nodes.values_mut().for_each(|node| node.member = None);
     let outcome = health(&view, &agreed());
-    assert!(outcome.text.starts_with("the metadata group has no leader that answers (NOT_LEADER"), "{}", outcome.text);
+    assert!(
+        outcome.text.starts_with("the metadata group has no leader that answers (NOT_LEADER"),
+        "{}",
+        outcome.text
+    );
     assert_eq!(outcome.text.lines().count(), 1, "no node is blamed for it");
 }
 

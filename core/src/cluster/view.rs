@@ -187,7 +187,8 @@ impl View {
         };
         let code = if row.error_code == 0 { quorum.error_code } else { row.error_code };
         if code != 0 {
-            let message = row.error_message.as_ref().or(quorum.error_message.as_ref()).map(ToString::to_string);
+            let message =
+                row.error_message.as_ref().or(quorum.error_message.as_ref()).map(ToString::to_string);
             let message = message.filter(|message| !message.is_empty());
             self.quorum_error = Some(message.unwrap_or_else(|| super::error_name(code)));
             return;
@@ -220,7 +221,9 @@ impl View {
 
     /// Partitions with a leader whose replicas are not all in sync.
     pub fn under_replicated(&self) -> impl Iterator<Item = &Partition> {
-        self.partitions.iter().filter(|partition| partition.leader.is_some() && partition.is_under_replicated())
+        self.partitions
+            .iter()
+            .filter(|partition| partition.leader.is_some() && partition.is_under_replicated())
     }
 
     /// Partitions whose replicas are being moved.

@@ -289,7 +289,9 @@ mod tests {
         assert!(status.json && status.bootstrap == "h:1,h:2");
         assert_eq!(cluster("health").unwrap().bootstrap, "127.0.0.1:9092");
         let drain = cluster("drain 3 --shrink --timeout 5").unwrap();
-        assert!(matches!(drain.command, ClusterCommand::Drain { node: 3, shrink: true }) && drain.timeout == 5);
+        assert!(
+            matches!(drain.command, ClusterCommand::Drain { node: 3, shrink: true }) && drain.timeout == 5
+        );
         let leader = cluster("move-leader orders 4 2").unwrap();
         assert!(matches!(leader.command, ClusterCommand::MoveLeader { partition: 4, node: 2, .. }));
         assert!(cluster("recover --data-dir d").is_err(), "never without --unsafe");

@@ -26,6 +26,7 @@ impl Driver {
         for outgoing in self.unheld.drain(..) {
             send(out, outgoing);
         }
+        out.contacts.append(&mut self.contacts);
         let mut bytes = 0;
         for _ in 0..VISITS_PER_CALL_MAX {
             if bytes >= BYTES_PER_CALL_MAX {
@@ -290,7 +291,8 @@ fn route_messages(
 }
 
 fn send_all(group: &Group, out: &mut DriverOutput, messages: Vec<Message>) {
-    for message in messages {
+    for mut message in messages {
+        group.mark_heartbeat(&mut message);
         send(out, Outgoing { to: PeerId(message.to), group: group.id, message });
     }
 }

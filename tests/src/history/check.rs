@@ -103,8 +103,9 @@ impl Partition<'_> {
         self.acknowledgements(&log, findings);
         self.reads(&log, &by_value, findings);
         self.copies(&by_value, findings);
-        self.order_of_producers(&log, findings);
-        self.order_in_time(findings);
+        let offset_of = log.iter().rev().map(|(offset, value)| (*value, *offset)).collect();
+        self.order_of_producers(&offset_of, findings);
+        self.order_in_time(&offset_of, findings);
     }
 
     fn acknowledgements(&self, log: &BTreeMap<i64, u64>, findings: &mut Findings) {
@@ -115,7 +116,9 @@ impl Partition<'_> {
                     findings.acknowledged += 1;
                     if !present.contains(&send.value) {
                         findings.add(Kind::Lost, || format!("{send:?}"));
-                    } else if log.get(&offset) != Some(&send.value) {
+                    } else if let Some(offset) = offset
+                        && log.get(&offset) != Some(&send.value)
+                    {
                         let there = log.get(&offset);
                         findings.add(Kind::Inconsistent, || format!("{send:?}, but there is {there:?}"));
                     }
@@ -188,9 +191,7 @@ impl Partition<'_> {
     }
 
     /// The records of one producer that are in the log must be there in the order in which it sent them.
-    fn order_of_producers(&self, log: &BTreeMap<i64, u64>, findings: &mut Findings) {
-        let offset_of: BTreeMap<u64, i64> =
-            log.iter().rev().map(|(offset, value)| (*value, *offset)).collect();
+    fn order_of_producers(&self, offset_of: &BTreeMap<u64, i64>, findings: &mut Findings) {
         let mut last_of: BTreeMap<u32, (i64, u64)> = BTreeMap::new();
         for send in &self.sends {
             let Some(offset) = offset_of.get(&send.value) else { continue };
@@ -208,9 +209,9 @@ impl Partition<'_> {
     }
 
     /// Going down from the end: nothing may have been sent after something above it was acknowledged.
-    fn order_in_time(&self, findings: &mut Findings) {
+    fn order_in_time(&self, offset_of: &BTreeMap<u64, i64>, findings: &mut Findings) {
         let acknowledged = self.sends.iter().filter_map(|send| match send.outcome {
-            Outcome::Acknowledged(offset) => Some((offset, *send)),
+            Outcome::Acknowledged(_) => Some((*offset_of.get(&send.value)?, *send)),
             _ => None,
         });
         let by_offset: BTreeMap<i64, &Send> = acknowledged.collect();

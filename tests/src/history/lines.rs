@@ -17,7 +17,9 @@ pub fn sends(producer: u32, place: &Place, lines: &[String]) -> Vec<Send> {
         value,
         invoked: Duration::ZERO,
         completed: Duration::MAX,
-        outcome: acknowledged.get(&value).map_or(Outcome::Unknown, |offset| Outcome::Acknowledged(*offset)),
+        outcome: acknowledged
+            .get(&value)
+            .map_or(Outcome::Unknown, |offset| Outcome::Acknowledged(Some(*offset))),
     };
     (0..printed.unwrap_or(most)).map(send).collect()
 }

@@ -16,8 +16,8 @@ pub type Place = (String, i32);
 /// How a send ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Acknowledged at this offset.
-    Acknowledged(i64),
+    /// Acknowledged, at this offset if it was told: the answer to a repeated batch may leave it out.
+    Acknowledged(Option<i64>),
     /// Certainly not in the log.
     Refused,
     /// Nobody knows.

@@ -48,7 +48,7 @@ impl ProducerContext for Outcomes {
         let outcome = match result {
             Ok(message) => {
                 self.shared.acknowledged.fetch_add(1, Ordering::Relaxed);
-                Outcome::Acknowledged(message.offset())
+                Outcome::Acknowledged(Some(message.offset()).filter(|offset| *offset >= 0))
             }
             Err((error, message)) => {
                 // SAFETY: the message is librdkafka's own and lives for this callback.

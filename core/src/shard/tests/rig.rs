@@ -419,8 +419,7 @@ fn open(disk: &dyn Disk, setup: &Setup, now: Now, starts: u64) -> Shard {
     let part = MetadataPart { log, host };
     let mut shard = Shard::open(disk, &seed, recovered, snapshot, Some(part)).expect("the shard starts");
     if setup.cluster.is_empty() {
-        let own = Replica { node: shard.node(), peer: PeerId(1) };
-        shard.form_metadata_group(&[own]).expect("the metadata group is made");
+        shard.begin_cluster(&[]).expect("the metadata group is made");
         return shard;
     }
     let members = members(setup);

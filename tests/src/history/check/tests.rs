@@ -22,10 +22,10 @@ fn sound() -> History {
     };
     History {
         sends: vec![
-            send(1, 10, (0, 5), Outcome::Acknowledged(0)),
-            send(2, 20, (1, 6), Outcome::Acknowledged(1)),
+            send(1, 10, (0, 5), Outcome::Acknowledged(Some(0))),
+            send(2, 20, (1, 6), Outcome::Acknowledged(Some(1))),
             send(1, 11, (7, 9), Outcome::Unknown),
-            send(2, 21, (8, 9), Outcome::Acknowledged(3)),
+            send(2, 21, (8, 9), Outcome::Acknowledged(Some(3))),
             send(2, 22, (10, 11), Outcome::Refused),
         ],
         polls: vec![poll(&log[..2]), poll(&log[2..])],
@@ -57,7 +57,7 @@ fn each_planted_anomaly_is_found_as_what_it_is() {
         history.polls.truncate(1);
     });
     assert_eq!(lost, [Kind::Lost]);
-    let elsewhere = planted(|history| history.sends[0].outcome = Outcome::Acknowledged(3));
+    let elsewhere = planted(|history| history.sends[0].outcome = Outcome::Acknowledged(Some(3)));
     assert!(elsewhere.contains(&Kind::Inconsistent), "{elsewhere:?}");
     let two_values = planted(|history| history.polls[0].records[1].1 = 11);
     assert_eq!(two_values, [Kind::Inconsistent]);
@@ -97,5 +97,5 @@ fn lines_of_other_programs_become_sends() {
     let lines = ["acked 0 0", "acked 2 1", "sent 3"].map(str::to_owned);
     let sends = super::super::lines::sends(7, &place(), &lines);
     let outcomes: Vec<Outcome> = sends.iter().map(|send| send.outcome).collect();
-    assert_eq!(outcomes, [Outcome::Acknowledged(0), Outcome::Unknown, Outcome::Acknowledged(1)]);
+    assert_eq!(outcomes, [Outcome::Acknowledged(Some(0)), Outcome::Unknown, Outcome::Acknowledged(Some(1))]);
 }
