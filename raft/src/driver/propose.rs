@@ -98,12 +98,15 @@ impl Driver {
     }
 
     /// Stands for election now, with a pre-vote first: the placement's first replica of a new group, or when the leader's node is
-    /// known to be down. Returns whether an election began.
+    /// known to be down. Tried again soon, a few times: the others may not have a new group yet. Returns whether an election began.
     pub fn campaign(&mut self, group: GroupId) -> bool {
         let Some(slot) = self.slot_of(group) else { return false };
         self.wake(slot);
         let has_begun = self.at(slot).campaign();
         self.mark_dirty(slot);
+        if has_begun {
+            self.try_again(slot);
+        }
         has_begun
     }
 }
