@@ -214,11 +214,9 @@ fn install(
     note_hard_state(group, ready);
     // ORDER: old entries above the snapshot's index would otherwise be taken for the log's continuation by recovery. Both
     // records are in one turn, which is all or nothing.
+    wal.put_replaced(group.id, &group.storage().state);
     let turn = wal.filling_turn();
     group.installing = Some(turn);
-    wal.put_removed(group.id);
-    wal.put_state(group.id, &group.storage().state);
-    assert_eq!(wal.filling_turn(), turn, "the removal and the new state share a turn");
     writes.states += 1;
     out.installed.push(Installed { group: group.id, log_start, data: content.data, turn });
 }
