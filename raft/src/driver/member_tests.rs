@@ -34,7 +34,7 @@ fn a_sole_voter_takes_a_learner_and_promotes_it_once_it_has_caught_up() {
     assert_eq!(again, Err(ProposeError::AlreadyMember(PeerId(2))));
     assert_eq!(change(&mut replica, Promote(PeerId(2))), Err(ProposeError::NotCaughtUp(PeerId(2))));
     accept(&mut replica, 2, 2);
-    assert!(replica.driver.progress(GROUP).iter().all(|member| member.is_caught_up));
+    assert!(replica.driver.is_caught_up(GROUP, PeerId(2)));
     replica.driver.peer_lost(GROUP, PeerId(2), 0, false);
     let lost = change(&mut replica, Promote(PeerId(2)));
     assert_eq!(lost, Err(ProposeError::NotCaughtUp(PeerId(2))), "it would be waited for");
@@ -59,7 +59,7 @@ fn a_learner_that_lacks_much_has_not_caught_up() {
             replica.driver.propose(GROUP, Proposal { kind: EntryKind::Batch, data }).unwrap();
         }
         replica.turn();
-        replica.driver.progress(GROUP)[1].is_caught_up
+        replica.driver.is_caught_up(GROUP, PeerId(2))
     };
     assert!(is_caught_up(1000, 5));
     assert!(!is_caught_up(1100, 5));

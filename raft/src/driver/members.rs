@@ -44,8 +44,6 @@ pub struct MemberProgress {
     pub matched: RaftIndex,
     /// Whether it was heard from since the last quorum check, or rests with the group.
     pub is_recently_active: bool,
-    /// Whether it can be reached and lacks so little that it may be promoted.
-    pub is_caught_up: bool,
 }
 
 impl Driver {
@@ -66,11 +64,17 @@ impl Driver {
                 is_recently_active: *id == group.peer.0
                     || progress.recent_active
                     || group.is_resting() && !group.is_lost(PeerId(*id)),
-                is_caught_up: group.is_caught_up(PeerId(*id)),
             })
             .collect();
         members.sort_unstable_by_key(|member| member.peer);
         members
+    }
+
+    /// Whether a member can be reached and lacks so little that it may be promoted; not where this replica does not lead.
+    #[must_use]
+    pub fn is_caught_up(&self, group: GroupId, peer: PeerId) -> bool {
+        let leading = self.group(group).filter(|group| group.node.raft.state == raft::StateRole::Leader);
+        leading.is_some_and(|group| group.is_caught_up(peer))
     }
 
     /// Changes one member of a group that this replica leads. One change at a time: the next is taken once this one is applied
