@@ -22,6 +22,7 @@
 //! 4. [`metadata`]: the log of the cluster's topics and configs, its state, the snapshot that every shard reads.
 //! 5. [`coordinator`]: consumer groups. 6. [`config`]: the node's and the topics' configuration.
 //! 7. [`node`]: start, recovery, stop. 8. [`metrics`]: what the shards count. 9. [`admin`]: its HTTP endpoint.
+//! 10. [`cluster`]: the `cluster` command line, a plain Kafka client.
 //!
 //! # Invariants
 //! - A partition is changed only by the shard that owns it; what several shards read is an immutable snapshot.
@@ -31,6 +32,7 @@
 //! - Every queue, waiter and buffer has a named bound.
 
 pub mod admin;
+pub mod cluster;
 pub mod config;
 pub mod coordinator;
 pub mod handlers;

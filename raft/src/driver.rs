@@ -26,6 +26,7 @@
 //! configuration two changes old.
 
 mod durable;
+mod elections;
 mod fetch;
 mod load;
 mod output;
@@ -120,6 +121,10 @@ pub struct Driver {
     evictable: VecDeque<(GroupId, RaftIndex)>,
     tail_bytes: usize,
     last_tick_ms: Option<u64>,
+    /// The newest time that is known.
+    now_ms: u64,
+    /// Groups that are to stand for election: when, and their slots.
+    elections: BTreeSet<(u64, usize)>,
     counters: DriverCounters,
 }
 
@@ -140,6 +145,8 @@ impl Driver {
             evictable: VecDeque::new(),
             tail_bytes: 0,
             last_tick_ms: None,
+            now_ms: 0,
+            elections: BTreeSet::new(),
             counters: DriverCounters::default(),
         }
     }
@@ -178,6 +185,12 @@ impl Driver {
     #[must_use]
     pub fn commit(&self, group: GroupId) -> Option<RaftIndex> {
         self.group(group).map(Group::commit)
+    }
+
+    /// The last entry that is durable on this disk.
+    #[must_use]
+    pub fn persisted(&self, group: GroupId) -> Option<RaftIndex> {
+        self.group(group).map(|group| RaftIndex(group.node.raft.raft_log.persisted))
     }
 
     /// The last entry handed out as committed, hence applied.
@@ -293,6 +306,8 @@ impl Driver {
     }
 }
 
+#[cfg(test)]
+mod election_tests;
 #[cfg(test)]
 mod promise_tests;
 #[cfg(test)]

@@ -4,6 +4,8 @@
 //! proposals taken since the last one ([`Group::flush_proposals`]), so that a proposal once accepted keeps its index and term,
 //! and that last puts the election timeout back to the seeded one ([`Group::settle`]).
 
+pub(crate) mod peers;
+
 use std::collections::VecDeque;
 
 use bytes::Bytes;
@@ -59,9 +61,14 @@ pub(crate) struct Group {
     /// Leadership as last told to the shard.
     pub told: Option<Leadership>,
     pub is_dirty: bool,
+    /// Peers whose nodes cannot be reached.
+    pub lost: Vec<peers::Lost>,
+    /// An election that this replica is to begin; also in the driver's queue.
+    pub election: Option<peers::Election>,
     /// Followers that were waiting for a snapshot when the leader last looked.
     snapshots_waiting: Vec<u64>,
     seed: u64,
+    noise_draws: u64,
     draws: u64,
     /// The draw that `election_timeout` belongs to.
     drawn: Option<u64>,
@@ -100,8 +107,11 @@ impl Group {
             flushed_to,
             told: None,
             is_dirty: false,
+            lost: Vec::new(),
+            election: None,
             snapshots_waiting: Vec::new(),
             seed: config.seed,
+            noise_draws: 0,
             draws: 0,
             drawn: None,
             election_timeout: 0,

@@ -8,7 +8,7 @@
 //! 2. [`driver`]: what a shard calls, and the turn in which it does; `driver/ready.rs` is the heart, `driver/durable.rs` its other half.
 //! 3. `group.rs`: one group; `storage.rs`: what raft-rs reads of it; `term_runs.rs`: the terms of the whole log.
 //! 4. `convert.rs`: entries to raft-rs and back; `snapshot.rs`: a snapshot's data.
-//! 5. `guard.rs`: which messages raft-rs never gets to see.
+//! 5. `guard.rs`: which messages raft-rs never gets to see; [`frames`]: messages as bytes between nodes.
 //!
 //! Invariants (numbers of SAFETY.md in brackets):
 //! - nothing is proposed but by a leader that has applied an entry of its own term [11]; a proposal keeps its index and term [12];
@@ -31,6 +31,7 @@
 
 pub mod driver;
 pub mod error;
+pub mod frames;
 pub mod leadership;
 
 mod convert;

@@ -15,13 +15,16 @@
 )]
 
 pub mod broker;
+pub mod cluster;
 pub mod fuzz_bodies;
 pub mod fuzz_inputs;
+pub mod history;
 pub mod lock;
 pub mod loopdisk;
 pub mod paths;
 pub mod process;
 pub mod program;
+pub mod proxy;
 pub mod records;
 pub mod reference;
 pub mod sim;
@@ -29,6 +32,7 @@ pub mod subject;
 pub mod toolchain;
 pub mod topics;
 pub mod wire;
+pub mod workload;
 
 /// Prints a figure or a note of a test; `cargo test` shows it with `--nocapture` and when the test fails.
 pub fn report(text: &str) {

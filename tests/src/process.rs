@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// Ports are taken from below the range that Linux gives to outgoing connections, so that no client takes one in between.
-const PORT_FIRST: u16 = 15_000;
-const PORT_COUNT: u16 = 15_000;
+const PORTS: (u16, u16) = (15_000, 29_999);
+/// First and last port for those who share a machine with others: `CHRONIK_TEST_PORTS=23000-24999`.
+const PORTS_VARIABLE: &str = "CHRONIK_TEST_PORTS";
 /// How often a child is asked whether it has left.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -20,17 +21,29 @@ static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
 /// A port of 127.0.0.1 that nobody listens on and that no other test of this process was given.
 #[must_use]
 pub fn free_port() -> u16 {
+    let (first, last) = port_range();
+    let count = last - first + 1;
     // Processes begin at different places; threads of one process take turns.
     let start =
-        u16::try_from(u64::from(std::process::id()) * 97 % u64::from(PORT_COUNT)).expect("below the count");
-    for _ in 0..PORT_COUNT {
-        let step = NEXT_PORT.fetch_add(1, Ordering::Relaxed) % PORT_COUNT;
-        let port = PORT_FIRST + (start + step) % PORT_COUNT;
+        u16::try_from(u64::from(std::process::id()) * 97 % u64::from(count)).expect("below the count");
+    for _ in 0..count {
+        let step = NEXT_PORT.fetch_add(1, Ordering::Relaxed) % count;
+        let port = first + (start + step) % count;
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
     }
-    panic!("no free port on 127.0.0.1");
+    panic!("no free port on 127.0.0.1 from {first} to {last}");
+}
+
+fn port_range() -> (u16, u16) {
+    let Ok(text) = std::env::var(PORTS_VARIABLE) else { return PORTS };
+    let range =
+        text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+    match range {
+        Some((first, last)) if first < last && last < 30_000 => (first, last),
+        _ => panic!("{PORTS_VARIABLE}={text}: must be FIRST-LAST, below 30000"),
+    }
 }
 
 /// Waits until `probe` is true, which must be within `timeout`.

@@ -20,75 +20,146 @@ const LOG_CONFIG: &str = "status=error\n\
     appender.out.layout.type=PatternLayout\n\
     appender.out.layout.pattern=%d %p %m (%c)%n\n";
 
-/// A running Apache Kafka of one node, broker and controller in one.
+/// Any 16 bytes in URL-safe base64 will do as the id of a cluster that lives for one test.
+const CLUSTER_ID: &str = "Y2hyb25pay10ZXN0cy0wMQ";
+/// The directories of the controllers that a cluster begins with, likewise.
+const DIRECTORY_IDS: [&str; 3] =
+    ["Y2hyb25pay1kaXItMDAwMQ", "Y2hyb25pay1kaXItMDAwMg", "Y2hyb25pay1kaXItMDAwMw"];
+
+/// A running Apache Kafka of one node or three, each broker and controller in one.
 #[derive(Debug)]
 pub struct ReferenceKafka {
-    process: Process,
+    nodes: Vec<Node>,
     directory: TempDir,
-    port: u16,
+    libraries: String,
     _only_one: lock::Guard,
+}
+
+/// One of its nodes.
+#[derive(Debug)]
+struct Node {
+    process: Option<Process>,
+    port: u16,
 }
 
 impl ReferenceKafka {
     /// Formats a directory, starts Kafka with the further broker configs `configs`, and waits until it answers.
     #[must_use]
     pub fn start(configs: &[(&str, &str)]) -> Self {
+        Self::start_nodes(1, configs)
+    }
+
+    /// The same with three nodes, and topics of three replicas of which two must be in sync.
+    #[must_use]
+    pub fn start_three(configs: &[(&str, &str)]) -> Self {
+        let replicated = [("default.replication.factor", "3"), ("min.insync.replicas", "2")];
+        Self::start_nodes(3, &[&replicated, configs].concat())
+    }
+
+    fn start_nodes(count: usize, configs: &[(&str, &str)]) -> Self {
         let only_one = lock::acquire("reference-kafka");
         let libraries = toolchain::java_libraries();
         let directory = paths::scratch("reference-kafka");
-        let port = free_port();
-        let properties = write_configs(directory.path(), port, configs);
-        format_storage(&libraries, directory.path(), &properties);
-        let mut command = java(&libraries, directory.path());
-        command.args(["-Xms256m", "-Xmx512m"]).arg("kafka.Kafka").arg(&properties);
-        let log = directory.path().join("kafka.log");
-        let process = Process::start("kafka", &mut command, &log).expect("java starts");
-        let mut kafka = Self { process, directory, port, _only_one: only_one };
-        kafka.wait_until_ready(&log);
+        let ports: Vec<(u16, u16)> = (0..count).map(|_| (free_port(), free_port())).collect();
+        let nodes = ports.iter().map(|(port, _)| Node { process: None, port: *port }).collect();
+        let mut kafka = Self { nodes, directory, libraries, _only_one: only_one };
+        for number in 1..=count {
+            let home = kafka.home(number);
+            std::fs::create_dir_all(&home).expect("a node's directory can be made");
+            let properties = write_configs(&home, number, &ports, configs);
+            format_storage(&kafka.libraries, &home, &properties, &ports);
+        }
+        (1..=count).for_each(|number| kafka.spawn(number));
+        (1..=count).for_each(|number| kafka.wait_until_ready(number));
         kafka
     }
 
-    fn wait_until_ready(&mut self, log: &Path) {
-        let deadline = Instant::now() + READY_TIMEOUT;
-        while !Connection::try_open(&self.address())
-            .is_ok_and(|mut connection| connection.metadata_all().is_ok())
-        {
-            let said = || std::fs::read_to_string(log).unwrap_or_default();
-            assert!(self.process.exited().is_none(), "Apache Kafka left at start:\n{}", said());
+    fn home(&self, number: usize) -> PathBuf {
+        self.directory.path().join(format!("node{number}"))
+    }
+
+    /// Starts a node that does not run. Nodes count from 1.
+    pub fn spawn(&mut self, number: usize) {
+        let home = self.home(number);
+        let mut command = java(&self.libraries, &home);
+        command.args(["-Xms256m", "-Xmx512m"]).arg("kafka.Kafka").arg(home.join("server.properties"));
+        let process = Process::start("kafka", &mut command, &home.join("kafka.log")).expect("java starts");
+        self.nodes[number - 1].process = Some(process);
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self, number: usize) {
+        self.nodes[number - 1].process = None;
+    }
+
+    /// Waits until a node answers and knows all nodes.
+    pub fn wait_until_ready(&mut self, number: usize) {
+        let (deadline, count) = (Instant::now() + READY_TIMEOUT, self.nodes.len());
+        let (address, log) = (self.address_of(number), self.home(number).join("kafka.log"));
+        let ready = || {
+            let metadata =
+                Connection::try_open(&address).and_then(|mut connection| connection.metadata_all());
+            metadata.is_ok_and(|metadata| metadata.brokers.len() == count)
+        };
+        while !ready() {
+            let said = || std::fs::read_to_string(&log).unwrap_or_default();
+            let process = self.nodes[number - 1].process.as_mut().expect("the node runs");
+            assert!(process.exited().is_none(), "Apache Kafka left at start:\n{}", said());
             assert!(Instant::now() < deadline, "no answer from Apache Kafka:\n{}", said());
             std::thread::sleep(Duration::from_millis(100));
         }
     }
 
-    /// Its address.
+    fn address_of(&self, number: usize) -> String {
+        format!("127.0.0.1:{}", self.nodes[number - 1].port)
+    }
+
+    /// The address of its first node.
     #[must_use]
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.address_of(1)
     }
 
-    /// Its process.
+    /// The addresses of all nodes.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
+        (1..=self.nodes.len()).map(|number| self.address_of(number)).collect()
+    }
+
+    /// The process of its first node.
     pub fn process(&mut self) -> &mut Process {
-        &mut self.process
+        self.nodes[0].process.as_mut().expect("the node runs")
     }
 
-    /// Where its log segments are.
+    /// The process ids of its nodes.
+    #[must_use]
+    pub fn process_ids(&self) -> Vec<u32> {
+        self.nodes.iter().filter_map(|node| Some(node.process.as_ref()?.id())).collect()
+    }
+
+    /// Where the log segments of its first node are.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
-        self.directory.path().join("data")
+        self.home(1).join("data")
     }
 }
 
-fn write_configs(directory: &Path, port: u16, further: &[(&str, &str)]) -> PathBuf {
-    let controller = free_port();
+/// `ports` are those of the brokers and of the controllers.
+fn write_configs(directory: &Path, node: usize, ports: &[(u16, u16)], further: &[(&str, &str)]) -> PathBuf {
+    let (port, controller) = ports[node - 1];
+    let controllers: Vec<String> = ports.iter().map(|(_, port)| format!("127.0.0.1:{port}")).collect();
+    let (copies, in_sync) = (ports.len(), (ports.len() / 2 + 1).min(ports.len()));
     let mut text = format!(
-        "process.roles=broker,controller\nnode.id=1\n\
-         controller.quorum.bootstrap.servers=127.0.0.1:{controller}\ncontroller.listener.names=CONTROLLER\n\
+        "process.roles=broker,controller\nnode.id={node}\n\
+         controller.quorum.bootstrap.servers={}\ncontroller.listener.names=CONTROLLER\n\
          listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
          advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
          listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
-         log.dirs={}\noffsets.topic.replication.factor=1\ntransaction.state.log.replication.factor=1\n\
-         transaction.state.log.min.isr=1\nshare.coordinator.state.topic.replication.factor=1\n\
-         share.coordinator.state.topic.min.isr=1\nlog.cleaner.dedupe.buffer.size=2097152\n",
+         log.dirs={}\noffsets.topic.replication.factor={copies}\n\
+         transaction.state.log.replication.factor={copies}\ntransaction.state.log.min.isr={in_sync}\n\
+         share.coordinator.state.topic.replication.factor={copies}\n\
+         share.coordinator.state.topic.min.isr={in_sync}\nlog.cleaner.dedupe.buffer.size=2097152\n",
+        controllers.join(","),
         directory.join("data").display()
     );
     for (name, value) in further {
@@ -100,11 +171,17 @@ fn write_configs(directory: &Path, port: u16, further: &[(&str, &str)]) -> PathB
     path
 }
 
-fn format_storage(libraries: &str, directory: &Path, properties: &Path) {
+fn format_storage(libraries: &str, directory: &Path, properties: &Path, ports: &[(u16, u16)]) {
     let mut command = java(libraries, directory);
-    command.args(["-Xmx128m", "kafka.tools.StorageTool", "format", "--standalone"]);
-    // Any 16 bytes in URL-safe base64 will do as the id of a cluster that lives for one test.
-    command.args(["--cluster-id", "Y2hyb25pay10ZXN0cy0wMQ", "--config"]).arg(properties);
+    command.args(["-Xmx128m", "kafka.tools.StorageTool", "format"]);
+    if ports.len() == 1 {
+        command.arg("--standalone");
+    } else {
+        let voters = (1..).zip(ports).zip(DIRECTORY_IDS);
+        let voters = voters.map(|((node, (_, port)), id)| format!("{node}@127.0.0.1:{port}:{id}"));
+        command.arg("--initial-controllers").arg(voters.collect::<Vec<_>>().join(","));
+    }
+    command.args(["--cluster-id", CLUSTER_ID, "--config"]).arg(properties);
     let output = command.output().expect("java starts");
     assert!(output.status.success(), "formatting failed: {}", String::from_utf8_lossy(&output.stderr));
 }

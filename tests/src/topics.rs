@@ -17,13 +17,24 @@ pub fn create_code(
     partitions: i32,
     configs: &[(&str, &str)],
 ) -> i16 {
+    create_replicated_code(connection, name, partitions, 1, configs)
+}
+
+/// The same for a topic of `replicas`; −1 for the broker's default.
+pub fn create_replicated_code(
+    connection: &mut Connection,
+    name: &str,
+    partitions: i32,
+    replicas: i16,
+    configs: &[(&str, &str)],
+) -> i16 {
     let config = |(name, value): &(&str, &str)| {
         CreatableTopicConfig::default().with_name(text(name)).with_value(Some(text(value)))
     };
     let topic = CreatableTopic::default()
         .with_name(TopicName(text(name)))
         .with_num_partitions(partitions)
-        .with_replication_factor(1)
+        .with_replication_factor(replicas)
         .with_configs(configs.iter().map(config).collect());
     let request = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(60_000);
     let deadline = Instant::now() + SETTLE_TIMEOUT;
@@ -41,6 +52,13 @@ pub fn create_code(
 /// Makes a topic and waits until its partitions have leaders.
 pub fn create(connection: &mut Connection, name: &str, partitions: i32, configs: &[(&str, &str)]) {
     assert_eq!(create_code(connection, name, partitions, configs), 0, "topic {name} can be made");
+    connection.ensure_topic(name);
+}
+
+/// Makes a topic with the broker's default number of replicas and waits until its partitions have leaders.
+pub fn create_replicated(connection: &mut Connection, name: &str, partitions: i32, configs: &[(&str, &str)]) {
+    let code = create_replicated_code(connection, name, partitions, -1, configs);
+    assert_eq!(code, 0, "topic {name} can be made");
     connection.ensure_topic(name);
 }
 

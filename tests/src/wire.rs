@@ -39,11 +39,16 @@ impl Connection {
 
     /// Connects to `address` (host:port).
     pub fn try_open(address: &str) -> Result<Self> {
+        Self::try_open_within(address, ANSWER_TIMEOUT)
+    }
+
+    /// Connects to `address` (host:port); neither this nor an answer may take longer than `timeout`.
+    pub fn try_open_within(address: &str, timeout: Duration) -> Result<Self> {
         let address: SocketAddr = address.parse().context("an address and a port")?;
-        let stream = TcpStream::connect_timeout(&address, ANSWER_TIMEOUT)?;
+        let stream = TcpStream::connect_timeout(&address, timeout)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-        stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+        stream.set_read_timeout(Some(timeout))?;
+        stream.set_write_timeout(Some(timeout))?;
         Ok(Self { stream, next_correlation_id: 1 })
     }
 

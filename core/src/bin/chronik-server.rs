@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
+use chronik_core::cluster;
 use chronik_core::config::cli::{CONFIG_VARIABLE, Cli, Command, LogCommand, RepairArgs, StartArgs};
 use chronik_core::config::server::{self, LogFormat, ServerConfig};
 use chronik_core::node;
@@ -17,6 +18,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command.unwrap_or_else(|| Command::Start(Box::default())) {
         Command::Start(args) => start(&args),
+        Command::Cluster(args) => return cluster::run(&args),
         Command::Log(LogCommand::Dump { file }) => {
             let mut out = std::io::stdout().lock();
             dump_log(&OsDisk, &file, &mut out).map_err(|error| error.to_string())

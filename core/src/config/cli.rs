@@ -22,11 +22,93 @@ pub struct Cli {
 pub enum Command {
     /// Start this node.
     Start(Box<StartArgs>),
+    /// Look at a running cluster and change it.
+    ///
+    /// Ends with 0 when it is done, or healthy; 1 when not; 2 when the command line is wrong; 3 when no node can be reached.
+    Cluster(ClusterArgs),
     /// Look into the log of a node that is stopped.
     #[command(subcommand)]
     Log(LogCommand),
     /// Print the version.
     Version,
+}
+
+/// The flags of all `cluster` commands.
+#[derive(Clone, Debug, Args)]
+pub struct ClusterArgs {
+    /// Kafka addresses of nodes to ask, separated by commas; one that runs is enough.
+    #[arg(long, global = true, value_name = "HOST:PORT", default_value = "127.0.0.1:9092")]
+    pub bootstrap: String,
+    /// Print JSON instead of text.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Seconds to wait for what takes time; what has been begun goes on when they are over.
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 600)]
+    pub timeout: u64,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: ClusterCommand,
+}
+
+/// What to do with a cluster.
+#[derive(Clone, Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Show the nodes, what they hold, and what is amiss with it.
+    Status,
+    /// Tell whether all is well, and what is not; ends with 0 or 1.
+    Health,
+    /// Move all replicas and leaders off a node, and wait until they are gone.
+    Drain {
+        /// The node's id.
+        node: i32,
+        /// Let partitions that find no other node go on with fewer replicas.
+        #[arg(long)]
+        shrink: bool,
+    },
+    /// Let in a node that was started fresh: wait until it is a full member.
+    Add {
+        /// The node's id.
+        node: i32,
+        /// Then give it its share of replicas and leaders.
+        #[arg(long)]
+        rebalance: bool,
+    },
+    /// Take out for good a node that holds nothing any more.
+    Remove {
+        /// The node's id.
+        node: i32,
+    },
+    /// Even out replicas and leaders over the nodes.
+    Rebalance {
+        /// Only show what would be moved.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Make a node the preferred leader of a partition, and its leader.
+    MoveLeader {
+        /// The topic.
+        topic: String,
+        /// The partition's number.
+        partition: i32,
+        /// The node's id.
+        node: i32,
+    },
+    /// After the loss of a majority: let one stopped node go on alone with what it has.
+    Recover(RecoverArgs),
+}
+
+/// The flags of `cluster recover`.
+#[derive(Clone, Debug, Args)]
+pub struct RecoverArgs {
+    /// Yes, records that only the other nodes had are given up.
+    #[arg(long = "unsafe", required = true)]
+    pub accept_unsafe: bool,
+    /// The data directory of the node that is to go on; the node must be stopped.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Do not ask for a typed confirmation.
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// What to do with a log.
@@ -192,6 +274,29 @@ mod tests {
         );
         let version = Cli::try_parse_from(["chronik-server", "version"]).unwrap();
         assert!(matches!(version.command, Some(Command::Version)));
+    }
+
+    #[test]
+    fn cluster_commands_are_read() {
+        let cluster = |line: &str| {
+            let words = ["chronik-server", "cluster"].into_iter().chain(line.split_whitespace());
+            Cli::try_parse_from(words).map(|cli| match cli.command {
+                Some(Command::Cluster(args)) => args,
+                other => panic!("{other:?}"),
+            })
+        };
+        let status = cluster("status --bootstrap h:1,h:2 --json").unwrap();
+        assert!(status.json && status.bootstrap == "h:1,h:2");
+        assert_eq!(cluster("health").unwrap().bootstrap, "127.0.0.1:9092");
+        let drain = cluster("drain 3 --shrink --timeout 5").unwrap();
+        assert!(
+            matches!(drain.command, ClusterCommand::Drain { node: 3, shrink: true }) && drain.timeout == 5
+        );
+        let leader = cluster("move-leader orders 4 2").unwrap();
+        assert!(matches!(leader.command, ClusterCommand::MoveLeader { partition: 4, node: 2, .. }));
+        assert!(cluster("recover --data-dir d").is_err(), "never without --unsafe");
+        assert!(cluster("recover --unsafe --data-dir d").is_ok());
+        assert!(cluster("drain").is_err());
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! to mend it.
 
 pub mod data;
+pub mod peers;
 pub mod repair;
 pub mod shard_task;
 pub mod start;
@@ -20,17 +21,20 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use chronik_net::acceptor::{Accepted, Acceptor, BoundListener, ConnectionLimits};
+use chronik_net::peer::listener::serve_port;
 use chronik_net::rt::executor::{ShardsConfig, ShardsError, run_shards};
 use chronik_net::rt::mailbox::{Sender, mailbox};
 use chronik_net::rt::signal;
 use chronik_wal::disk::Disk;
+use chronik_wal::identity::Identity;
 
+use self::peers::PeerNetwork;
 use self::shard_task::ShardTask;
 use self::start::{Opened, StartError};
 use crate::admin::NodeView;
 use crate::config::server::ServerConfig;
 use crate::metadata::snapshot::Snapshot;
-use crate::shard::pump::Mail;
+use crate::shard::pump::{Mail, Remaining};
 
 /// Messages that a shard's mailbox holds; senders keep the rest in order.
 const MAILBOX_CAPACITY: usize = 16_384;
@@ -38,11 +42,17 @@ const MAILBOX_CAPACITY: usize = 16_384;
 /// Sockets on their way to a shard.
 const SOCKETS_CAPACITY: usize = 1_024;
 
-/// How long a start waits for the cluster's id to be committed, to note it in `meta.properties`.
-const CLUSTER_ID_WAIT: Duration = Duration::from_secs(10);
-
-/// How long a start waits for its groups to be led before it lets clients in.
+/// How long the start of a node on its own waits for its groups to be led before it lets clients in.
 const LEADERS_WAIT: Duration = Duration::from_millis(500);
+
+/// What the main thread of a running node is told.
+#[derive(Debug)]
+pub enum Notice {
+    /// The cluster has this id, as is committed.
+    Cluster(Arc<str>),
+    /// A signal asks for the end.
+    Stop(&'static str),
+}
 
 /// Runs a node until it is told to stop.
 ///
@@ -54,13 +64,17 @@ pub fn run(config: &ServerConfig) -> Result<(), StartError> {
 }
 
 fn serve(config: &ServerConfig, opened: Opened) -> Result<(), StartError> {
-    let Opened { identity, snapshot, shards, listeners, admin, disk, lock, metrics } = opened;
+    let Opened { identity, snapshot, shards, listeners, network, admin, disk, lock, metrics } = opened;
     let shard_count = shards.len();
     let published = Arc::new(ArcSwap::new(snapshot.clone()));
-    let serving = Arc::new(AtomicUsize::new(shard_count));
+    let shards_left = || Arc::new(AtomicUsize::new(shard_count));
+    let remaining = Remaining { serving: shards_left(), running: shards_left() };
     let (ready_sender, ready) = mpsc::channel();
     let mut mail = Vec::with_capacity(shard_count);
     let mut sockets = Vec::with_capacity(shard_count);
+    let mut peer_sockets = Vec::with_capacity(shard_count);
+    let (raft_listener, network) = network.unzip();
+    let (notice_sender, notices) = mpsc::channel();
     let mut inboxes = Vec::with_capacity(shard_count);
     for _ in 0..shard_count {
         let (mail_sender, mail_inbox) = mailbox::<Mail>(MAILBOX_CAPACITY).map_err(StartError::Mailbox)?;
@@ -68,18 +82,27 @@ fn serve(config: &ServerConfig, opened: Opened) -> Result<(), StartError> {
             mailbox::<Accepted>(SOCKETS_CAPACITY).map_err(StartError::Mailbox)?;
         mail.push(mail_sender);
         sockets.push(socket_sender);
-        inboxes.push((mail_inbox, socket_inbox));
+        let mut peers = None;
+        if let Some(network) = &network {
+            let (sender, inbox) = mailbox::<Accepted>(SOCKETS_CAPACITY).map_err(StartError::Mailbox)?;
+            peer_sockets.push(sender);
+            peers = Some((network.clone(), inbox));
+        }
+        inboxes.push((mail_inbox, socket_inbox, peers));
     }
-    let tasks = shards.into_iter().zip(inboxes).map(|(start, (mail_inbox, socket_inbox))| ShardTask {
-        start,
-        mail: mail_inbox,
-        sockets: socket_inbox,
-        senders: mail.clone(),
-        snapshot: published.clone(),
-        disk: disk.clone(),
-        serving: serving.clone(),
-        ready: ready_sender.clone(),
-    });
+    let tasks =
+        shards.into_iter().zip(inboxes).map(|(start, (mail_inbox, socket_inbox, network))| ShardTask {
+            start,
+            mail: mail_inbox,
+            sockets: socket_inbox,
+            senders: mail.clone(),
+            snapshot: published.clone(),
+            disk: disk.clone(),
+            network,
+            notices: notice_sender.clone(),
+            remaining: remaining.clone(),
+            ready: ready_sender.clone(),
+        });
     let running = run_shards(&ShardsConfig::new(shard_count), tasks.collect(), |_, task| task.run())?;
     for _ in 0..shard_count {
         match ready.recv() {
@@ -95,13 +118,16 @@ fn serve(config: &ServerConfig, opened: Opened) -> Result<(), StartError> {
     let named = |listener: &BoundListener| (listener.name().to_owned(), listener.address());
     let bound: Vec<(String, SocketAddr)> = listeners.iter().map(named).collect();
     let addresses: Vec<String> = bound.iter().map(|(name, address)| format!("{name}://{address}")).collect();
-    note_cluster_id(&identity, &published, &*disk, config)?;
-    wait_for_leaders(&published);
+    // ORDER: other nodes are let in once every shard is there to take what they say.
+    let raft_acceptor = raft_listener.map(|listener| serve_port(listener, peer_sockets)).transpose();
+    let raft_acceptor = raft_acceptor.map_err(StartError::Acceptor)?;
+    if network.is_none() {
+        wait_for_leaders(&published);
+    }
     let mut acceptor = Acceptor::start(listeners, sockets, limits).map_err(StartError::Acceptor)?;
-    let (stop_sender, stop) = mpsc::channel();
     let signals = signal::listen(move |name| {
         // The receiver lives as long as this process serves.
-        let _ = stop_sender.send(name);
+        let _ = notice_sender.send(Notice::Stop(name));
     });
     let _signals = signals.map_err(StartError::Signals)?;
     admin.serves(NodeView {
@@ -115,13 +141,16 @@ fn serve(config: &ServerConfig, opened: Opened) -> Result<(), StartError> {
     });
     tracing::info!(node = config.node_id.0, shards = shard_count, listeners = ?addresses, "ready");
 
-    let name = stop.recv().unwrap_or("nobody");
+    let note = ClusterNote { identity, network: network.as_deref(), disk: &*disk, config };
+    let name = note.until_stop(&notices)?;
     tracing::info!(signal = name, "stopping: no new connections, answering what is in flight");
     admin.stops();
     acceptor.stop();
     mail.iter().for_each(stop_shard);
     running.join();
-    debug_assert_eq!(serving.load(Ordering::Acquire), 0, "every shard drained its connections");
+    debug_assert_eq!(remaining.serving.load(Ordering::Acquire), 0, "every shard drained its connections");
+    // ORDER: the port for other nodes closes last; that it refuses them says that this process is gone.
+    drop(raft_acceptor);
     drop(admin);
     drop(lock);
     tracing::info!("stopped");
@@ -149,27 +178,42 @@ fn wait_for_leaders(published: &ArcSwap<Snapshot>) {
     }
 }
 
-/// Notes the cluster's id in `meta.properties` once it is committed, so that the data can never be used in another one.
-fn note_cluster_id(
-    identity: &chronik_wal::identity::Identity,
-    published: &ArcSwap<Snapshot>,
-    disk: &dyn Disk,
-    config: &ServerConfig,
-) -> Result<(), StartError> {
-    let begun = std::time::Instant::now();
-    while begun.elapsed() < CLUSTER_ID_WAIT {
-        if let Some(id) = &published.load().cluster_id {
-            if identity.cluster_id.as_deref() == Some(id) {
-                return Ok(());
+/// Notes the cluster's id in `meta.properties` when it is committed, so that the data can never be used in another one.
+///
+/// Nothing waits for it: the node votes and acknowledges before, in groups that only this cluster has. A node that ends
+/// in between learns the id again from its own metadata log.
+struct ClusterNote<'a> {
+    identity: Identity,
+    network: Option<&'a PeerNetwork>,
+    disk: &'a dyn Disk,
+    config: &'a ServerConfig,
+}
+
+impl ClusterNote<'_> {
+    /// Takes notices until one asks for the end: who does.
+    fn until_stop(mut self, notices: &mpsc::Receiver<Notice>) -> Result<&'static str, StartError> {
+        loop {
+            match notices.recv() {
+                Ok(Notice::Cluster(id)) => self.note(&id)?,
+                Ok(Notice::Stop(name)) => return Ok(name),
+                Err(mpsc::RecvError) => return Ok("nobody"),
             }
-            identity.check_cluster(&config.data_dir, id)?;
-            let mut identity = identity.clone();
-            identity.cluster_id = Some(id.to_string());
-            return Ok(identity.store(disk, &config.data_dir)?);
         }
-        std::thread::park_timeout(Duration::from_millis(1));
     }
-    Err(StartError::NoClusterId)
+
+    fn note(&mut self, id: &str) -> Result<(), StartError> {
+        if self.identity.cluster_id.as_deref() != Some(id) {
+            self.identity.check_cluster(&self.config.data_dir, id)?;
+            self.identity.cluster_id = Some(id.to_owned());
+            self.identity.store(self.disk, &self.config.data_dir)?;
+            tracing::info!(cluster = id, "this node belongs to the cluster");
+        }
+        // ORDER: durable before other nodes are told.
+        if let Some(network) = self.network {
+            network.set_cluster(id);
+        }
+        Ok(())
+    }
 }
 
 impl From<ShardsError> for StartError {

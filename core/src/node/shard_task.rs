@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -16,12 +16,14 @@ use chronik_net::rt::mailbox::{Sender, Unbound};
 use chronik_wal::disk::Disk;
 use chronik_wal::disk::uring::TurnWriter;
 
+use super::Notice;
 use super::data::ShardStart;
+use super::peers::{PeerNetwork, Peers};
 use crate::config::broker::BrokerConfig;
 use crate::handlers::fetch_session::SessionCache;
 use crate::handlers::service::{Broker, BrokerService};
 use crate::metadata::snapshot::Snapshot;
-use crate::shard::pump::{Mail, Pump, take_mail};
+use crate::shard::pump::{Mail, Pump, Remaining, take_mail};
 use crate::shard::router::Router;
 
 /// Threads for blocking work of one shard.
@@ -47,8 +49,12 @@ pub struct ShardTask {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// The disk.
     pub disk: Arc<dyn Disk>,
-    /// Shards whose connections are open.
-    pub serving: Arc<AtomicUsize>,
+    /// The links with other nodes and the sockets of those who dial; none for a node on its own.
+    pub network: Option<(Arc<PeerNetwork>, Unbound<Accepted>)>,
+    /// The main thread, to be told what it has to do.
+    pub notices: mpsc::Sender<Notice>,
+    /// What the node waits for at its end.
+    pub remaining: Remaining,
     /// Told once the shard serves, or why it cannot.
     pub ready: mpsc::Sender<Result<(), String>>,
 }
@@ -64,8 +70,9 @@ impl ShardTask {
     }
 
     async fn serve(self) -> Result<(), String> {
-        let Self { start, mail, sockets, senders, snapshot, disk, serving, ready } = self;
-        let (seed, config) = (start.seed.clone(), start.snapshot.config.clone());
+        let Self { start, mail, sockets, senders, snapshot, disk, network, notices, remaining, ready } = self;
+        let (seed, first_snapshot) = (start.seed.clone(), start.snapshot.clone());
+        let config = &first_snapshot.config;
         let shard = start.open(&*disk).map_err(text)?;
         let mailbox = mail.bind().map_err(text)?;
         let sockets = sockets.bind().map_err(text)?;
@@ -77,15 +84,21 @@ impl ShardTask {
         let broker = Rc::new(Broker {
             router: router.clone(),
             metrics: seed.metrics.clone(),
-            sessions: RefCell::new(sessions(&config, &seed)),
+            sessions: RefCell::new(sessions(config, &seed)),
             data_dir: seed.data_dir.clone(),
         });
         let connections =
-            Connections::new(Rc::new(BrokerService(broker)), connection_config(&config, seed.shard_count));
+            Connections::new(Rc::new(BrokerService(broker)), connection_config(config, seed.shard_count));
         let stop = Rc::new(Wake::new());
-        glommio::spawn_local(take_mail(mailbox, router.clone(), stop.clone())).detach();
+        let (network, peer_sockets) = network.unzip();
+        let peers = Peers::start(router.clone(), network, notices, &first_snapshot);
+        if let Some(sockets) = peer_sockets {
+            let sockets = sockets.bind().map_err(text)?;
+            glommio::spawn_local(peers.clone().serve(sockets)).detach();
+        }
+        glommio::spawn_local(take_mail(mailbox, router.clone(), peers.clone(), stop.clone())).detach();
         glommio::spawn_local(connections.clone().serve(sockets)).detach();
-        let drained = serving.clone();
+        let drained = remaining.serving.clone();
         glommio::spawn_local(async move {
             stop.wait().await;
             connections.drain(DRAIN_GRACE).await;
@@ -94,7 +107,8 @@ impl ShardTask {
         .detach();
         // The main thread waits for this and nothing else.
         let _ = ready.send(Ok(()));
-        Pump::new(shard, router, snapshot, helpers, disk, serving).run(TurnWriter::new()).await;
+        let pump = Pump::new(shard, router, peers, snapshot, helpers, disk, remaining);
+        pump.run(TurnWriter::new()).await;
         Ok(())
     }
 }

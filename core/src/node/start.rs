@@ -8,6 +8,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 
 use chronik_net::acceptor::{self, BindError, BoundListener, ListenerConfig};
+use chronik_net::peer::ClusterId;
 use chronik_net::rt::clock;
 use chronik_net::rt::executor::{ShardsError, available_cpus};
 use chronik_net::rt::preflight::{self, PreflightError};
@@ -21,6 +22,7 @@ use chronik_wal::types::ShardId;
 use uuid::Uuid;
 
 use super::data::{self, DataSetup, OPEN_FILES_MAX, ShardStart};
+use super::peers::PeerNetwork;
 use crate::admin::AdminEndpoint;
 use crate::config::server::{Listener, ServerConfig};
 use crate::metadata::command::Endpoint;
@@ -29,6 +31,9 @@ use crate::metadata::state::Broker;
 use crate::metrics::ShardMetrics;
 use crate::shard::ShardLimits;
 use crate::shard::open::OpenError;
+
+/// How the port for other nodes is called in what is said of it.
+const RAFT_LISTENER: &str = "raft";
 
 /// How the admin port is called in what is said of it.
 const ADMIN_LISTENER: &str = "admin";
@@ -69,10 +74,6 @@ pub enum StartError {
     Acceptor(io::Error),
     #[error("cannot listen to signals: {0}")]
     Signals(io::Error),
-    #[error("the cluster's id was not committed in time: is the disk of the data directory stalled?")]
-    NoClusterId,
-    #[error("{peers} peers are configured, but this version runs single nodes only: remove [[peers]]")]
-    Peers { peers: usize },
     #[error("the metadata log names another cluster than meta.properties: {0}")]
     Cluster(String),
 }
@@ -87,6 +88,8 @@ pub struct Opened {
     pub shards: Vec<ShardStart>,
     /// Its ports, bound.
     pub listeners: Vec<BoundListener>,
+    /// The port for other nodes, bound, and what there is to know of them; none for a node on its own.
+    pub network: Option<(BoundListener, Arc<PeerNetwork>)>,
     /// Its admin endpoint, which answers already.
     pub admin: AdminEndpoint,
     /// Its disk.
@@ -102,23 +105,25 @@ pub struct Opened {
 /// # Errors
 /// The first thing that is in the way.
 pub fn open(config: &ServerConfig) -> Result<Opened, StartError> {
-    if config.peers.len() > 1 {
-        return Err(StartError::Peers { peers: config.peers.len() });
-    }
     preflight::check_machine()?;
     let lock = DirectoryLock::acquire(&config.data_dir)?;
     preflight::check_data_directory(&config.data_dir)?;
     let listeners = bind_all(config)?;
+    let raft = bind_raft(config)?;
     let admin = open_admin(config)?;
     let disk: Arc<dyn Disk> = Arc::new(OsDisk);
     let identity = open_identity(config, &*disk)?;
     let setup = setup(config, &identity);
     let identity = data::fit_shards(&*disk, &setup, identity)?;
-    let own = own_registration(config, &identity, &listeners);
+    let own = own_registration(config, &identity, &listeners, raft.as_ref());
     let shards = data::open_shards(&*disk, &setup, &identity, own)?;
     let snapshot = shards[0].snapshot.clone();
     let metrics = shards.iter().map(|start| start.seed.metrics.clone()).collect();
-    Ok(Opened { identity, snapshot, shards, listeners, admin, disk, lock, metrics })
+    let network = raft.map(|listener| {
+        let network = peer_network(config, &identity, &snapshot);
+        (listener, network)
+    });
+    Ok(Opened { identity, snapshot, shards, listeners, network, admin, disk, lock, metrics })
 }
 
 /// Reads the identity of the data directory, or mints one.
@@ -156,6 +161,26 @@ fn bind_all(config: &ServerConfig) -> Result<Vec<BoundListener>, StartError> {
     config.listeners.iter().map(bind).collect()
 }
 
+/// The port for other nodes, where there is to be one.
+fn bind_raft(config: &ServerConfig) -> Result<Option<BoundListener>, StartError> {
+    let Some(raft) = &config.raft else { return Ok(None) };
+    let address = resolve(RAFT_LISTENER, &raft.bind)?;
+    Ok(Some(acceptor::bind(&ListenerConfig { name: RAFT_LISTENER.to_owned(), address })?))
+}
+
+/// What this node says of itself to others, and whom it looks for.
+fn peer_network(config: &ServerConfig, identity: &Identity, snapshot: &Snapshot) -> Arc<PeerNetwork> {
+    let ours = chronik_net::peer::Identity {
+        node: config.node_id.0,
+        directory: Uuid::from_bytes(identity.directory),
+        incarnation: rand::random(),
+        shard_count: identity.shards,
+        cluster: identity.cluster_id.as_deref().and_then(ClusterId::new),
+    };
+    let configured = config.peers.iter().map(|(node, peer)| (*node, peer.raft.clone())).collect();
+    PeerNetwork::new(config.node_id, &ours, configured, snapshot)
+}
+
 /// The admin endpoint answers from here on: who watches a long recovery is told that the node lives.
 fn open_admin(config: &ServerConfig) -> Result<AdminEndpoint, StartError> {
     let address = resolve(ADMIN_LISTENER, &config.admin)?;
@@ -178,7 +203,12 @@ pub fn resolve(name: &str, endpoint: &Endpoint) -> Result<SocketAddr, StartError
 }
 
 /// How this node registers: port 0 stands for the port that the system chose.
-fn own_registration(config: &ServerConfig, identity: &Identity, bound: &[BoundListener]) -> Broker {
+fn own_registration(
+    config: &ServerConfig,
+    identity: &Identity,
+    bound: &[BoundListener],
+    raft: Option<&BoundListener>,
+) -> Broker {
     let mut listeners = BTreeMap::new();
     for (name, listener) in &config.listeners {
         let mut endpoint = listener.advertise.clone();
@@ -193,7 +223,10 @@ fn own_registration(config: &ServerConfig, identity: &Identity, bound: &[BoundLi
         incarnation: Uuid::new_v4(),
         rack: config.rack.clone(),
         listeners,
-        raft: None,
+        raft: config.raft.as_ref().zip(raft).map(|(listener, bound)| {
+            let Endpoint { host, port } = listener.advertise.clone();
+            Endpoint { host, port: if port == 0 { bound.address().port() } else { port } }
+        }),
     }
 }
 

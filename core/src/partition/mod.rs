@@ -29,6 +29,8 @@ use uuid::Uuid;
 use crate::config::broker::BrokerConfig;
 use crate::config::topic::TopicConfig;
 use crate::metadata::command::Replica;
+use crate::shard::acks::insert_sorted;
+use crate::shard::in_sync::InSync;
 
 /// Names a partition in Kafka's words.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,8 +130,14 @@ pub struct Partition {
     pub epochs: EpochTable,
     /// The partition's files.
     pub files: PartitionLog,
-    /// Who waits for an entry, by index.
+    /// Who waits for an entry to be applied, by index.
     pub waiters: VecDeque<Waiter>,
+    /// Who waits for an entry to be on the leader's own disk, by index.
+    pub local_waiters: VecDeque<Waiter>,
+    /// Whose entry is applied and waits for more disks than the quorum's, by index.
+    pub lagging_waiters: VecDeque<Waiter>,
+    /// The replicas in sync, where this one leads.
+    pub in_sync: InSync,
     /// Fetches (by their number on the shard) that wait for the high watermark to move.
     pub fetch_waiters: BTreeSet<u64>,
     /// Applied bytes that are not in the files yet.
@@ -165,6 +173,9 @@ impl Partition {
             epochs: EpochTable::new(),
             files,
             waiters: VecDeque::new(),
+            local_waiters: VecDeque::new(),
+            lagging_waiters: VecDeque::new(),
+            in_sync: InSync::default(),
             fetch_waiters: BTreeSet::new(),
             unwritten_bytes: 0,
             unwritten_since_ms: None,
@@ -262,21 +273,32 @@ impl Partition {
         data.into()
     }
 
+    /// Has somebody wait for an entry to be applied.
+    pub fn wait_applied(&mut self, waiter: Waiter) {
+        insert_sorted(&mut self.waiters, waiter);
+    }
+
+    /// Has somebody wait for an entry to be on this disk.
+    pub fn wait_local(&mut self, waiter: Waiter) {
+        insert_sorted(&mut self.local_waiters, waiter);
+    }
+
     /// Takes the waiters that an applied entry, or the loss of leadership, has decided.
     ///
     /// Those of a lower index whose entry is gone come out as failed: a waiter succeeds only for its own pair.
-    pub fn take_waiters(&mut self, index: RaftIndex, term: Term, decided: &mut Vec<(Waiting, bool)>) {
+    pub fn take_waiters(&mut self, index: RaftIndex, term: Term, decided: &mut Vec<(Waiter, bool)>) {
         while let Some(first) = self.waiters.front().copied() {
             if first.index > index {
                 return;
             }
             self.waiters.pop_front();
-            decided.push((first.who, first.index == index && first.term == term));
+            decided.push((first, first.index == index && first.term == term));
         }
     }
 
     /// Every waiter, because this replica does not lead any more.
-    pub fn fail_waiters(&mut self, decided: &mut Vec<(Waiting, bool)>) {
-        decided.extend(self.waiters.drain(..).map(|waiter| (waiter.who, false)));
+    pub fn fail_waiters(&mut self, decided: &mut Vec<(Waiter, bool)>) {
+        let queues = [&mut self.lagging_waiters, &mut self.waiters, &mut self.local_waiters];
+        decided.extend(queues.into_iter().flat_map(|queue| queue.drain(..)).map(|waiter| (waiter, false)));
     }
 }

@@ -5,13 +5,14 @@
 //! under `tests/` runs the very same struct.
 //!
 //! Reading order: `message.rs` (what shards say to each other), `turn.rs` (one turn: ready, apply, WAL write),
-//! `produce.rs`, `fetch.rs`, `offsets.rs` (requests), `write_behind.rs` and `recycle.rs` (files and the WAL's end),
+//! `produce.rs`, `acks.rs`, `in_sync.rs`, `fetch.rs`, `offsets.rs` (requests), `write_behind.rs` and `recycle.rs` (files and the WAL's end),
 //! `groups.rs` (coordinators), `controller.rs` (shard 0 only: the metadata group), `open.rs` (start-up and recovery),
 //! `report.rs` (what the admin endpoint is told).
 //!
 //! Invariants: every change of a partition happens here, on its owner; nothing is answered as durable before the WAL
 //! turn that holds it is; every pending request has a deadline.
 
+pub mod acks;
 pub mod controller;
 pub mod dissemination;
 pub mod fetch;
@@ -19,6 +20,7 @@ pub mod formation;
 pub mod forward;
 pub mod groups;
 pub mod housekeeping;
+pub mod in_sync;
 pub mod message;
 pub mod offsets;
 pub mod open;
@@ -208,6 +210,8 @@ pub(crate) enum Timer {
     /// Shard 0 looks after its part in the cluster.
     Tend,
     Coordinator(GroupId),
+    /// Time to look at who is in sync.
+    InSync,
     /// Time to look at what only time changes: expired segments, producers, renamed files.
     Housekeeping,
 }
@@ -250,6 +254,11 @@ pub struct Shard {
     pub(crate) offset_requests: BTreeMap<u64, offsets::PendingOffsets>,
     pub(crate) deletes: BTreeMap<u64, offsets::PendingDelete>,
     pub(crate) touched: BTreeSet<GroupId>,
+    /// Groups with somebody who waits for this disk alone.
+    pub(crate) local_waits: BTreeSet<GroupId>,
+    /// Groups whose followers may hold more than when those who wait for them were last looked at.
+    pub(crate) progressed: BTreeSet<GroupId>,
+    pub(crate) in_sync: in_sync::Watch,
     pub(crate) jobs: BTreeMap<JobId, JobOwner>,
     pub(crate) timers: BTreeSet<(u64, Timer)>,
     pub(crate) write_behind: write_behind::WriteBehind,
@@ -272,6 +281,7 @@ impl Shard {
             Event::TurnDurable(turn) => {
                 self.wal.turn_done(turn);
                 self.driver.on_durable(turn);
+                self.local_durable();
                 self.drops_durable(turn);
             }
             Event::JobDone(id, done) => self.job_done(id, done),

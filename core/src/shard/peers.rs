@@ -62,6 +62,7 @@ impl Shard {
                 None => return,
             }
         }
+        self.follower_heard(group);
         if let Err(error) = self.driver.step(peer, group, message) {
             tracing::debug!(group = group.0, node = from.0, %error, "a message of a peer is dropped");
         }
@@ -108,7 +109,7 @@ impl Shard {
     }
 
     /// The node of a replica, if a link to it is up.
-    fn reachable(&self, group: GroupId, peer: PeerId) -> Option<NodeId> {
+    pub(crate) fn reachable(&self, group: GroupId, peer: PeerId) -> Option<NodeId> {
         self.node_of(group, peer).filter(|node| self.nodes_up.contains(node))
     }
 
@@ -117,18 +118,27 @@ impl Shard {
         self.nodes_up.insert(node);
         for (group, peer) in self.replicas_on(node) {
             self.driver.peer_found(group, peer);
+            self.watch_in_sync(group);
         }
         self.reachable_changed(node, true);
     }
 
     /// A node cannot be reached any more: the groups that it leads look for another leader, one replica after the other.
     pub(crate) fn node_down(&mut self, node: NodeId, refused: bool) {
+        for (group, _) in self.replicas_on(node) {
+            // Until now a group at rest had everything there.
+            self.refresh_in_sync(group);
+        }
         self.nodes_up.remove(&node);
         for (group, peer) in self.replicas_on(node) {
             let Some(partition) = self.partitions.get(&group) else { continue };
             let others = partition.members.iter().filter(|member| member.node != node);
             let rank = others.take_while(|member| member.node != self.node).count();
             self.driver.peer_lost(group, peer, rank, refused);
+            match refused {
+                true => self.out_of_sync(group, peer),
+                false => self.watch_in_sync(group),
+            }
         }
         self.reachable_changed(node, false);
     }

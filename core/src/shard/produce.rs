@@ -130,7 +130,7 @@ impl Shard {
             }
             Checked::InFlight { index, term, base_offset } => {
                 let who = Waiting::Produce { slice, item: place, base_offset, log_append_time_ms: -1 };
-                self.wait_for(item.group, Waiter { index, term, who });
+                self.wait_for_acks(item.group, Waiter { index, term, who }, acks);
                 return None;
             }
         };
@@ -138,7 +138,7 @@ impl Shard {
         match self.propose_batch(item.group, accepted) {
             Ok((waiter, base_offset, log_append_time_ms)) => {
                 let who = Waiting::Produce { slice, item: place, base_offset, log_append_time_ms };
-                self.wait_for(item.group, Waiter { who, ..waiter });
+                self.wait_for_acks(item.group, Waiter { who, ..waiter }, acks);
                 None
             }
             Err(outcome) => Some(outcome),
@@ -175,10 +175,9 @@ impl Shard {
     }
 
     pub(crate) fn wait_for(&mut self, group: GroupId, waiter: Waiter) {
-        let Some(partition) = self.partitions.get_mut(&group) else { return };
-        // A duplicate in flight waits for an entry before the newest: the queue stays sorted by index.
-        let place = partition.waiters.partition_point(|other| other.index <= waiter.index);
-        partition.waiters.insert(place, waiter);
+        if let Some(partition) = self.partitions.get_mut(&group) {
+            partition.wait_applied(waiter);
+        }
     }
 
     /// The term in which this replica leads the group and may serve.
@@ -211,19 +210,12 @@ impl Shard {
         }
     }
 
-    /// Voters of a group that this replica leads which were heard from lately, itself included.
-    fn in_sync_count(&self, group: GroupId) -> usize {
-        let members = self.driver.progress(group);
-        members.iter().filter(|member| member.is_voter && member.is_recently_active).count()
-    }
-
     fn enough_replicas(&self, group: GroupId, acks: Acks) -> Result<(), ErrorCode> {
         let Some(partition) = self.partitions.get(&group) else {
             return Err(self.absence(group));
         };
         let needed = partition.config.min_insync_replicas as usize;
-        // A leader is in sync with itself.
-        if acks == Acks::All && needed > 1 && self.in_sync_count(group) < needed {
+        if acks == Acks::All && partition.in_sync.count() < needed {
             return Err(ErrorCode::NotEnoughReplicas);
         }
         Ok(())
@@ -255,7 +247,7 @@ impl Shard {
         self.item_decided(slice, item, outcome);
     }
 
-    fn item_decided(&mut self, slice: u64, item: u32, outcome: ProduceOutcome) {
+    pub(crate) fn item_decided(&mut self, slice: u64, item: u32, outcome: ProduceOutcome) {
         let Some(pending) = self.produces.get_mut(&slice) else { return };
         let Some(place) = pending.outcomes.get_mut(item as usize) else { return };
         if place.replace(outcome).is_none() {

@@ -23,6 +23,7 @@ use chronik_net::rt::safety;
 use chronik_wal::disk::Disk;
 use chronik_wal::disk::uring::TurnWriter;
 use chronik_wal::shard_wal::TurnWrite;
+use chronik_wal::types::NodeId;
 
 use super::message::Message;
 use super::report::Inquiry;
@@ -30,6 +31,7 @@ use super::router::{Inbound, Router};
 use super::{Event, Job, JobDone, JobId, Now, Outputs, Shard};
 use crate::metadata::snapshot::Snapshot;
 use crate::metrics::ShardMetrics;
+use crate::node::peers::Peers;
 
 /// Messages taken in before a turn. More wait for the next one, so that a turn stays short.
 const MESSAGES_PER_TURN: usize = 1024;
@@ -52,8 +54,19 @@ pub enum Mail {
     Done(JobId, JobDone),
     /// From the admin endpoint: how things stand.
     Inspect(Inquiry),
+    /// A node has been heard of: this shard dials it now.
+    Hurry(NodeId),
     /// Stop: no new connections, answer what is in flight, then write everything out.
     Stop,
+}
+
+/// What the shards of a node still have to do before the node may end.
+#[derive(Clone, Debug)]
+pub struct Remaining {
+    /// Shards whose connections are still open.
+    pub serving: Arc<AtomicUsize>,
+    /// Shards that have not stopped.
+    pub running: Arc<AtomicUsize>,
 }
 
 /// What a pump owns beside its shard.
@@ -62,14 +75,17 @@ pub struct Pump {
     pub shard: Shard,
     /// The way to and from the other shards and this one's connections.
     pub router: Rc<Router>,
+    /// The links with other nodes.
+    pub peers: Rc<Peers>,
     /// Where shard 0 publishes metadata.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// Threads for blocking work; results come back through the mailbox.
     pub helpers: HelperPool<Mail>,
     /// The disk that jobs work on.
     pub disk: Arc<dyn Disk>,
-    /// Shards of the node whose connections are still open: the pump answers until there are none.
-    pub serving: Arc<AtomicUsize>,
+    /// What keeps the pump running after its own shard has stopped.
+    pub remaining: Remaining,
+    own_stop_told: bool,
     turns: Rc<LocalQueue<TurnWrite>>,
     waiting_jobs: VecDeque<(JobId, Job)>,
     unanswered: Option<safety::Outstanding>,
@@ -89,18 +105,21 @@ impl Pump {
     pub fn new(
         shard: Shard,
         router: Rc<Router>,
+        peers: Rc<Peers>,
         snapshot: Arc<ArcSwap<Snapshot>>,
         helpers: HelperPool<Mail>,
         disk: Arc<dyn Disk>,
-        serving: Arc<AtomicUsize>,
+        remaining: Remaining,
     ) -> Self {
         Self {
             shard,
             router,
+            peers,
             snapshot,
             helpers,
             disk,
-            serving,
+            remaining,
+            own_stop_told: false,
             turns: Rc::new(LocalQueue::new(1)),
             waiting_jobs: VecDeque::new(),
             unanswered: None,
@@ -117,7 +136,12 @@ impl Pump {
             let present = now();
             for _ in 0..MESSAGES_PER_TURN {
                 match self.router.next() {
-                    Some(Inbound::Event(event)) => self.shard.handle(event, present),
+                    Some(Inbound::Event(event)) => {
+                        if let Event::Metadata(snapshot, _) = &event {
+                            self.peers.metadata(snapshot);
+                        }
+                        self.shard.handle(event, present);
+                    }
                     Some(Inbound::Reply { id, reply }) => self.router.answer(id, reply),
                     Some(Inbound::Inspect(inquiry)) => self.inspect(&inquiry),
                     None => break,
@@ -126,8 +150,7 @@ impl Pump {
             let more = self.shard.turn(present);
             let outputs = self.shard.take_outputs();
             self.carry_out(outputs);
-            let served = self.serving.load(Ordering::Acquire) == 0;
-            if self.shard.has_stopped() && served && self.waiting_jobs.is_empty() {
+            if self.is_done() {
                 break;
             }
             let flushed = self.router.flush();
@@ -139,6 +162,19 @@ impl Pump {
             }
         }
         wal.cancel().await;
+    }
+
+    /// Whether this shard and all others have stopped and the connections are closed. Until then frames and questions for other
+    /// shards still come by this one.
+    fn is_done(&mut self) -> bool {
+        if !self.shard.has_stopped() || !self.waiting_jobs.is_empty() {
+            return false;
+        }
+        if !std::mem::replace(&mut self.own_stop_told, true) {
+            self.remaining.running.fetch_sub(1, Ordering::AcqRel);
+        }
+        let none_left = |count: &AtomicUsize| count.load(Ordering::Acquire) == 0;
+        none_left(&self.remaining.serving) && none_left(&self.remaining.running)
     }
 
     /// Sleeps until something comes in or the next timer is due.
@@ -197,6 +233,7 @@ impl Pump {
                 self.router.send(call.origin, Message::Reply { id: call.id, reply });
             }
         }
+        self.peers.send(outputs.peer);
         self.waiting_jobs.extend(outputs.jobs);
         self.submit_jobs();
     }
@@ -251,13 +288,14 @@ async fn write_turns(
 }
 
 /// Takes a shard's mail in, for as long as the shard lives.
-pub async fn take_mail(mut mailbox: Receiver<Mail>, router: Rc<Router>, on_stop: Rc<Wake>) {
+pub async fn take_mail(mut mailbox: Receiver<Mail>, router: Rc<Router>, peers: Rc<Peers>, on_stop: Rc<Wake>) {
     loop {
         while let Some(mail) = mailbox.try_recv() {
             match mail {
                 Mail::Message(message) => router.receive(message.into()),
                 Mail::Done(id, done) => router.receive(Inbound::Event(Event::JobDone(id, done))),
                 Mail::Inspect(inquiry) => router.receive(Inbound::Inspect(inquiry)),
+                Mail::Hurry(node) => peers.hurry(node),
                 Mail::Stop => {
                     router.receive(Inbound::Event(Event::Stop));
                     on_stop.notify();

@@ -182,7 +182,7 @@ impl Shard {
             match self.driver.leadership(*group) {
                 Some(Leadership::Leader { .. }) => {
                     totals.leaders += 1;
-                    let in_sync = self.in_sync(*group, partition);
+                    let in_sync = self.in_sync_of(partition);
                     let count = in_sync.nodes.len();
                     totals.under_replicated += usize::from(count < in_sync.replica_count);
                     totals.under_min_isr +=
@@ -203,7 +203,7 @@ impl Shard {
             _ => None,
         };
         let leads = matches!(leadership, Some(Leadership::Leader { .. }));
-        let mut in_sync = self.in_sync(group, partition);
+        let mut in_sync = self.in_sync_of(partition);
         if !leads {
             in_sync.nodes.clear();
         }
@@ -223,7 +223,7 @@ impl Shard {
     }
 
     /// The members in sync of a partition that is led here.
-    fn in_sync(&self, group: GroupId, partition: &Partition) -> InSync {
+    fn in_sync_of(&self, partition: &Partition) -> InSync {
         let topic = self.snapshot.topic_by_id(&partition.name.topic_id);
         let Some(view) = topic.and_then(|topic| topic.partition(partition.name.index)) else {
             // The metadata group, or a topic that is going away: this replica is all that is known.
@@ -232,9 +232,6 @@ impl Shard {
         if let [only] = &*view.replicas {
             return InSync { replica_count: 1, nodes: vec![only.node] };
         }
-        let members = self.driver.progress(group);
-        let in_sync = |peer| members.iter().any(|m| m.peer == peer && m.is_voter && m.is_recently_active);
-        let nodes = view.replicas.iter().filter(|replica| in_sync(replica.peer)).map(|replica| replica.node);
-        InSync { replica_count: view.replicas.len(), nodes: nodes.collect() }
+        InSync { replica_count: view.replicas.len(), nodes: partition.in_sync.nodes().to_vec() }
     }
 }

@@ -14,13 +14,16 @@ use arc_swap::ArcSwap;
 use chronik_net::rt::event::{Event as Wake, OneShotReceiver, oneshot};
 use chronik_net::rt::mailbox::{Outbox, Sender};
 use chronik_wal::identity::shard_of;
-use chronik_wal::types::{GroupId, ShardId};
+use chronik_wal::types::{GroupId, NodeId, ShardId};
 
 use super::Event;
 use super::message::{Call, Message, Reply, Request};
 use super::pump::Mail;
 use super::report::Inquiry;
 use crate::metadata::snapshot::Snapshot;
+
+/// Messages that wait for a shard's pump before other nodes have to wait: some turns' worth.
+const INBOX_MAX: usize = 8_192;
 
 /// What waits for a shard's pump.
 #[derive(Debug)]
@@ -156,12 +159,35 @@ impl Router {
     }
 
     /// Queues a message for a shard.
-    pub(super) fn send(&self, shard: ShardId, message: Message) {
+    pub(crate) fn send(&self, shard: ShardId, message: Message) {
         if shard == self.shard {
             return self.receive(message.into());
         }
-        if let Some(outbox) = self.outboxes.borrow_mut().get_mut(usize::from(shard.0)) {
-            outbox.send(Mail::Message(message));
+        self.post(shard, Mail::Message(message));
+    }
+
+    fn post(&self, shard: ShardId, mail: Mail) {
+        let mut outboxes = self.outboxes.borrow_mut();
+        let Some(outbox) = outboxes.get_mut(usize::from(shard.0)) else { return };
+        outbox.send(mail);
+        if outbox.overflow() > 0 {
+            // The pump tries again what found no room.
+            self.wake.notify();
+        }
+    }
+
+    /// Whether a shard takes more from outside the node now. What shards of this node say to each other is always taken.
+    pub(crate) fn has_room(&self, shard: ShardId) -> bool {
+        if shard == self.shard {
+            return self.inbox.borrow().len() < INBOX_MAX;
+        }
+        self.outboxes.borrow().get(usize::from(shard.0)).is_some_and(Outbox::has_room)
+    }
+
+    /// Tells the other shards that a node has been heard of.
+    pub(crate) fn hurry_others(&self, node: NodeId) {
+        for shard in self.shards().filter(|shard| *shard != self.shard) {
+            self.post(shard, Mail::Hurry(node));
         }
     }
 

@@ -13,8 +13,8 @@ use chronik_wal::types::{GroupId, KafkaOffset, NodeId, PeerId, RaftIndex};
 
 use super::write_behind::Drop;
 use super::{Job, JobOwner, Now, Shard, Timer};
-use crate::partition::Waiting;
 use crate::partition::apply::Applied;
+use crate::partition::{Waiter, Waiting};
 
 /// Ready passes in one turn. More is left for the next turn, so that no turn keeps the executor for long.
 const PASSES_MAX: usize = 8;
@@ -48,6 +48,7 @@ impl Shard {
         if !more {
             self.proposed_bytes = 0;
         }
+        self.settle_lagging();
         self.wake_touched();
         if self.tends_files() {
             self.write_behind();
@@ -97,6 +98,7 @@ impl Shard {
                 Timer::Forward(sequence) => self.forward_timed_out(sequence),
                 Timer::Tend => self.tend(),
                 Timer::Coordinator(group) => self.coordinator_due(group),
+                Timer::InSync => self.in_sync_due(),
                 Timer::Housekeeping => self.keep_house(),
             }
         }
@@ -144,6 +146,7 @@ impl Shard {
         if group == GroupId::METADATA {
             self.keep_metadata_commit(entries);
         }
+        self.watch_in_sync(group);
         self.touched.insert(group);
         self.unwritten(group);
         self.decide(group, decided);
@@ -165,6 +168,10 @@ impl Shard {
             self.decide(group, decided);
         }
         self.touched.insert(group);
+        match leads {
+            true => self.in_sync_begins(group),
+            false => self.in_sync_ends(group),
+        }
         self.coordinator_leadership(group, leads);
         if group == GroupId::METADATA {
             self.controller_leadership(leads);
@@ -191,11 +198,11 @@ impl Shard {
     }
 
     /// Hands out what became of those who waited for an entry.
-    pub(crate) fn decide(&mut self, group: GroupId, decided: Vec<(Waiting, bool)>) {
-        for (who, applied) in decided {
-            match who {
-                Waiting::Produce { .. } => self.produce_decided(group, who, applied),
-                Waiting::Delete { .. } => self.delete_decided(who, applied),
+    pub(crate) fn decide(&mut self, group: GroupId, decided: Vec<(Waiter, bool)>) {
+        for (waiter, applied) in decided {
+            match waiter.who {
+                Waiting::Produce { .. } => self.produce_applied(group, waiter, applied),
+                Waiting::Delete { .. } => self.delete_decided(waiter.who, applied),
                 Waiting::Coordinator { token } => self.coordinator_appended(group, token, applied),
                 Waiting::Metadata { plan } => self.plan_committed(plan, applied),
             }

@@ -107,10 +107,17 @@ apis! {
     DescribeLogDirs = 35: advertised 1, served 1 to 4, flexible 2;
     CreatePartitions = 37: advertised 0, served 0 to 3, flexible 2;
     DeleteGroups = 42: advertised 0, served 0 to 2, flexible 2;
+    ElectLeaders = 43: advertised 0, served 0 to 2, flexible 2;
     IncrementalAlterConfigs = 44: advertised 0, served 0 to 1, flexible 1;
+    AlterPartitionReassignments = 45: advertised 0, served 0 to 1, flexible 0;
+    ListPartitionReassignments = 46: advertised 0, served 0 to 0, flexible 0;
     OffsetDelete = 47: advertised 0, served 0 to 0, flexible NEVER;
+    DescribeQuorum = 55: advertised 0, served 0 to 2, flexible 0;
     DescribeCluster = 60: advertised 0, served 0 to 2, flexible 0;
+    UnregisterBroker = 64: advertised 0, served 0 to 0, flexible 0;
     DescribeTopicPartitions = 75: advertised 0, served 0 to 0, flexible 0;
+    AddRaftVoter = 80: advertised 0, served 0 to 0, flexible 0;
+    RemoveRaftVoter = 81: advertised 0, served 0 to 0, flexible 0;
 }
 
 impl ApiKey {
@@ -188,14 +195,14 @@ mod tests {
     #[test]
     fn ranges_are_kafkas_own() {
         let kafka = "0:0-13 1:4-18 3:0-13 10:0-6 11:0-9 12:0-4 13:0-5 14:0-5 15:0-6 16:0-5 18:0-4 20:1-6 21:0-2 \
-                     22:0-5 23:2-4 32:1-4 33:0-2 37:0-3 42:0-2 44:0-1 47:0-0 60:0-2 75:0-0";
+                     22:0-5 23:2-4 32:1-4 33:0-2 37:0-3 42:0-2 43:0-2 44:0-1 45:0-1 46:0-0 47:0-0 55:0-2 60:0-2 64:0-0 75:0-0 81:0-0";
         let ours: Vec<String> = SUPPORTED
             .iter()
             .filter(|range| {
                 use ApiKey::*;
                 !matches!(
                     range.api,
-                    ListOffsets | OffsetCommit | OffsetFetch | CreateTopics | DescribeLogDirs
+                    ListOffsets | OffsetCommit | OffsetFetch | CreateTopics | DescribeLogDirs | AddRaftVoter
                 )
             })
             .map(|range| format!("{}:{}-{}", range.api.key(), range.advertised_min, range.max))

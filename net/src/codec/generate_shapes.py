@@ -12,7 +12,8 @@ import sys
 COLD = """ListOffsets OffsetCommit OffsetFetch FindCoordinator JoinGroup Heartbeat LeaveGroup SyncGroup DescribeGroups
 ListGroups CreateTopics DeleteTopics DeleteRecords InitProducerId OffsetForLeaderEpoch DescribeConfigs AlterConfigs
 DescribeLogDirs CreatePartitions DeleteGroups IncrementalAlterConfigs OffsetDelete DescribeCluster
-DescribeTopicPartitions""".split()
+DescribeTopicPartitions ElectLeaders AlterPartitionReassignments ListPartitionReassignments DescribeQuorum
+UnregisterBroker AddRaftVoter RemoveRaftVoter""".split()
 FIXED = {"bool": 1, "int8": 1, "int16": 2, "uint16": 2, "int32": 4, "uint32": 4, "int64": 8, "float64": 8, "uuid": 16}
 MAX = 32767
 

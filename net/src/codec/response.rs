@@ -86,6 +86,13 @@ responses! {
     OffsetDelete(OffsetDeleteResponse),
     DescribeCluster(DescribeClusterResponse),
     DescribeTopicPartitions(DescribeTopicPartitionsResponse),
+    ElectLeaders(ElectLeadersResponse),
+    AlterPartitionReassignments(AlterPartitionReassignmentsResponse),
+    ListPartitionReassignments(ListPartitionReassignmentsResponse),
+    DescribeQuorum(DescribeQuorumResponse),
+    UnregisterBroker(UnregisterBrokerResponse),
+    AddRaftVoter(AddRaftVoterResponse),
+    RemoveRaftVoter(RemoveRaftVoterResponse),
 }
 
 /// Writes the frame of `response` to the request of `header`.

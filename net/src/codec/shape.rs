@@ -91,6 +91,13 @@ pub(super) fn request_shape(api: ApiKey) -> Option<&'static [Field]> {
         ApiKey::OffsetDelete => shapes::OFFSET_DELETE,
         ApiKey::DescribeCluster => shapes::DESCRIBE_CLUSTER,
         ApiKey::DescribeTopicPartitions => shapes::DESCRIBE_TOPIC_PARTITIONS,
+        ApiKey::ElectLeaders => shapes::ELECT_LEADERS,
+        ApiKey::AlterPartitionReassignments => shapes::ALTER_PARTITION_REASSIGNMENTS,
+        ApiKey::ListPartitionReassignments => shapes::LIST_PARTITION_REASSIGNMENTS,
+        ApiKey::DescribeQuorum => shapes::DESCRIBE_QUORUM,
+        ApiKey::UnregisterBroker => shapes::UNREGISTER_BROKER,
+        ApiKey::AddRaftVoter => shapes::ADD_RAFT_VOTER,
+        ApiKey::RemoveRaftVoter => shapes::REMOVE_RAFT_VOTER,
     };
     Some(shape)
 }

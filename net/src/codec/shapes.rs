@@ -418,3 +418,102 @@ pub(super) static DESCRIBE_TOPIC_PARTITIONS: &[Field] = &[
     )
     .nullable(0, LATEST),
 ];
+
+/// ElectLeaders, key 43.
+pub(super) static ELECT_LEADERS: &[Field] = &[
+    Field::new("ElectionType", 1, LATEST, Fixed(1)),
+    Field::new(
+        "TopicPartitions",
+        0,
+        LATEST,
+        Array(&Struct(&[
+            Field::new("Topic", 0, LATEST, String),
+            Field::new("Partitions", 0, LATEST, Array(&Fixed(4))),
+        ])),
+    )
+    .nullable(0, LATEST),
+    Field::new("TimeoutMs", 0, LATEST, Fixed(4)),
+];
+
+/// AlterPartitionReassignments, key 45.
+pub(super) static ALTER_PARTITION_REASSIGNMENTS: &[Field] = &[
+    Field::new("TimeoutMs", 0, LATEST, Fixed(4)),
+    Field::new("AllowReplicationFactorChange", 1, LATEST, Fixed(1)),
+    Field::new(
+        "Topics",
+        0,
+        LATEST,
+        Array(&Struct(&[
+            Field::new("Name", 0, LATEST, String),
+            Field::new(
+                "Partitions",
+                0,
+                LATEST,
+                Array(&Struct(&[
+                    Field::new("PartitionIndex", 0, LATEST, Fixed(4)),
+                    Field::new("Replicas", 0, LATEST, Array(&Fixed(4))).nullable(0, LATEST),
+                ])),
+            ),
+        ])),
+    ),
+];
+
+/// ListPartitionReassignments, key 46.
+pub(super) static LIST_PARTITION_REASSIGNMENTS: &[Field] = &[
+    Field::new("TimeoutMs", 0, LATEST, Fixed(4)),
+    Field::new(
+        "Topics",
+        0,
+        LATEST,
+        Array(&Struct(&[
+            Field::new("Name", 0, LATEST, String),
+            Field::new("PartitionIndexes", 0, LATEST, Array(&Fixed(4))),
+        ])),
+    )
+    .nullable(0, LATEST),
+];
+
+/// DescribeQuorum, key 55.
+pub(super) static DESCRIBE_QUORUM: &[Field] = &[Field::new(
+    "Topics",
+    0,
+    LATEST,
+    Array(&Struct(&[
+        Field::new("TopicName", 0, LATEST, String),
+        Field::new(
+            "Partitions",
+            0,
+            LATEST,
+            Array(&Struct(&[Field::new("PartitionIndex", 0, LATEST, Fixed(4))])),
+        ),
+    ])),
+)];
+
+/// UnregisterBroker, key 64.
+pub(super) static UNREGISTER_BROKER: &[Field] = &[Field::new("BrokerId", 0, LATEST, Fixed(4))];
+
+/// AddRaftVoter, key 80.
+pub(super) static ADD_RAFT_VOTER: &[Field] = &[
+    Field::new("ClusterId", 0, LATEST, String).nullable(0, LATEST),
+    Field::new("TimeoutMs", 0, LATEST, Fixed(4)),
+    Field::new("VoterId", 0, LATEST, Fixed(4)),
+    Field::new("VoterDirectoryId", 0, LATEST, Fixed(16)),
+    Field::new(
+        "Listeners",
+        0,
+        LATEST,
+        Array(&Struct(&[
+            Field::new("Name", 0, LATEST, String),
+            Field::new("Host", 0, LATEST, String),
+            Field::new("Port", 0, LATEST, Fixed(2)),
+        ])),
+    ),
+    Field::new("AckWhenCommitted", 1, LATEST, Fixed(1)),
+];
+
+/// RemoveRaftVoter, key 81.
+pub(super) static REMOVE_RAFT_VOTER: &[Field] = &[
+    Field::new("ClusterId", 0, LATEST, String).nullable(0, LATEST),
+    Field::new("VoterId", 0, LATEST, Fixed(4)),
+    Field::new("VoterDirectoryId", 0, LATEST, Fixed(16)),
+];

@@ -20,7 +20,7 @@ use super::link::{ADMISSION_RETRY, Held};
 use super::registry::{Admission, Direction, Registry};
 use super::session::{FrameReceiver, Session, down, within};
 use super::{DownReason, PeerConfig, PeerInfo};
-use crate::acceptor::{Accepted, Acceptor, BindError, ConnectionLimits, ListenerConfig, bind};
+use crate::acceptor::{Accepted, Acceptor, BindError, BoundListener, ConnectionLimits, ListenerConfig, bind};
 use crate::rt::clock;
 use crate::rt::event::Event;
 use crate::rt::executor::{breathe, sleep, spawn};
@@ -77,8 +77,16 @@ pub fn listen(
 ) -> Result<(Acceptor, SocketAddr), ListenError> {
     let listener = bind(&ListenerConfig { name: "raft".to_owned(), address })?;
     let bound = listener.address();
+    Ok((serve_port(listener, shards)?, bound))
+}
+
+/// Hands the connections of a raft port that is bound to the shards in turn.
+///
+/// # Errors
+/// When the accepting thread cannot be had.
+pub fn serve_port(listener: BoundListener, shards: Vec<Sender<Accepted>>) -> std::io::Result<Acceptor> {
     let limits = ConnectionLimits { total: CONNECTIONS_MAX, ..ConnectionLimits::default() };
-    Ok((Acceptor::start(vec![listener], shards, limits)?, bound))
+    Acceptor::start(vec![listener], shards, limits)
 }
 
 /// Counters of a shard's incoming links.

@@ -318,6 +318,12 @@ impl<T: Send> Outbox<T> {
         true
     }
 
+    /// Whether there is room for what can as well wait elsewhere: half of the mailbox is kept for what cannot.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.overflow.is_empty() && self.sender.len() < self.sender.shared.queue.capacity().div_ceil(2)
+    }
+
     /// Number of messages that wait for room.
     #[must_use]
     pub fn overflow(&self) -> usize {

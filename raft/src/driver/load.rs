@@ -104,6 +104,7 @@ impl Driver {
     /// Forgets a group, here and in the WAL. Returns whether there was one.
     pub fn remove_group(&mut self, group: GroupId, wal: &mut dyn LogSink) -> bool {
         let Some(slot) = self.by_id.remove(&group) else { return false };
+        self.cancel_election(slot);
         let removed = self.slots[slot].take().expect("a slot that is known by id is taken");
         self.tail_bytes -= removed.storage().tail.bytes();
         if removed.is_dirty {

@@ -107,6 +107,8 @@ pub struct DriverCounters {
     pub readies: u64,
     /// Ticks given to groups.
     pub group_ticks: u64,
+    /// Elections begun because the leader's node was lost.
+    pub elections_begun: u64,
     /// Messages stepped.
     pub messages_stepped: u64,
     /// Proposals taken.

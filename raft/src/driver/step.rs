@@ -1,10 +1,11 @@
-//! What comes from peers and from the links to them.
+//! What comes from peers.
 
 use chronik_wal::types::{GroupId, PeerId, Term};
 use raft::SnapshotStatus;
 use raft::eraftpb::Message;
 
 use super::Driver;
+use super::elections::Seen;
 use crate::error::StepError;
 use crate::guard;
 
@@ -31,10 +32,12 @@ impl Driver {
         // Proposals first: the guard compares with the end of raft's own log.
         group.flush_proposals();
         guard::check(group, from, &message)?;
+        let seen = Seen::of(&message);
         let result = group.step(message).map_err(|_| StepError::Refused);
         let term = Term(group.node.raft.term);
         self.counters.term_max = self.counters.term_max.max(term);
         self.mark_dirty(slot);
+        self.after_step(slot, &seen);
         result
     }
 
@@ -47,18 +50,6 @@ impl Driver {
     pub fn report_snapshot(&mut self, group: GroupId, peer: PeerId, is_sent: bool) {
         let status = if is_sent { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
         self.report(group, |group| group.node.report_snapshot(peer.0, status));
-    }
-
-    /// Notes that the link to a peer's node is down. Where the peer led, this replica stands for election, the sooner the lower
-    /// its `rank` among those that are left; `refused` says that the peer's process is known to be gone.
-    pub fn peer_lost(&mut self, group: GroupId, peer: PeerId, rank: usize, refused: bool) {
-        let _ = (rank, refused);
-        self.report_unreachable(group, peer);
-    }
-
-    /// Notes that the link to a peer's node is up again.
-    pub fn peer_found(&mut self, group: GroupId, peer: PeerId) {
-        let _ = (group, peer);
     }
 
     fn report(&mut self, group: GroupId, report: impl FnOnce(&mut crate::group::Group)) {

@@ -1,4 +1,4 @@
-//! Raft's clock. Only groups with other members tick.
+//! Raft's clock. Only groups with other members tick. Elections of groups whose leader was lost begin here as well.
 
 use super::Driver;
 
@@ -11,6 +11,12 @@ impl Driver {
     /// up for at once, before anything is served, so that a leader which has slept steps down (SAFETY.md, rule 22).
     /// The first call only sets the clock.
     pub fn tick(&mut self, now_ms: u64) {
+        self.now_ms = self.now_ms.max(now_ms);
+        self.tick_groups(now_ms);
+        self.hold_elections();
+    }
+
+    fn tick_groups(&mut self, now_ms: u64) {
         let last = *self.last_tick_ms.get_or_insert(now_ms);
         let due = now_ms.saturating_sub(last) / self.config.tick_ms;
         if due == 0 {
@@ -40,12 +46,12 @@ impl Driver {
         }
     }
 
-    /// When [`Driver::tick`] is next of use; none while no group ticks.
+    /// When [`Driver::tick`] is next of use; none while no group ticks or is to stand for election.
     #[must_use]
     pub fn next_wake_ms(&self) -> Option<u64> {
-        if self.awake.is_empty() {
-            return None;
-        }
-        self.last_tick_ms.map(|last| last + self.config.tick_ms)
+        let election = self.elections.first().map(|(due_ms, _)| *due_ms);
+        let tick =
+            self.last_tick_ms.filter(|_| !self.awake.is_empty()).map(|last| last + self.config.tick_ms);
+        [election, tick].into_iter().flatten().min()
     }
 }

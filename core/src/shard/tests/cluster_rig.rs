@@ -268,6 +268,14 @@ impl Cluster {
         self[node].shard.partitions.get(&group).map_or(-1, |partition| partition.high_watermark.0)
     }
 
+    /// The replicas in sync, as the leader knows.
+    pub(crate) fn in_sync(&self, leader: i32, group: GroupId) -> Vec<i32> {
+        let nodes = self[leader].shard.partitions[&group].in_sync.nodes();
+        let mut nodes: Vec<i32> = nodes.iter().map(|node| node.0).collect();
+        nodes.sort_unstable();
+        nodes
+    }
+
     /// Makes a topic on all nodes; its partitions lead when this returns.
     pub(crate) fn topic(&mut self, name: &str, partitions: i32, configs: &[(&str, &str)]) -> GroupId {
         let controller = self.leader(GroupId::METADATA);

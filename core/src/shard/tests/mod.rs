@@ -1,5 +1,6 @@
 //! A whole shard on a simulated disk, driven from outside: requests in, replies out, time and crashes as the test says.
 
+mod acks;
 mod cluster;
 mod cluster_rig;
 mod controller;

@@ -134,7 +134,8 @@ fn encode_cold_request(request: &Request, version: i16) -> BytesMut {
         ListOffsets OffsetCommit OffsetFetch FindCoordinator JoinGroup Heartbeat LeaveGroup SyncGroup DescribeGroups
         ListGroups CreateTopics DeleteTopics DeleteRecords InitProducerId OffsetForLeaderEpoch DescribeConfigs
         AlterConfigs DescribeLogDirs CreatePartitions DeleteGroups IncrementalAlterConfigs OffsetDelete
-        DescribeCluster DescribeTopicPartitions)
+        DescribeCluster DescribeTopicPartitions ElectLeaders AlterPartitionReassignments ListPartitionReassignments
+        DescribeQuorum UnregisterBroker AddRaftVoter RemoveRaftVoter)
 }
 
 #[test]

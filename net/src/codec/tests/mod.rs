@@ -4,6 +4,7 @@
 mod cold;
 mod frames;
 mod golden;
+mod golden_cluster;
 mod hostile;
 mod oracle_fetch;
 mod oracle_metadata;

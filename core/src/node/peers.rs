@@ -1,0 +1,324 @@
+//! The edge between a shard and the other nodes: [`PeerOut`]s become frames on links, frames become [`Message::Peer`].
+//!
+//! One [`PeerNetwork`] a node, one [`Peers`] a shard: a link to each other node, and the incoming links that the
+//! acceptor gave to this shard. A frame names the shard that it is for; the shard that received it decodes it and passes
+//! it on by mailbox. Whether a node is up is told to each shard by its own link to it.
+//!
+//! Reading order: `wire.rs` (what a frame says), `members.rs` (whom to talk to), this file.
+//!
+//! Invariants: sending never waits: what finds no room on a link is dropped and counted, and Raft sends it again; what
+//! finds no room in a mailbox stays on its connection, in order; a body that cannot be understood harms nobody.
+
+mod members;
+mod wire;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+
+use chronik_net::acceptor::Accepted;
+use chronik_net::peer::{
+    ClusterId, Frame, FrameSink, Identity, IncomingLinks, Link, LinkEvent, NotSentReason, PeerConfig,
+    PeerInfo, Registry, link,
+};
+use chronik_net::peer::{DownReason, listener::IncomingStats};
+use chronik_net::rt::mailbox::Receiver;
+use chronik_wal::types::{NodeId, ShardId};
+
+use super::Notice;
+use crate::metadata::command::Endpoint;
+use crate::metadata::snapshot::Snapshot;
+use crate::shard::message::{Message, PeerOut};
+use crate::shard::router::Router;
+
+/// What the shards of a node share of its links.
+#[derive(Debug)]
+pub struct PeerNetwork {
+    node: NodeId,
+    registry: Arc<Registry>,
+    config: PeerConfig,
+    /// The raft addresses of the file's peers, this node's own among them.
+    configured: BTreeMap<NodeId, Endpoint>,
+    /// A frame that could not be understood has been logged.
+    malformed_said: AtomicBool,
+}
+
+impl PeerNetwork {
+    /// The network of a node that is about to start.
+    #[must_use]
+    pub fn new(
+        node: NodeId,
+        ours: &Identity,
+        configured: BTreeMap<NodeId, Endpoint>,
+        snapshot: &Snapshot,
+    ) -> Arc<Self> {
+        let config = PeerConfig::default();
+        let registry = Registry::new(ours, members::members(&configured, snapshot));
+        Arc::new(Self { node, registry, config, configured, malformed_said: AtomicBool::new(false) })
+    }
+
+    /// The cluster is known, and durably so: later greetings name it.
+    pub fn set_cluster(&self, id: &str) {
+        match ClusterId::new(id) {
+            Some(id) => self.registry.set_cluster(id),
+            None => tracing::error!(id, "this cluster id cannot be told to other nodes"),
+        }
+    }
+
+    fn set_members(&self, snapshot: &Snapshot) {
+        self.registry.set_members(members::members(&self.configured, snapshot));
+    }
+}
+
+/// What was lost on the way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerStats {
+    /// Frames that were not sent: the link was down or full.
+    pub unsent_frames: u64,
+    /// Frames received that could not be understood.
+    pub malformed_frames: u64,
+}
+
+/// What this shard has been told of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// That it can be reached.
+    Up,
+    /// Nothing yet, or that it cannot be reached.
+    Down,
+    /// That its process is gone.
+    Gone,
+}
+
+struct Outgoing {
+    link: Link,
+    address: String,
+}
+
+/// The links of one shard.
+pub struct Peers {
+    shard: ShardId,
+    router: Rc<Router>,
+    network: Option<Arc<PeerNetwork>>,
+    notices: mpsc::Sender<Notice>,
+    outgoing: RefCell<BTreeMap<NodeId, Outgoing>>,
+    incoming: RefCell<Option<Rc<IncomingLinks<Sink>>>>,
+    /// The brokers that the links are of, and whether the cluster's id was known.
+    adopted: RefCell<Option<Arc<Snapshot>>>,
+    stats: Cell<PeerStats>,
+}
+
+impl Peers {
+    /// The links of the router's shard, as of the first snapshot. Without a network there are none, ever.
+    #[must_use]
+    pub fn start(
+        router: Rc<Router>,
+        network: Option<Arc<PeerNetwork>>,
+        notices: mpsc::Sender<Notice>,
+        snapshot: &Arc<Snapshot>,
+    ) -> Rc<Self> {
+        let peers = Rc::new(Self {
+            shard: router.shard(),
+            router,
+            network,
+            notices,
+            outgoing: RefCell::default(),
+            incoming: RefCell::default(),
+            adopted: RefCell::default(),
+            stats: Cell::default(),
+        });
+        if let Some(network) = &peers.network {
+            let sink = Rc::new(Sink { peers: Rc::downgrade(&peers) });
+            let incoming = IncomingLinks::new(network.registry.clone(), network.config, sink);
+            *peers.incoming.borrow_mut() = Some(incoming);
+        }
+        peers.metadata(snapshot);
+        peers
+    }
+
+    /// Takes the sockets that the acceptor gives to this shard, for ever.
+    pub async fn serve(self: Rc<Self>, sockets: Receiver<Accepted>) {
+        let incoming = self.incoming.borrow().clone();
+        if let Some(incoming) = incoming {
+            incoming.serve(sockets).await;
+        }
+    }
+
+    /// Sends what a turn of the shard wants sent. It leaves when the pump yields.
+    pub fn send(&self, messages: Vec<PeerOut>) {
+        if messages.is_empty() {
+            return;
+        }
+        let outgoing = self.outgoing.borrow();
+        let mut unsent = 0;
+        for PeerOut { node, message } in messages {
+            let link = outgoing.get(&node).map(|outgoing| &outgoing.link);
+            let Some((link, peer)) = link.and_then(|link| Some((link, link.peer()?))) else {
+                unsent += 1;
+                continue;
+            };
+            wire::encode(message, peer.shard_count, |frame| {
+                if let Err(refused) = link.try_send(frame) {
+                    unsent += 1;
+                    match refused.reason {
+                        NotSentReason::Invalid(error) => {
+                            tracing::error!(node = node.0, %error, "a message is too long for the link");
+                        }
+                        reason => tracing::trace!(node = node.0, %reason, "a frame is dropped"),
+                    }
+                }
+            });
+        }
+        self.count(|stats| stats.unsent_frames += unsent);
+    }
+
+    /// The metadata are these now: nodes may have come, gone or moved.
+    pub fn metadata(&self, snapshot: &Arc<Snapshot>) {
+        let before = self.adopted.borrow().clone();
+        let same_brokers =
+            before.as_ref().is_some_and(|before| Arc::ptr_eq(&before.brokers, &snapshot.brokers));
+        let same_cluster = before.as_ref().is_some_and(|before| before.cluster_id == snapshot.cluster_id);
+        if same_brokers && same_cluster {
+            return;
+        }
+        *self.adopted.borrow_mut() = Some(snapshot.clone());
+        if self.shard == ShardId(0)
+            && !same_cluster
+            && let Some(id) = &snapshot.cluster_id
+        {
+            // The main thread is there until this shard has ended.
+            let _ = self.notices.send(Notice::Cluster(id.clone()));
+        }
+        let Some(network) = &self.network else { return };
+        if self.shard == ShardId(0) {
+            network.set_members(snapshot);
+        }
+        self.dial(network, &members::addresses(network.node, &network.configured, snapshot));
+    }
+
+    /// Brings the links to these nodes and addresses.
+    fn dial(&self, network: &PeerNetwork, addresses: &BTreeMap<NodeId, String>) {
+        let mut outgoing = self.outgoing.borrow_mut();
+        outgoing.retain(|node, outgoing| {
+            let stays = addresses.contains_key(node);
+            if !stays {
+                outgoing.link.stop();
+            }
+            stays
+        });
+        for (node, address) in addresses {
+            match outgoing.get_mut(node) {
+                Some(outgoing) if outgoing.address == *address => {}
+                Some(outgoing) => {
+                    outgoing.link.set_address(address);
+                    outgoing.link.hurry();
+                    outgoing.address.clone_from(address);
+                }
+                None => {
+                    let link = self.start_link(network, *node, address);
+                    outgoing.insert(*node, Outgoing { link, address: address.clone() });
+                }
+            }
+        }
+    }
+
+    fn start_link(&self, network: &PeerNetwork, node: NodeId, address: &str) -> Link {
+        let (router, told) = (self.router.clone(), Cell::new(Told::Down));
+        let events = move |event| {
+            let now = match event {
+                LinkEvent::Up(_) => Told::Up,
+                LinkEvent::Down { reason: DownReason::ConnectionRefused, .. } => Told::Gone,
+                // Once it is known that the process is gone, other ways not to reach it say nothing new.
+                LinkEvent::Down { .. } if told.get() == Told::Gone => Told::Gone,
+                LinkEvent::Down { .. } => Told::Down,
+            };
+            let before = told.replace(now);
+            if before == now {
+                return;
+            }
+            let message = match now {
+                Told::Up => Message::NodeUp(node),
+                Told::Down | Told::Gone => Message::NodeDown { node, refused: now == Told::Gone },
+            };
+            router.send(router.shard(), message);
+        };
+        let registry = network.registry.clone();
+        Link::start(registry, network.config, self.shard.0, node.0, address, rand::random, events)
+    }
+
+    /// A node has been heard of: whoever waits to dial it again does so now.
+    pub fn hurry(&self, node: NodeId) {
+        if let Some(outgoing) = self.outgoing.borrow().get(&node)
+            && outgoing.link.peer().is_none()
+        {
+            outgoing.link.hurry();
+        }
+    }
+
+    /// Counters of the links that this shard dials.
+    #[must_use]
+    pub fn link_stats(&self) -> Vec<(NodeId, bool, link::LinkStats)> {
+        let outgoing = self.outgoing.borrow();
+        let each = outgoing
+            .iter()
+            .map(|(node, outgoing)| (*node, outgoing.link.peer().is_some(), outgoing.link.stats()));
+        each.collect()
+    }
+
+    /// Counters of the links that other nodes have dialled to this shard.
+    #[must_use]
+    pub fn incoming_stats(&self) -> IncomingStats {
+        self.incoming.borrow().as_ref().map_or_else(IncomingStats::default, |incoming| incoming.stats())
+    }
+
+    /// What was lost on the way.
+    #[must_use]
+    pub fn stats(&self) -> PeerStats {
+        self.stats.get()
+    }
+
+    fn count(&self, change: impl FnOnce(&mut PeerStats)) {
+        let mut stats = self.stats.get();
+        change(&mut stats);
+        self.stats.set(stats);
+    }
+
+    fn malformed(&self, from: &PeerInfo, kind: u8, error: wire::Malformed) {
+        self.count(|stats| stats.malformed_frames += 1);
+        let said = self.network.as_ref().is_none_or(|n| n.malformed_said.swap(true, Ordering::Relaxed));
+        if !said {
+            tracing::warn!(node = from.node, kind, %error, "a frame of another node is dropped; more of them are only counted");
+        }
+    }
+}
+
+/// Where frames of the incoming links go.
+struct Sink {
+    peers: std::rc::Weak<Peers>,
+}
+
+impl FrameSink for Sink {
+    fn deliver(&self, from: &PeerInfo, frame: Frame) -> Result<(), Frame> {
+        let Some(peers) = self.peers.upgrade() else { return Ok(()) };
+        let target = ShardId(frame.target_shard);
+        if !peers.router.has_room(target) {
+            return Err(frame);
+        }
+        let kind = frame.kind;
+        match wire::decode(frame) {
+            Ok(message) => {
+                peers.router.send(target, Message::Peer { from: NodeId(from.node), message });
+            }
+            Err(error) => peers.malformed(from, kind, error),
+        }
+        Ok(())
+    }
+
+    fn link_up(&self, from: &PeerInfo) {
+        let Some(peers) = self.peers.upgrade() else { return };
+        peers.hurry(NodeId(from.node));
+        peers.router.hurry_others(NodeId(from.node));
+    }
+}

@@ -1,0 +1,89 @@
+//! What a group knows of the links to its peers, beside what raft-rs does.
+
+use chronik_wal::types::PeerId;
+use raft::{ProgressState, SnapshotStatus, StateRole};
+
+use super::{Group, mix};
+
+/// A peer whose node cannot be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lost {
+    pub peer: PeerId,
+    /// This replica's place among those that are left.
+    pub rank: usize,
+    /// Its process is known to be gone, not only silent.
+    pub is_gone: bool,
+    /// It led when it was lost.
+    pub has_led: bool,
+}
+
+/// An election that this replica is to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Election {
+    pub due_ms: u64,
+    /// Tries before.
+    pub tries: u32,
+}
+
+impl Group {
+    /// Notes the loss; as the leader, so that the peer counts as active only when it is heard from again.
+    pub(crate) fn note_lost(&mut self, lost: Lost) {
+        self.lost.retain(|other| other.peer != lost.peer);
+        self.lost.push(lost);
+        if self.node.raft.state != StateRole::Leader {
+            return;
+        }
+        let progress = self.node.raft.prs().get(lost.peer.0).map(|progress| progress.state);
+        match progress {
+            Some(ProgressState::Snapshot) => {
+                self.node.report_snapshot(lost.peer.0, SnapshotStatus::Failure);
+            }
+            Some(_) => self.node.report_unreachable(lost.peer.0),
+            None => {}
+        }
+        if self.node.raft.lead_transferee == Some(lost.peer.0) {
+            self.node.raft.abort_leader_transfer();
+        }
+        self.note_inactive(lost.peer);
+        self.settle();
+    }
+
+    /// The quorum check that comes within an election timeout does not count this peer.
+    pub(crate) fn note_inactive(&mut self, peer: PeerId) {
+        if self.node.raft.state == StateRole::Leader
+            && let Some(progress) = self.node.raft.mut_prs().get_mut(peer.0)
+        {
+            progress.recent_active = false;
+        }
+    }
+
+    /// Forgets the leader, if it is this one: votes are granted from now on, and nobody is told that it leads.
+    pub(crate) fn let_go(&mut self, leader: PeerId) {
+        let raft = &mut self.node.raft;
+        if raft.state == StateRole::Follower && raft.leader_id == leader.0 {
+            raft.leader_id = raft::INVALID_ID;
+            self.settle();
+        }
+    }
+
+    /// Stands for election, with a pre-vote first, whether or not the try before is still without an answer. A real vote under
+    /// way is left alone. Returns whether it began.
+    pub(crate) fn stand(&mut self) -> bool {
+        let may = self.may_elect() && self.node.raft.promotable() && !self.is_sole_voter();
+        if !may || !matches!(self.node.raft.state, StateRole::Follower | StateRole::PreCandidate) {
+            return false;
+        }
+        self.flush_proposals();
+        // The timer counts from here: this was its doing ahead of time.
+        self.node.raft.election_elapsed = 0;
+        self.node.campaign().expect("MsgHup never fails");
+        self.settle();
+        true
+    }
+
+    /// A seeded number below `bound`, another one at each draw.
+    pub(crate) fn noise(&mut self, bound: u64) -> u64 {
+        self.noise_draws += 1;
+        mix(self.seed ^ mix(self.id.0) ^ mix(self.peer.0 << 32) ^ mix(!self.noise_draws)) % bound
+    }
+}
