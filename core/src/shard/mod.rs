@@ -14,7 +14,10 @@
 
 pub mod acks;
 pub mod controller;
+pub mod dissemination;
 pub mod fetch;
+pub mod formation;
+pub mod forward;
 pub mod groups;
 pub mod hold;
 pub mod housekeeping;
@@ -26,6 +29,7 @@ pub mod peers;
 pub mod produce;
 pub mod pump;
 pub mod recycle;
+pub mod registration;
 pub mod report;
 pub mod router;
 pub mod topics;
@@ -203,6 +207,9 @@ pub(crate) enum Timer {
     Fetch(u64),
     Delete(u64),
     Plan(u64),
+    Forward(u64),
+    /// Shard 0 looks after its part in the cluster.
+    Tend,
     Coordinator(GroupId),
     /// Time to look at who is in sync.
     InSync,
@@ -301,7 +308,7 @@ impl Shard {
             Request::Sizes => self.sizes(call),
             Request::Group { partition, request } => self.group_request(call, partition, *request),
             Request::GroupAll(request) => self.group_request_all(call, &request),
-            Request::Admin { request, timeout_ms } => self.admin_request(call, &request, timeout_ms),
+            Request::Admin { request, timeout_ms } => self.admin_request(call, *request, timeout_ms),
             Request::ProducerId => self.producer_id(call),
         }
     }
