@@ -51,6 +51,14 @@ impl Driver {
         result
     }
 
+    /// Whether [`Driver::propose`] would take a proposal of so many bytes now, and in which term.
+    ///
+    /// # Errors
+    /// As [`Driver::propose`].
+    pub fn may_propose(&self, group: GroupId, bytes: usize) -> Result<Term, ProposeError> {
+        self.group(group).ok_or(ProposeError::UnknownGroup(group))?.check_proposable(bytes)
+    }
+
     /// Appends a configuration change. One at a time: the next is taken once this one is applied and durable here.
     ///
     /// A change of more than one member goes through a joint configuration, which raft leaves by itself.
