@@ -319,33 +319,6 @@ impl Shard {
         Ok(())
     }
 
-    /// Makes the metadata group of several founders, whose first state holds this image of the metadata; at a later start,
-    /// only says who they are.
-    ///
-    /// # Errors
-    /// When the configuration makes no sense.
-    pub fn found_registered(
-        &mut self,
-        peer: PeerId,
-        members: &[Replica],
-        image: &Bytes,
-    ) -> Result<(), OpenError> {
-        let group = GroupId::METADATA;
-        if let Some(partition) = self.partitions.get_mut(&group) {
-            partition.members = members.to_vec();
-        }
-        if self.driver.contains(group) {
-            return Ok(());
-        }
-        let voters = members.iter().map(|member| member.peer).collect();
-        let new = chronik_raft::driver::NewGroup { group, peer, voters, snapshot_data: image.clone() };
-        self.driver
-            .create_group(new, &mut self.wal)
-            .map_err(|error| OpenError::Group { group, why: error.to_string() })?;
-        self.metadata_installed(RaftIndex(0), image);
-        Ok(())
-    }
-
     fn load_partitions(
         &mut self,
         disk: &dyn Disk,
