@@ -28,6 +28,7 @@ pub mod open;
 pub mod peers;
 pub mod produce;
 pub mod pump;
+mod quorum;
 pub mod recycle;
 pub mod registration;
 pub mod report;
