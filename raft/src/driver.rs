@@ -32,6 +32,7 @@ mod load;
 mod output;
 mod propose;
 mod ready;
+mod rest;
 mod step;
 mod tick;
 
@@ -58,6 +59,8 @@ pub struct DriverConfig {
     pub tick_ms: u64,
     /// Ticks without a leader's word after which a follower stands for election; the timeout is drawn from [this, twice this).
     pub election_ticks: usize,
+    /// Ticks in which a leader finds nothing to do before it offers its followers to rest.
+    pub rest_ticks: usize,
     /// Ticks between two heartbeats of a leader.
     pub heartbeat_ticks: usize,
     /// Payload bytes of one append message, but for a single larger entry.
@@ -78,6 +81,7 @@ impl Default for DriverConfig {
             seed: 0,
             tick_ms: 30,
             election_ticks: 10,
+            rest_ticks: 6,
             heartbeat_ticks: 2,
             size_per_message_bytes_max: 1 << 20,
             inflight_messages_max: 64,
@@ -113,6 +117,10 @@ pub struct Driver {
     dirty: VecDeque<usize>,
     /// Groups that tick.
     awake: BTreeSet<usize>,
+    /// Of these, the ones that did not when the clock was last looked at: time that passed before is not theirs.
+    fresh: BTreeSet<usize>,
+    /// Groups whose quorum has answered as was asked.
+    contacts: Vec<GroupId>,
     /// Turns that groups wait for, oldest first.
     awaited: VecDeque<(TurnNumber, GroupId)>,
     /// Messages whose turn is durable.
@@ -140,6 +148,8 @@ impl Driver {
             by_id: HashMap::new(),
             dirty: VecDeque::new(),
             awake: BTreeSet::new(),
+            fresh: BTreeSet::new(),
+            contacts: Vec::new(),
             awaited: VecDeque::new(),
             unheld: Vec::new(),
             evictable: VecDeque::new(),
@@ -272,7 +282,7 @@ impl Driver {
     /// Whether [`Driver::run_ready`] has anything to do.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        !self.dirty.is_empty() || !self.unheld.is_empty()
+        !self.dirty.is_empty() || !self.unheld.is_empty() || !self.contacts.is_empty()
     }
 
     fn group(&self, group: GroupId) -> Option<&Group> {
@@ -296,12 +306,13 @@ impl Driver {
         }
     }
 
-    /// Lets the group tick, or rest for good when it has no other member.
+    /// Lets the group tick, unless it rests; one without another member does so for good.
     fn update_awake(&mut self, slot: usize) {
-        if self.at(slot).is_only_member() {
+        let group = self.at(slot);
+        if group.is_only_member() || group.is_resting() {
             self.awake.remove(&slot);
-        } else {
-            self.awake.insert(slot);
+        } else if self.awake.insert(slot) {
+            self.fresh.insert(slot);
         }
     }
 }
@@ -310,5 +321,7 @@ impl Driver {
 mod election_tests;
 #[cfg(test)]
 mod promise_tests;
+#[cfg(test)]
+mod rest_tests;
 #[cfg(test)]
 mod tests;

@@ -96,6 +96,7 @@ fn readiness(state: &State, answers: Option<&Answers>) -> Verdict {
     }
     let Some(answers) = answers else { return verdict };
     reasons.extend(silent(answers));
+    reasons.extend(answers.reports.iter().filter_map(|report| report.obstacle.clone()));
     verdict.degraded = damaged(&snapshot, answers);
     let count = verdict.degraded.len();
     if count > 0 {

@@ -92,6 +92,7 @@ fn empty(shard: u16) -> ShardReport {
     ShardReport {
         shard: ShardId(shard),
         totals: Totals::default(),
+        obstacle: None,
         damaged: Vec::new(),
         partitions: Vec::new(),
         groups: Vec::new(),

@@ -59,6 +59,9 @@ pub async fn answer(
         Request::DescribeConfigs(request) => {
             Response::DescribeConfigs(configs::describe_configs(&snapshot, &request))
         }
+        Request::ListPartitionReassignments(request) => {
+            Response::ListPartitionReassignments(cluster::list_reassignments(&snapshot, &request))
+        }
         request => change(&broker, version, request).await?,
     })
 }
@@ -94,7 +97,8 @@ async fn change(broker: &Rc<Broker>, version: i16, request: Request) -> Option<R
         AdminReply::CreatePartitions(response) => Response::CreatePartitions(response),
         AdminReply::AlterConfigs(response) => Response::AlterConfigs(response),
         AdminReply::IncrementalAlterConfigs(response) => Response::IncrementalAlterConfigs(response),
-        AdminReply::AutoCreate(_) | AdminReply::NotController => {
+        AdminReply::Refused(code, _) => refused(&original, code)?,
+        AdminReply::AutoCreate(_) | AdminReply::Done | AdminReply::NotController => {
             refused(&original, ResponseError::NotController)?
         }
     })

@@ -1,12 +1,29 @@
-//! DescribeCluster 0 to 2.
+//! DescribeCluster 0 to 2 and ListPartitionReassignments 0, from the snapshot; DescribeQuorum 0 to 2, from what the
+//! metadata leader knows of its group.
 
+use chronik_wal::types::{NodeId, RaftIndex, Term};
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::describe_cluster_response::DescribeClusterBroker;
-use kafka_protocol::messages::{BrokerId, DescribeClusterRequest, DescribeClusterResponse};
+use kafka_protocol::messages::describe_quorum_response::{
+    Listener, Node, PartitionData, ReplicaState, TopicData,
+};
+use kafka_protocol::messages::list_partition_reassignments_response::{
+    OngoingPartitionReassignment, OngoingTopicReassignment,
+};
+use kafka_protocol::messages::{
+    BrokerId, DescribeClusterRequest, DescribeClusterResponse, DescribeQuorumRequest, DescribeQuorumResponse,
+    ListPartitionReassignmentsRequest, ListPartitionReassignmentsResponse, TopicName,
+};
 use kafka_protocol::protocol::StrBytes;
+use uuid::Uuid;
 
-use super::{CLUSTER_OPERATIONS, OPERATIONS_NOT_ASKED};
-use crate::metadata::snapshot::Snapshot;
+use super::{CLUSTER_OPERATIONS, NONE, OPERATIONS_NOT_ASKED};
+use crate::metadata::command::Replica;
+use crate::metadata::names::CLUSTER_METADATA;
+use crate::metadata::snapshot::{Snapshot, TopicView};
+
+/// What DescribeQuorum calls the address by which nodes reach each other.
+const RAFT_LISTENER: &str = "RAFT";
 
 /// The endpoints that clients of brokers use (KIP-919); 2 would be those of controllers.
 const ENDPOINTS_OF_BROKERS: i8 = 1;
@@ -54,4 +71,160 @@ pub fn describe_cluster(
         } else {
             OPERATIONS_NOT_ASKED
         })
+}
+
+/// Answers ListPartitionReassignments: the partitions whose replicas are to be others, among those that are named.
+#[must_use]
+pub fn list_reassignments(
+    snapshot: &Snapshot,
+    request: &ListPartitionReassignmentsRequest,
+) -> ListPartitionReassignmentsResponse {
+    let topics: Vec<OngoingTopicReassignment> = match &request.topics {
+        None => snapshot.topics.values().filter_map(|view| ongoing(view, |_| true)).collect(),
+        Some(named) => named
+            .iter()
+            .filter_map(|topic| {
+                let view = snapshot.topic(topic.name.as_str())?;
+                ongoing(view, |index| topic.partition_indexes.contains(&index))
+            })
+            .collect(),
+    };
+    ListPartitionReassignmentsResponse::default().with_error_message(None).with_topics(topics)
+}
+
+fn ongoing(view: &TopicView, wanted: impl Fn(i32) -> bool) -> Option<OngoingTopicReassignment> {
+    let ids = |replicas: &[Replica]| replicas.iter().map(|replica| BrokerId(replica.node.0)).collect();
+    let moving = view.partitions.iter().zip(0..).filter(|(partition, _)| partition.is_reassigning());
+    let rows: Vec<_> = moving
+        .filter(|(_, index)| wanted(*index))
+        .map(|(partition, index)| {
+            OngoingPartitionReassignment::default()
+                .with_partition_index(index)
+                .with_replicas(partition.nodes().map(|node| BrokerId(node.0)).collect())
+                .with_adding_replicas(ids(&partition.adding))
+                .with_removing_replicas(ids(&partition.removing))
+        })
+        .collect();
+    if rows.is_empty() {
+        return None;
+    }
+    let name = TopicName(StrBytes::from_string(view.name.to_string()));
+    Some(OngoingTopicReassignment::default().with_name(name).with_partitions(rows))
+}
+
+/// What the leader of the metadata group knows of its members.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QuorumView {
+    /// The leader.
+    pub leader: NodeId,
+    /// Its term.
+    pub term: Term,
+    /// The last entry that is committed.
+    pub commit: RaftIndex,
+    /// Wall clock.
+    pub now_ms: i64,
+    /// The members.
+    pub members: Vec<QuorumMember>,
+}
+
+/// One member of the metadata group.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QuorumMember {
+    /// Its node.
+    pub node: NodeId,
+    /// Its data directory.
+    pub directory: Uuid,
+    /// It votes; else it is being filled.
+    pub is_voter: bool,
+    /// The last entry that it is known to have.
+    pub matched: RaftIndex,
+    /// It has been heard from of late.
+    pub is_heard: bool,
+}
+
+/// Answers DescribeQuorum. Entries stand for offsets: the log of the metadata group is counted by its Raft index. `view` is
+/// none where this node does not lead the group.
+#[must_use]
+pub fn describe_quorum(
+    view: Option<&QuorumView>,
+    snapshot: &Snapshot,
+    request: &DescribeQuorumRequest,
+    version: i16,
+) -> DescribeQuorumResponse {
+    let asked: Vec<(&str, i32)> = request
+        .topics
+        .iter()
+        .flat_map(|topic| {
+            topic.partitions.iter().map(move |row| (topic.topic_name.as_str(), row.partition_index))
+        })
+        .collect();
+    if asked != [(CLUSTER_METADATA, 0)] {
+        let refuse = |row: &(&str, i32)| {
+            quorum_topic(row.0, refused_quorum(row.1, ResponseError::UnknownTopicOrPartition))
+        };
+        return quorum_response(version).with_topics(asked.iter().map(refuse).collect());
+    }
+    let Some(view) = view else {
+        let row = refused_quorum(0, ResponseError::NotLeaderOrFollower);
+        return quorum_response(version).with_topics(vec![quorum_topic(CLUSTER_METADATA, row)]);
+    };
+    let state = |member: &QuorumMember| {
+        let state = ReplicaState::default()
+            .with_replica_id(BrokerId(member.node.0))
+            .with_log_end_offset(member.matched.0 as i64 + 1);
+        let time = if member.is_heard { view.now_ms } else { -1 };
+        let is_level = member.is_heard && member.matched >= view.commit;
+        let state = match version {
+            0 => state,
+            _ => state.with_last_fetch_timestamp(time).with_last_caught_up_timestamp(if is_level {
+                time
+            } else {
+                -1
+            }),
+        };
+        if version >= 2 { state.with_replica_directory_id(member.directory) } else { state }
+    };
+    let some = |is_voter: bool| {
+        view.members.iter().filter(move |member| member.is_voter == is_voter).map(state).collect()
+    };
+    let row = PartitionData::default()
+        .with_leader_id(BrokerId(view.leader.0))
+        .with_leader_epoch(view.term.leader_epoch().0)
+        .with_high_watermark(view.commit.0 as i64 + 1)
+        .with_current_voters(some(true))
+        .with_observers(some(false));
+    let row = if version >= 2 { row.with_error_message(None) } else { row };
+    let response = quorum_response(version).with_topics(vec![quorum_topic(CLUSTER_METADATA, row)]);
+    if version >= 2 { response.with_nodes(quorum_nodes(view, snapshot)) } else { response }
+}
+
+fn quorum_nodes(view: &QuorumView, snapshot: &Snapshot) -> Vec<Node> {
+    let node = |member: &QuorumMember| {
+        let raft = snapshot.brokers.get(&member.node)?.raft.as_ref()?;
+        let listener = Listener::default()
+            .with_name(StrBytes::from_static_str(RAFT_LISTENER))
+            .with_host(StrBytes::from_string(raft.host.clone()))
+            .with_port(raft.port);
+        Some(Node::default().with_node_id(BrokerId(member.node.0)).with_listeners(vec![listener]))
+    };
+    view.members.iter().filter_map(node).collect()
+}
+
+fn quorum_response(version: i16) -> DescribeQuorumResponse {
+    let response = DescribeQuorumResponse::default().with_error_code(NONE);
+    if version >= 2 { response.with_error_message(None) } else { response }
+}
+
+fn quorum_topic(name: &str, row: PartitionData) -> TopicData {
+    let name = TopicName(StrBytes::from_string(name.to_owned()));
+    TopicData::default().with_topic_name(name).with_partitions(vec![row])
+}
+
+fn refused_quorum(index: i32, error: ResponseError) -> PartitionData {
+    PartitionData::default()
+        .with_partition_index(index)
+        .with_error_code(error.code())
+        .with_leader_id(BrokerId(-1))
+        .with_leader_epoch(-1)
+        .with_high_watermark(-1)
 }

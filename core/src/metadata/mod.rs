@@ -10,10 +10,14 @@
 //! ids are never used twice; a topic made again has another id; a leader in the snapshot is replaced only by one of a
 //! newer term and never erased.
 
+pub mod admin;
+pub mod bootstrap;
 pub mod chunk_map;
 pub mod command;
 pub mod controller;
+pub mod forward;
 pub mod image;
+pub mod membership;
 pub mod names;
 pub mod placement;
 pub mod producer_ids;

@@ -310,6 +310,12 @@ impl SnapshotBuilder {
         current
     }
 
+    /// Whether there is such a partition.
+    #[must_use]
+    pub fn has_partition(&self, topic: &Uuid, number: i32) -> bool {
+        self.view(topic, number).is_some()
+    }
+
     /// The metadata group has this leader.
     pub fn controller_changed(&mut self, node: NodeId) {
         self.dirty |= self.working.controller != Some(node);

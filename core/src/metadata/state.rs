@@ -17,8 +17,10 @@ use super::names::{collision_key, is_internal};
 use crate::config::layers::ConfigMap;
 
 mod apply;
+mod difference;
 mod placement;
 
+pub use difference::changes_between;
 pub use placement::MetadataReplicas;
 
 /// Answered requests remembered: a retry comes within seconds, and no node sends this many in that time.
@@ -154,6 +156,14 @@ pub(super) struct AnsweredRequests {
 }
 
 impl MetadataState {
+    /// What a node knows when group 0 has just come to be there: who its members are.
+    #[must_use]
+    pub fn of_members(replicas: MetadataReplicas) -> Self {
+        let mut state = Self { metadata_replicas: Arc::new(replicas), ..Self::default() };
+        state.last_peer = state.highest_peer();
+        state
+    }
+
     /// The cluster's id, once it has been minted.
     #[must_use]
     pub fn cluster_id(&self) -> Option<&Arc<str>> {

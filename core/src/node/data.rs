@@ -14,13 +14,12 @@ use chronik_wal::partition::{FileCache, sweep};
 use chronik_wal::recovery::Recovered;
 use chronik_wal::reshard::reshard;
 use chronik_wal::shard_wal::{WalConfig, shard_directory};
-use chronik_wal::types::{NodeId, PeerId, ShardId};
+use chronik_wal::types::{NodeId, ShardId};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::start::StartError;
 use crate::config::server::Peer;
-use crate::metadata::command::Replica;
 use crate::metadata::snapshot::{Snapshot, SnapshotBuilder};
 use crate::metadata::state::Broker;
 use crate::metrics::ShardMetrics;
@@ -67,20 +66,18 @@ pub struct ShardStart {
     pub snapshot: Arc<Snapshot>,
     /// On shard 0, the metadata.
     pub metadata: Option<MetadataPart>,
-    /// The replicas of the metadata group as the configuration has them.
-    founders: Vec<Replica>,
+    /// The nodes that are to form a cluster.
+    peers: Vec<NodeId>,
 }
 
 impl ShardStart {
-    /// Opens the shard. Shard 0 forms the metadata group if there is none.
+    /// Opens the shard. Shard 0 sets out to form a cluster, or join one, if it has no metadata yet.
     ///
     /// # Errors
     /// When the disk fails or a group's state does not hold together.
     pub fn open(self, disk: &dyn Disk) -> Result<Shard, OpenError> {
         let mut shard = Shard::open(disk, &self.seed, self.recovered, self.snapshot, self.metadata)?;
-        if self.seed.shard == ShardId(0) {
-            shard.found_metadata_group(&self.founders)?;
-        }
+        shard.begin_cluster(&self.peers)?;
         Ok(shard)
     }
 }
@@ -111,6 +108,16 @@ pub fn open_shards(
     {
         return Err(StartError::Cluster(format!("{named} and {id}")));
     }
+    if log.is_missing()
+        && let Some(id) = &identity.cluster_id
+    {
+        // It may have voted: as the same replica, without its log, it must not do so again (SAFETY.md, rule 8).
+        return Err(OpenError::Metadata(format!(
+            "it is missing, though meta.properties names the cluster {id}: restore the data directory, or empty it \
+             wholly, so that the other nodes fill it anew"
+        ))
+        .into());
+    }
     let mut builder = SnapshotBuilder::new(setup.node, identity.shards, setup.configs.clone());
     builder.reset(&log.state);
     let snapshot = Arc::new(builder.current().clone());
@@ -118,24 +125,14 @@ pub fn open_shards(
     let random = SmallRng::seed_from_u64(seeds[0].seed);
     let host = ControllerHost::new(log.state.clone(), log.applied, builder, own, random);
     let mut metadata = Some(MetadataPart { log, host });
-    let founders = founders(setup);
     let starts = seeds.into_iter().zip(recovered).map(|(seed, recovered)| ShardStart {
         seed,
         recovered,
         snapshot: snapshot.clone(),
         metadata: metadata.take(),
-        founders: founders.clone(),
+        peers: setup.peers.keys().copied().collect(),
     });
     Ok(starts.collect())
-}
-
-/// The replicas of the metadata group: the configured nodes in order, or this one alone.
-fn founders(setup: &DataSetup) -> Vec<Replica> {
-    let mut nodes: Vec<NodeId> = setup.peers.keys().copied().collect();
-    if nodes.is_empty() {
-        nodes.push(setup.node);
-    }
-    (1..).map(PeerId).zip(nodes).map(|(peer, node)| Replica { node, peer }).collect()
 }
 
 fn seeds(setup: &DataSetup, identity: &Identity) -> Vec<ShardSeed> {

@@ -14,7 +14,10 @@
 
 pub mod acks;
 pub mod controller;
+pub mod dissemination;
 pub mod fetch;
+pub mod formation;
+pub mod forward;
 pub mod groups;
 pub mod housekeeping;
 pub mod in_sync;
@@ -25,6 +28,7 @@ pub mod peers;
 pub mod produce;
 pub mod pump;
 pub mod recycle;
+pub mod registration;
 pub mod report;
 pub mod router;
 pub mod topics;
@@ -202,6 +206,9 @@ pub(crate) enum Timer {
     Fetch(u64),
     Delete(u64),
     Plan(u64),
+    Forward(u64),
+    /// Shard 0 looks after its part in the cluster.
+    Tend,
     Coordinator(GroupId),
     /// Time to look at who is in sync.
     InSync,
@@ -269,6 +276,8 @@ impl Shard {
     /// Takes in one event. What it leads to is in [`Shard::take_outputs`] after the next [`Shard::turn`].
     pub fn handle(&mut self, event: Event, now: Now) {
         self.now = now;
+        // Before anything is served: a leader that has slept steps down first (SAFETY.md, rule 22).
+        self.driver.tick(now.mono_ms);
         match event {
             Event::Request { call, request } => self.request(call, request),
             Event::TurnDurable(turn) => {
@@ -298,7 +307,7 @@ impl Shard {
             Request::Sizes => self.sizes(call),
             Request::Group { partition, request } => self.group_request(call, partition, *request),
             Request::GroupAll(request) => self.group_request_all(call, &request),
-            Request::Admin { request, timeout_ms } => self.admin_request(call, &request, timeout_ms),
+            Request::Admin { request, timeout_ms } => self.admin_request(call, *request, timeout_ms),
             Request::ProducerId => self.producer_id(call),
         }
     }
@@ -346,6 +355,18 @@ impl Shard {
     #[must_use]
     pub fn tail_bytes(&self) -> usize {
         self.driver.tail_bytes()
+    }
+
+    /// Its Raft groups, for who watches (the simulator).
+    #[must_use]
+    pub fn driver(&self) -> &Driver {
+        &self.driver
+    }
+
+    /// Its replicas, for who watches (the simulator).
+    #[must_use]
+    pub fn partitions(&self) -> &BTreeMap<GroupId, Partition> {
+        &self.partitions
     }
 
     /// A number that this shard has not used before.

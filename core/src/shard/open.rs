@@ -13,7 +13,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use chronik_raft::driver::{Driver, DriverConfig, GroupInit};
 use chronik_wal::batch::BatchInfo;
 use chronik_wal::disk::Disk;
@@ -25,13 +24,12 @@ use chronik_wal::partition::{
 };
 use chronik_wal::recovery::{EntryReader, Recovered, RecoveredGroup, recover};
 use chronik_wal::shard_wal::{ShardWal, WalConfig, WalError};
-use chronik_wal::types::{GroupId, NodeId, PeerId, RaftIndex, ShardId};
+use chronik_wal::types::{GroupId, NodeId, RaftIndex, ShardId};
 
 use super::controller::{ControllerHost, apply_batch};
 use super::topics::metadata_identity;
 use super::{Shard, ShardLimits, Timer, groups, topics};
 use crate::config::topic::TopicConfig;
-use crate::metadata::command::Replica;
 use crate::metadata::image;
 use crate::metadata::names::{CLUSTER_METADATA, CONSUMER_OFFSETS};
 use crate::metadata::snapshot::Snapshot;
@@ -129,6 +127,12 @@ struct OpenedGroup {
 }
 
 impl MetadataLog {
+    /// Whether the WAL knows no metadata group at all.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        self.opened.is_none()
+    }
+
     /// Reads the metadata log. An empty directory gives an empty state.
     ///
     /// # Errors
@@ -308,38 +312,9 @@ impl Shard {
             return Ok(());
         };
         let partition = Partition::recovered(name, group, config, opened.files, &opened.state, &self.config);
-        self.add_recovered(partition, opened.state, opened.entries)
-    }
-
-    /// Makes the metadata group with these replicas if there is none.
-    ///
-    /// # Errors
-    /// When this node is not among them.
-    pub fn found_metadata_group(&mut self, founders: &[Replica]) -> Result<(), OpenError> {
-        if let Some(partition) = self.partitions.get_mut(&GroupId::METADATA) {
-            partition.members = founders.to_vec();
-        }
-        let own = founders.iter().find(|founder| founder.node == self.node);
-        let Some(peer) = own.map(|own| own.peer) else {
-            let why = "this node is not among those who form it".to_owned();
-            return Err(OpenError::Group { group: GroupId::METADATA, why });
-        };
-        self.form_metadata_group(peer, founders.iter().map(|founder| founder.peer).collect())
-    }
-
-    /// Makes the metadata group where this node is the first of its cluster. `voters` is its first configuration.
-    ///
-    /// # Errors
-    /// When the configuration makes no sense.
-    pub fn form_metadata_group(&mut self, peer: PeerId, voters: Vec<PeerId>) -> Result<(), OpenError> {
-        let group = GroupId::METADATA;
-        if self.driver.contains(group) {
-            return Ok(());
-        }
-        let new = chronik_raft::driver::NewGroup { group, peer, voters, snapshot_data: Bytes::new() };
-        self.driver
-            .create_group(new, &mut self.wal)
-            .map_err(|error| OpenError::Group { group, why: error.to_string() })
+        self.add_recovered(partition, opened.state, opened.entries)?;
+        self.name_metadata_members();
+        Ok(())
     }
 
     fn load_partitions(

@@ -35,8 +35,8 @@ impl Shard {
                 }
             }
             PeerMessage::Leaders(events) => self.leaders_told(from, events),
-            PeerMessage::Ask { id, body } => self.asked(from, id, body),
-            PeerMessage::Answer { id, body } => self.answered(from, id, body),
+            PeerMessage::Ask { id, body } => self.asked(from, id, &body),
+            PeerMessage::Answer { id, body } => self.answered(from, id, &body),
         }
     }
 

@@ -58,6 +58,8 @@ pub struct ShardReport {
     pub shard: ShardId,
     /// The figures of the whole shard.
     pub totals: Totals,
+    /// On shard 0, why this node has no part in a cluster, or none any more.
+    pub obstacle: Option<String>,
     /// Partitions whose log has lost something, with the reason.
     pub damaged: Vec<(GroupId, String)>,
     /// The page of partitions that was asked for.
@@ -147,6 +149,7 @@ impl Shard {
         ShardReport {
             shard: self.id,
             totals: self.totals(),
+            obstacle: self.controller.as_ref().and_then(|host| host.obstacle.clone()),
             damaged: self.damaged.iter().map(|(group, damaged)| (*group, damaged.reason.clone())).collect(),
             partitions,
             groups: scope.groups.as_ref().map_or_else(Vec::new, |page| self.coordinators.reports(page)),

@@ -56,6 +56,7 @@ impl Shard {
         }
         self.proceed_stop();
         self.tell_leaders();
+        self.tell_news();
         self.wal.idle_tick(now.mono_ms);
         while let Some(job) = self.wal.next_job(now.mono_ms) {
             self.start_job(JobOwner::Wal, Job::Wal(job));
@@ -94,6 +95,8 @@ impl Shard {
                 Timer::Fetch(fetch) => self.fetch_due(fetch),
                 Timer::Delete(request) => self.finish_delete(request, true),
                 Timer::Plan(plan) => self.plan_timed_out(plan),
+                Timer::Forward(sequence) => self.forward_timed_out(sequence),
+                Timer::Tend => self.tend(),
                 Timer::Coordinator(group) => self.coordinator_due(group),
                 Timer::InSync => self.in_sync_due(),
                 Timer::Housekeeping => self.keep_house(),

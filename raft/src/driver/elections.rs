@@ -14,6 +14,7 @@
 //! A candidate whose log is behind brings the election of whoever sees that forward; one that is up to date puts it off.
 
 use chronik_wal::types::{GroupId, PeerId};
+use raft::StateRole;
 use raft::eraftpb::{Message, MessageType};
 
 use super::Driver;
@@ -67,7 +68,11 @@ impl Driver {
         let was_let_go = group.lost.iter().any(|lost| lost.peer == peer && lost.has_led);
         let lost = Lost { peer, rank, is_gone: refused, has_led: led || was_let_go };
         group.note_lost(lost);
+        let leads = group.node.raft.state == StateRole::Leader;
         self.mark_dirty(slot);
+        if leads || lost.has_led {
+            self.wake(slot);
+        }
         if lost.has_led {
             self.leader_lost(slot, lost);
         }
@@ -77,7 +82,12 @@ impl Driver {
     pub fn peer_found(&mut self, group: GroupId, peer: PeerId) {
         let Some(slot) = self.slot_of(group) else { return };
         // An election that is due stays so: what came back may be a new process, which leads nothing.
-        self.at(slot).lost.retain(|lost| lost.peer != peer);
+        let group = self.at(slot);
+        group.lost.retain(|lost| lost.peer != peer);
+        // It may be a new process, which knows no leader, or lack something: as the leader, tell it.
+        if group.node.raft.state == StateRole::Leader {
+            self.wake(slot);
+        }
     }
 
     fn leader_lost(&mut self, slot: usize, lost: Lost) {

@@ -42,6 +42,7 @@ impl Driver {
         match result {
             Ok(_) => {
                 self.counters.proposals += 1;
+                self.wake(slot);
                 self.mark_dirty(slot);
             }
             Err(ProposeError::Full) => self.counters.proposals_full += 1,
@@ -73,6 +74,7 @@ impl Driver {
         let data = change.write_to_bytes().expect("a change without required fields is written");
         let result = group.propose(EntryKind::ConfChangeV2, Bytes::from(data));
         group.flush_proposals();
+        self.wake(slot);
         self.mark_dirty(slot);
         result
     }
@@ -85,6 +87,8 @@ impl Driver {
         if group.check_proposable(0).is_err() || to == group.peer {
             return false;
         }
+        self.wake(slot);
+        let group = self.at(slot);
         group.flush_proposals();
         group.node.transfer_leader(to.0);
         group.settle();
@@ -97,6 +101,7 @@ impl Driver {
     /// known to be down. Returns whether an election began.
     pub fn campaign(&mut self, group: GroupId) -> bool {
         let Some(slot) = self.slot_of(group) else { return false };
+        self.wake(slot);
         let has_begun = self.at(slot).campaign();
         self.mark_dirty(slot);
         has_begun

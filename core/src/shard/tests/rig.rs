@@ -419,7 +419,7 @@ fn open(disk: &dyn Disk, setup: &Setup, now: Now, starts: u64) -> Shard {
     let part = MetadataPart { log, host };
     let mut shard = Shard::open(disk, &seed, recovered, snapshot, Some(part)).expect("the shard starts");
     if setup.cluster.is_empty() {
-        shard.form_metadata_group(PeerId(1), vec![PeerId(1)]).expect("the metadata group is made");
+        shard.begin_cluster(&[]).expect("the metadata group is made");
         return shard;
     }
     let members = members(setup);

@@ -1,0 +1,235 @@
+//! How a node without metadata becomes part of a cluster: forms one with the others of its list, or joins one that is there
+//! (SAFETY.md, rules 8 and 18).
+//!
+//! ```text
+//! ask every node of the list how it stands, again and again ─▶ decide:
+//!   one is a member and counts me, by this directory, among the founders  ─▶ Form  (voter under the id it names)
+//!   one is a member and has me as a joiner                                ─▶ Join  (no vote until the log says so)
+//!   one is a member and does not know me                                  ─▶ Register, through it
+//!   all of the list have been heard of late, all fresh, all with this very list ─▶ Form
+//!   anything else                                                         ─▶ Wait or Obstructed, and say why
+//! ```
+//! Pure; lives on shard 0 until group 0 exists there. Nothing is kept over a restart but group 0 itself: before that is durable
+//! a node has promised nothing, and after it the node is a member.
+//!
+//! Why two different clusters cannot arise: who forms has heard all of the list say that they are fresh and have the same
+//! list, so that any two who form have named the same nodes with the same directories; a node whose disk was
+//! exchanged on the way has another directory, is not the one that they mean, and can only register.
+
+use std::collections::BTreeMap;
+
+use chronik_wal::types::{NodeId, PeerId};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::command::{MetadataReplica, uuid_text};
+use super::state::MetadataReplicas;
+
+/// How often the others are asked.
+pub const ASK_EVERY_MS: u64 = 200;
+
+/// What was heard longer ago does not count: the node may have another disk by now.
+const HEARD_LATE_MS: u64 = 3_000;
+
+/// How a node stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The node.
+    pub node: NodeId,
+    /// Its data directory.
+    #[serde(with = "uuid_text")]
+    pub directory: Uuid,
+    /// Whether it has metadata.
+    pub standing: Standing,
+}
+
+/// Whether a node has metadata.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Standing {
+    /// It has none: it has never voted.
+    Fresh {
+        /// The nodes that it is to form a cluster with, itself included, sorted.
+        peers: Vec<NodeId>,
+    },
+    /// It has a replica of the metadata group.
+    Member {
+        /// The cluster's id, once it is committed.
+        cluster_id: Option<String>,
+        /// The members of the metadata group, as far as it knows.
+        replicas: MetadataReplicas,
+        /// The leader of the metadata group, if it knows one.
+        leader: Option<NodeId>,
+    },
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Ask again; the reason is for people.
+    Wait(String),
+    /// Ask again, though only people can mend it.
+    Obstructed(String),
+    /// Make group 0 as this voter of these.
+    Form {
+        /// This node's peer id.
+        peer: PeerId,
+        /// The first members of group 0.
+        founders: Vec<MetadataReplica>,
+    },
+    /// Make group 0 as this peer, which has no vote yet.
+    Join {
+        /// This node's peer id.
+        peer: PeerId,
+        /// The members of group 0.
+        replicas: MetadataReplicas,
+    },
+    /// Register, through this node.
+    Register {
+        /// The metadata leader, or else a member.
+        through: NodeId,
+    },
+}
+
+/// A node that has no metadata yet.
+#[derive(Clone, Debug)]
+pub struct Bootstrap {
+    node: NodeId,
+    directory: Uuid,
+    peers: Vec<NodeId>,
+    /// What the others said last, and when.
+    heard: BTreeMap<NodeId, (u64, Hello)>,
+}
+
+impl Bootstrap {
+    /// A fresh node with this list, itself included or not.
+    #[must_use]
+    pub fn new(node: NodeId, directory: Uuid, mut peers: Vec<NodeId>) -> Self {
+        peers.push(node);
+        peers.sort_unstable();
+        peers.dedup();
+        Self { node, directory, peers, heard: BTreeMap::new() }
+    }
+
+    /// How this node stands.
+    #[must_use]
+    pub fn hello(&self) -> Hello {
+        let standing = Standing::Fresh { peers: self.peers.clone() };
+        Hello { node: self.node, directory: self.directory, standing }
+    }
+
+    /// The nodes to ask.
+    pub fn others(&self) -> impl Iterator<Item = NodeId> {
+        self.peers.iter().copied().filter(|peer| *peer != self.node)
+    }
+
+    /// A node says how it stands.
+    pub fn heard(&mut self, from: NodeId, hello: Hello, now_ms: u64) {
+        // Whoever speaks for another node is not believed.
+        if hello.node == from && from != self.node {
+            self.heard.insert(from, (now_ms, hello));
+        }
+    }
+
+    /// A node cannot be reached: it may come back as another.
+    pub fn lost(&mut self, node: NodeId) {
+        self.heard.remove(&node);
+    }
+
+    /// What is to be done now.
+    #[must_use]
+    pub fn decide(&self, now_ms: u64) -> Decision {
+        let late = |at_ms: u64| at_ms + HEARD_LATE_MS < now_ms;
+        let heard = self.heard.values().filter(|(at_ms, _)| !late(*at_ms)).map(|(_, hello)| hello);
+        let heard: Vec<&Hello> = heard.collect();
+        if let Some(other) = heard.iter().find(|hello| hello.directory == self.directory) {
+            return Decision::Obstructed(format!(
+                "node {} has a copy of this node's data directory (meta.properties names the same directory.id): empty \
+                 one of the two",
+                other.node
+            ));
+        }
+        self.as_member(&heard).unwrap_or_else(|| self.form(&heard))
+    }
+
+    /// What follows from what members say; none where there are no members.
+    fn as_member(&self, heard: &[&Hello]) -> Option<Decision> {
+        let members: Vec<(&Option<String>, &MetadataReplicas, Option<NodeId>, NodeId)> = heard
+            .iter()
+            .filter_map(|hello| match &hello.standing {
+                Standing::Member { cluster_id, replicas, leader } => {
+                    Some((cluster_id, replicas, *leader, hello.node))
+                }
+                Standing::Fresh { .. } => None,
+            })
+            .collect();
+        let (first, ..) = members.iter().find(|(id, ..)| id.is_some()).or(members.first())?;
+        if let Some((other, _, _, node)) = members.iter().find(|(id, ..)| id.is_some() && id != first) {
+            return Some(Decision::Obstructed(format!(
+                "the nodes of the list belong to different clusters: {} and {} (node {node}); name the nodes of one \
+                 cluster only",
+                first.as_deref().unwrap_or("?"),
+                other.as_deref().unwrap_or("?"),
+            )));
+        }
+        let me = |replicas: &MetadataReplicas| {
+            replicas.of_node(self.node).copied().filter(|own| own.directory == self.directory)
+        };
+        for (_, replicas, ..) in &members {
+            let Some(own) = me(replicas) else { continue };
+            let founders = replicas.base();
+            return Some(match founders.contains(&own) {
+                true => Decision::Form { peer: own.peer, founders },
+                false => Decision::Join { peer: own.peer, replicas: (*replicas).clone() },
+            });
+        }
+        let reachable = |node: &NodeId| heard.iter().any(|hello| hello.node == *node);
+        let leader = members.iter().find_map(|(_, _, leader, _)| leader.filter(reachable));
+        let (_, _, _, any) = members.first()?;
+        Some(Decision::Register { through: leader.unwrap_or(*any) })
+    }
+
+    /// Forms a cluster, if everybody is there, fresh, and of the same mind.
+    fn form(&self, heard: &[&Hello]) -> Decision {
+        let mut founders = vec![(self.node, self.directory)];
+        for peer in self.others() {
+            let Some(hello) = heard.iter().find(|hello| hello.node == peer) else {
+                let missing: Vec<String> = self
+                    .others()
+                    .filter(|peer| !heard.iter().any(|hello| hello.node == *peer))
+                    .map(|peer| peer.to_string())
+                    .collect();
+                return Decision::Wait(format!(
+                    "the cluster forms once all of its nodes are up; not heard of yet: node {}",
+                    missing.join(", ")
+                ));
+            };
+            let Standing::Fresh { peers } = &hello.standing else {
+                unreachable!("members are looked at first")
+            };
+            if *peers != self.peers {
+                return Decision::Obstructed(format!(
+                    "the peer lists differ: node {peer} has {}, this node {} has {}; give all nodes the same [[peers]]",
+                    list(peers),
+                    self.node,
+                    list(&self.peers)
+                ));
+            }
+            founders.push((peer, hello.directory));
+        }
+        founders.sort_unstable();
+        let founder = |(peer, (node, directory))| MetadataReplica { node, peer: PeerId(peer), directory };
+        let founders: Vec<MetadataReplica> = (1..).zip(founders).map(founder).collect();
+        let own = founders.iter().find(|founder| founder.node == self.node);
+        Decision::Form { peer: own.expect("this node is in its list").peer, founders }
+    }
+}
+
+fn list(peers: &[NodeId]) -> String {
+    let peers: Vec<String> = peers.iter().map(ToString::to_string).collect();
+    format!("[{}]", peers.join(", "))
+}
+
+#[cfg(test)]
+#[path = "bootstrap_tests.rs"]
+mod tests;

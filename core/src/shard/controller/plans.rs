@@ -1,0 +1,215 @@
+//! Plans on their way through the metadata log: proposed in order, each as one batch; answered once.
+//!
+//! While the WAL has no room, or leadership of the group is handed over, plans wait in the order in which they were made:
+//! each rests on those before. When leadership is lost, those that are not applied come to nothing here, and whoever
+//! asked asks the next leader.
+
+use chronik_raft::driver::Proposal;
+use chronik_raft::error::ProposeError;
+use chronik_raft::leadership::Leadership;
+use chronik_wal::batch;
+use chronik_wal::entry::EntryKind;
+use chronik_wal::records::BatchBuilder;
+use chronik_wal::types::{GroupId, NodeId, TurnNumber};
+use kafka_protocol::ResponseError;
+use uuid::Uuid;
+
+use super::AdminReply;
+use crate::metadata::command::{self, Command};
+use crate::metadata::controller::{Plan, is_ready};
+use crate::metadata::forward::Answer;
+use crate::partition::{Waiter, Waiting};
+use crate::shard::{Shard, Timer};
+
+/// Plans that may be on their way; more are answered as if this node did not lead, and asked again.
+pub(super) const PLANS_MAX: usize = 10_000;
+
+/// How soon plans that could not be proposed are tried again.
+const RETRY_MS: u64 = 20;
+
+/// Whom a plan's answer goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::shard) enum PlanAsker {
+    /// This node's own doing.
+    Nobody,
+    /// A request that came in on this node, by its sequence number.
+    Own(u64),
+    /// A question of another node, by its number there.
+    Node { node: NodeId, ask: u64 },
+}
+
+/// A plan on its way through the log.
+pub(super) struct PendingPlan {
+    asker: PlanAsker,
+    /// Until they are proposed.
+    commands: Vec<Command>,
+    reply: AdminReply,
+    awaited: Vec<Uuid>,
+    pub(super) applied: bool,
+    /// The snapshot with it in is published once this turn is durable; none while there is no such snapshot.
+    pub(super) published_with: Option<TurnNumber>,
+    deadline_ms: u64,
+}
+
+impl Shard {
+    /// Proposes a plan's commands, or answers at once when there are none.
+    pub(super) fn carry_plan(&mut self, asker: PlanAsker, plan: Plan<AdminReply>, timeout_ms: u32) {
+        let number = self.number();
+        let deadline_ms = self.now.mono_ms + u64::from(timeout_ms);
+        let applied = plan.commands.is_empty();
+        let pending = PendingPlan {
+            asker,
+            commands: plan.commands,
+            reply: plan.response,
+            awaited: plan.awaited,
+            applied,
+            published_with: applied.then(TurnNumber::default),
+            deadline_ms,
+        };
+        let Some(host) = &mut self.controller else { return };
+        host.plans.insert(number, pending);
+        if !applied {
+            host.unproposed.push_back(number);
+        }
+        self.set_timer(deadline_ms, Timer::Plan(number));
+        self.propose_plans();
+        self.finish_plan(number);
+    }
+
+    /// Whether so many plans are on their way that no more are taken.
+    pub(in crate::shard) fn has_too_many_plans(&self) -> bool {
+        self.controller.as_ref().is_some_and(|host| host.plans.len() >= PLANS_MAX)
+    }
+
+    /// Proposes what waits, in order, as far as there is room.
+    pub(super) fn propose_plans(&mut self) {
+        while let Some(host) = &mut self.controller
+            && let Some(number) = host.unproposed.front().copied()
+        {
+            let Some(plan) = host.plans.get_mut(&number) else {
+                host.unproposed.pop_front();
+                continue;
+            };
+            let commands = std::mem::take(&mut plan.commands);
+            let proposed = self.propose_commands(&commands, Waiting::Metadata { plan: number });
+            let Some(host) = &mut self.controller else { return };
+            if proposed {
+                host.unproposed.pop_front();
+                continue;
+            }
+            if let Some(plan) = host.plans.get_mut(&number) {
+                plan.commands = commands;
+            }
+            return self.tend_within(RETRY_MS);
+        }
+    }
+
+    /// Proposes commands as one batch. False when that cannot be done now.
+    fn propose_commands(&mut self, commands: &[Command], who: Waiting) -> bool {
+        let group = GroupId::METADATA;
+        let Some(Leadership::Leader { term }) = self.driver.leadership(group) else { return false };
+        let mut builder = BatchBuilder::new();
+        for value in command::encode(commands) {
+            builder.push(self.now.wall_ms, None, Some(&value));
+        }
+        let mut data = match builder.build() {
+            Ok(data) => data,
+            Err(error) => {
+                self.fail(format!("commands of the metadata log that make no batch: {error}"));
+                return false;
+            }
+        };
+        if !self.has_room(data.len() as u64) {
+            return false;
+        }
+        let offset = self.driver.log_end_offset(group).unwrap_or_default();
+        batch::assign(&mut data, offset, term.leader_epoch());
+        let data = data.freeze();
+        let size = data.len() as u64;
+        match self.driver.propose(group, Proposal { kind: EntryKind::Batch, data }) {
+            Ok((index, term)) => {
+                self.proposed_bytes += size;
+                self.wait_for(group, Waiter { index, term, who });
+                true
+            }
+            // Both pass within an election timeout: a transfer succeeds, and the plans are another leader's, or is given up.
+            Err(ProposeError::Full | ProposeError::Transferring) => false,
+            Err(error) => {
+                tracing::debug!(%error, "a change of the metadata waits");
+                false
+            }
+        }
+    }
+
+    /// The entry of a plan is applied, or will never be.
+    pub(crate) fn plan_committed(&mut self, number: u64, applied: bool) {
+        let Some(host) = &mut self.controller else { return };
+        if !applied {
+            return self.plan_lost(number);
+        }
+        if let Some(controller) = &mut host.controller {
+            controller.committed(&host.state);
+        }
+        if let Some(plan) = host.plans.get_mut(&number) {
+            plan.applied = true;
+        }
+    }
+
+    /// This node does not lead any more: what is not proposed never will be.
+    pub(super) fn drop_unproposed(&mut self) {
+        let Some(host) = &mut self.controller else { return };
+        for number in std::mem::take(&mut host.unproposed) {
+            self.plan_lost(number);
+        }
+    }
+
+    /// A plan has come to nothing here: whoever asked asks the next leader.
+    fn plan_lost(&mut self, number: u64) {
+        let Some(host) = &mut self.controller else { return };
+        let Some(plan) = host.plans.remove(&number) else { return };
+        self.timers.remove(&(plan.deadline_ms, Timer::Plan(number)));
+        match plan.asker {
+            PlanAsker::Nobody => {}
+            PlanAsker::Own(sequence) => self.forward_again(sequence),
+            PlanAsker::Node { node, ask } => {
+                self.answer_node(node, ask, &Answer::NotController { leader: None });
+            }
+        }
+    }
+
+    /// Answers a plan that is applied, published and whose partitions have leaders.
+    pub(super) fn finish_plan(&mut self, number: u64) {
+        let Some(host) = &mut self.controller else { return };
+        let Some(plan) = host.plans.get(&number) else { return };
+        let is_published = plan.published_with.is_some_and(|turn| turn <= self.wal.durable_turn());
+        if !plan.applied || !is_published || !is_ready(host.builder.current(), &plan.awaited) {
+            return;
+        }
+        if let Some(plan) = host.plans.remove(&number) {
+            self.timers.remove(&(plan.deadline_ms, Timer::Plan(number)));
+            self.answer_plan(plan.asker, plan.reply);
+        }
+    }
+
+    pub(crate) fn plan_timed_out(&mut self, number: u64) {
+        let Some(host) = &mut self.controller else { return };
+        let Some(plan) = host.plans.get_mut(&number) else { return };
+        let asker = std::mem::replace(&mut plan.asker, PlanAsker::Nobody);
+        let mut reply = plan.reply.clone();
+        if plan.commands.is_empty() {
+            host.plans.remove(&number);
+        }
+        // What is not proposed yet is proposed all the same: later plans rest on it.
+        reply.fail(ResponseError::RequestTimedOut);
+        self.answer_plan(asker, reply);
+    }
+
+    fn answer_plan(&mut self, asker: PlanAsker, reply: AdminReply) {
+        let index = self.controller.as_ref().map(|host| host.applied).unwrap_or_default();
+        match asker {
+            PlanAsker::Nobody => {}
+            PlanAsker::Own(sequence) => self.forward_done(sequence, reply),
+            PlanAsker::Node { node, ask } => self.answer_node(node, ask, &Answer::Done { index, reply }),
+        }
+    }
+}
