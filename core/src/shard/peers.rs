@@ -143,6 +143,16 @@ impl Shard {
         self.reachable_changed(node, false);
     }
 
+    /// A group that is new on this shard: which of its members cannot be reached. Its leader does not wait for these before the
+    /// group rests; a link that comes up says otherwise.
+    pub(crate) fn tell_unreachable(&mut self, group: GroupId) {
+        let Some(partition) = self.partitions.get(&group) else { return };
+        let others = partition.members.iter().filter(|member| member.node != self.node);
+        for member in others.filter(|member| !self.nodes_up.contains(&member.node)) {
+            self.driver.peer_lost(group, member.peer, 0, false);
+        }
+    }
+
     fn replicas_on(&self, node: NodeId) -> Vec<(GroupId, PeerId)> {
         let on_node = |members: &[Replica]| members.iter().find(|member| member.node == node).map(|m| m.peer);
         let groups = self.partitions.iter();
