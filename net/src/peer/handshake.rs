@@ -295,11 +295,13 @@ pub fn judge(
         return refuse(RefusalCode::Directory, text);
     }
     match members.nodes.get(&them) {
-        None if !members.admits_strangers => {
+        // A fresh one asks to be let in: whether it is, the metadata decide (rule 18).
+        None if !members.admits_strangers && theirs.cluster.is_some() => {
             let text = format!("node {them} is no member: add it with `chronik-server cluster add`");
             refuse(RefusalCode::Stranger, text)
         }
-        Some(Some(registered)) if *registered != theirs.directory => {
+        // A fresh one may take the place of one that has lost its disk: whether it does, the metadata decide (rule 8).
+        Some(Some(registered)) if *registered != theirs.directory && theirs.cluster.is_some() => {
             let text = format!(
                 "node {them} is registered with data directory {registered} and comes with {}: \
                  start it on its own directory, or let it rejoin as a new one",

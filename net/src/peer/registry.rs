@@ -35,6 +35,8 @@ pub struct Claim {
     key: (i32, Direction, u16),
     id: u64,
     directory: Uuid,
+    /// It was of no cluster when it came.
+    is_fresh: bool,
     incarnation: u64,
     admitted_ms: u64,
     heard_ms: Arc<AtomicU64>,
@@ -106,6 +108,7 @@ impl Claims {
             key,
             id: self.last_id,
             directory: theirs.directory,
+            is_fresh: theirs.cluster.is_none(),
             incarnation: theirs.incarnation,
             admitted_ms: now_ms,
             heard_ms: Arc::new(AtomicU64::new(now_ms)),
@@ -126,8 +129,10 @@ impl Claims {
     fn enforce(&self, members: &Members) {
         for claim in self.live.values() {
             let allowed = match members.nodes.get(&claim.key.0) {
-                None => members.admits_strangers,
-                Some(registered) => registered.is_none_or(|registered| registered == claim.directory),
+                None => members.admits_strangers || claim.is_fresh,
+                Some(registered) => {
+                    claim.is_fresh || registered.is_none_or(|registered| registered == claim.directory)
+                }
             };
             if !allowed {
                 claim.superseded.store(true, Ordering::Relaxed);
@@ -311,17 +316,26 @@ mod tests {
         };
         let open = Members { admits_strangers: true, ..Members::default() };
         let registry = Registry::new(&identity, open);
-        let claims: Vec<Claim> = [greeting(2, 20, 1), greeting(3, 30, 1), greeting(4, 40, 1)]
-            .iter()
-            .map(|theirs| match registry.admit(Direction::In, 0, theirs, 0, 500) {
-                Admission::Admitted(claim) => claim,
-                other => panic!("{other:?}"),
-            })
-            .collect();
-        let nodes = BTreeMap::from([(2, None), (3, Some(Uuid::from_u128(31)))]);
+        let of_a_cluster =
+            |node, directory| Greeting { cluster: ClusterId::new("cluster"), ..greeting(node, directory, 1) };
+        let claims: Vec<Claim> = [
+            of_a_cluster(2, 20),
+            of_a_cluster(3, 30),
+            of_a_cluster(4, 40),
+            greeting(5, 50, 1),
+            greeting(6, 60, 1),
+        ]
+        .iter()
+        .map(|theirs| match registry.admit(Direction::In, 0, theirs, 0, 500) {
+            Admission::Admitted(claim) => claim,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+        let other = Some(Uuid::from_u128(31));
+        let nodes = BTreeMap::from([(2, None), (3, other), (5, other)]);
         registry.set_members(Members { admits_strangers: false, nodes });
         let ended: Vec<bool> = claims.iter().map(Claim::is_superseded).collect();
-        assert_eq!(ended, [false, true, true]);
+        assert_eq!(ended, [false, true, true, false, false], "fresh nodes may yet be let in");
     }
 
     #[test]

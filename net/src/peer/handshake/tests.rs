@@ -49,6 +49,10 @@ fn each_reason_for_a_refusal() {
     assert_eq!(other(|theirs| theirs.directory = Uuid::from_u128(9)), Some(RefusalCode::Directory));
     assert_eq!(other(|theirs| theirs.directory = Uuid::from_u128(1)), Some(RefusalCode::Directory));
     assert_eq!(code(None, &greeting(7)), Some(RefusalCode::Stranger));
+    let fresh = Greeting { cluster: None, ..greeting(7) };
+    assert_eq!(code(None, &fresh), None, "a fresh node may ask to be let in");
+    let fresh = Greeting { cluster: None, directory: Uuid::from_u128(9), ..greeting(2) };
+    assert_eq!(code(None, &fresh), None, "and take the place of one that has lost its disk");
     let open = Members { admits_strangers: true, ..members() };
     assert_eq!(judge(&greeting(1), &open, None, &greeting(7)), Ok(1));
 }
