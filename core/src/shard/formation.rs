@@ -51,7 +51,7 @@ impl Shard {
         let Some(host) = &self.controller else { return };
         let Some(bootstrap) = &host.bootstrap else { return };
         let body = encode_ask(&Ask::Hello { raft: host.own.raft.clone() });
-        let asked: Vec<NodeId> = bootstrap.others().filter(|node| self.nodes_up.contains(node)).collect();
+        let asked: Vec<NodeId> = bootstrap.others().intersection(&self.nodes_up).copied().collect();
         for node in asked {
             self.out.peer.push(PeerOut { node, message: PeerMessage::Ask { id: 0, body: body.clone() } });
         }
@@ -146,10 +146,12 @@ impl Shard {
             return Some(bootstrap.hello());
         }
         let leads = matches!(self.driver.leadership(GroupId::METADATA), Some(Leadership::Leader { .. }));
+        let brokers = host.state.brokers().iter();
         let standing = Standing::Member {
             cluster_id: host.state.cluster_id().map(|id| id.to_string()),
             replicas: (**host.state.metadata_replicas()).clone(),
             leader: if leads { Some(self.node) } else { self.metadata_leader() },
+            addresses: brokers.filter_map(|(node, broker)| Some((*node, broker.raft.clone()?))).collect(),
         };
         Some(Hello { node: self.node, directory: Uuid::from_bytes(self.directory), standing })
     }
