@@ -19,6 +19,7 @@ pub mod fetch;
 pub mod formation;
 pub mod forward;
 pub mod groups;
+pub mod hold;
 pub mod housekeeping;
 pub mod in_sync;
 pub mod message;
@@ -27,6 +28,7 @@ pub mod open;
 pub mod peers;
 pub mod produce;
 pub mod pump;
+mod quorum;
 pub mod recycle;
 pub mod registration;
 pub mod report;
@@ -246,6 +248,8 @@ pub struct Shard {
     pub(crate) leader_events: Vec<LeaderEvent>,
     pub(crate) produces: BTreeMap<u64, produce::PendingProduce>,
     pub(crate) stalled: VecDeque<produce::Stalled>,
+    /// Batches that wait for a group which takes no proposals just now.
+    pub(crate) held: hold::Held,
     /// Bytes proposed since Raft was last asked what is ready: neither the WAL nor the tails count them yet.
     pub(crate) proposed_bytes: u64,
     pub(crate) fetches: BTreeMap<u64, fetch::PendingFetch>,
@@ -276,6 +280,8 @@ impl Shard {
     /// Takes in one event. What it leads to is in [`Shard::take_outputs`] after the next [`Shard::turn`].
     pub fn handle(&mut self, event: Event, now: Now) {
         self.now = now;
+        // Before anything is served: a leader that has slept steps down first (SAFETY.md, rule 22).
+        self.driver.tick(now.mono_ms);
         match event {
             Event::Request { call, request } => self.request(call, request),
             Event::TurnDurable(turn) => {
@@ -353,6 +359,18 @@ impl Shard {
     #[must_use]
     pub fn tail_bytes(&self) -> usize {
         self.driver.tail_bytes()
+    }
+
+    /// Its Raft groups, for who watches (the simulator).
+    #[must_use]
+    pub fn driver(&self) -> &Driver {
+        &self.driver
+    }
+
+    /// Its replicas, for who watches (the simulator).
+    #[must_use]
+    pub fn partitions(&self) -> &BTreeMap<GroupId, Partition> {
+        &self.partitions
     }
 
     /// A number that this shard has not used before.

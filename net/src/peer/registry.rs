@@ -35,9 +35,9 @@ pub struct Claim {
     key: (i32, Direction, u16),
     id: u64,
     directory: Uuid,
-    /// It was of no cluster when it came.
-    is_fresh: bool,
     incarnation: u64,
+    /// It named no cluster when it greeted: it may still have to register.
+    was_fresh: bool,
     admitted_ms: u64,
     heard_ms: Arc<AtomicU64>,
     superseded: Arc<AtomicBool>,
@@ -108,8 +108,8 @@ impl Claims {
             key,
             id: self.last_id,
             directory: theirs.directory,
-            is_fresh: theirs.cluster.is_none(),
             incarnation: theirs.incarnation,
+            was_fresh: theirs.cluster.is_none(),
             admitted_ms: now_ms,
             heard_ms: Arc::new(AtomicU64::new(now_ms)),
             superseded: Arc::default(),
@@ -126,12 +126,13 @@ impl Claims {
     }
 
     /// Ends the connections whose node is no longer to be talked to.
-    fn enforce(&self, members: &Members) {
+    fn enforce(&self, before: &Members, members: &Members) {
         for claim in self.live.values() {
-            let allowed = match members.nodes.get(&claim.key.0) {
-                None => members.admits_strangers || claim.is_fresh,
+            let node = claim.key.0;
+            let allowed = match members.nodes.get(&node) {
+                None => members.admits_strangers || (claim.was_fresh && !before.nodes.contains_key(&node)),
                 Some(registered) => {
-                    claim.is_fresh || registered.is_none_or(|registered| registered == claim.directory)
+                    claim.was_fresh || registered.is_none_or(|registered| registered == claim.directory)
                 }
             };
             if !allowed {
@@ -142,7 +143,7 @@ impl Claims {
 }
 
 /// What a node knows of itself when it starts.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Identity {
     /// Its node id.
     pub node: i32,
@@ -154,6 +155,8 @@ pub struct Identity {
     pub shard_count: u16,
     /// Its cluster; none while it is fresh.
     pub cluster: Option<ClusterId>,
+    /// Where other nodes reach it, `host:port`.
+    pub address: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -183,6 +186,7 @@ impl Registry {
             cluster: identity.cluster,
             source_shard: 0,
             dialled_node: identity.node,
+            address: identity.address.clone(),
         };
         let state = State { ours, members, claims: Claims::default(), said: BTreeSet::new() };
         Arc::new(Self { state: Mutex::new(state) })
@@ -196,14 +200,14 @@ impl Registry {
     /// The members have changed. Connections with nodes that are none any more, or that have another directory, end.
     pub fn set_members(&self, members: Members) {
         let mut state = self.lock();
-        state.claims.enforce(&members);
+        state.claims.enforce(&state.members, &members);
         state.members = members;
     }
 
     /// What this node says of itself, on the listening side.
     #[must_use]
     pub fn greeting(&self) -> Greeting {
-        self.lock().ours
+        self.lock().ours.clone()
     }
 
     pub(super) fn judge(&self, dialled: Option<i32>, theirs: &Greeting) -> Result<u16, Refusal> {
@@ -259,9 +263,10 @@ mod tests {
             directory: Uuid::from_u128(directory),
             incarnation,
             shard_count: 4,
-            cluster: None,
+            cluster: ClusterId::new("c"),
             source_shard: 0,
             dialled_node: 1,
+            address: None,
         }
     }
 
@@ -313,29 +318,21 @@ mod tests {
             incarnation: 1,
             shard_count: 1,
             cluster: None,
+            address: None,
         };
         let open = Members { admits_strangers: true, ..Members::default() };
         let registry = Registry::new(&identity, open);
-        let of_a_cluster =
-            |node, directory| Greeting { cluster: ClusterId::new("cluster"), ..greeting(node, directory, 1) };
-        let claims: Vec<Claim> = [
-            of_a_cluster(2, 20),
-            of_a_cluster(3, 30),
-            of_a_cluster(4, 40),
-            greeting(5, 50, 1),
-            greeting(6, 60, 1),
-        ]
-        .iter()
-        .map(|theirs| match registry.admit(Direction::In, 0, theirs, 0, 500) {
-            Admission::Admitted(claim) => claim,
-            other => panic!("{other:?}"),
-        })
-        .collect();
-        let other = Some(Uuid::from_u128(31));
-        let nodes = BTreeMap::from([(2, None), (3, other), (5, other)]);
+        let claims: Vec<Claim> = [greeting(2, 20, 1), greeting(3, 30, 1), greeting(4, 40, 1)]
+            .iter()
+            .map(|theirs| match registry.admit(Direction::In, 0, theirs, 0, 500) {
+                Admission::Admitted(claim) => claim,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let nodes = BTreeMap::from([(2, None), (3, Some(Uuid::from_u128(31)))]);
         registry.set_members(Members { admits_strangers: false, nodes });
         let ended: Vec<bool> = claims.iter().map(Claim::is_superseded).collect();
-        assert_eq!(ended, [false, true, true, false, false], "fresh nodes may yet be let in");
+        assert_eq!(ended, [false, true, true]);
     }
 
     #[test]
@@ -346,6 +343,7 @@ mod tests {
             incarnation: 1,
             shard_count: 1,
             cluster: None,
+            address: None,
         };
         let registry = Registry::new(&identity, Members { admits_strangers: true, ..Members::default() });
         assert!(registry.is_news(2, Direction::Out, RefusalCode::Cluster));
