@@ -185,8 +185,9 @@ impl Peers {
     /// The metadata are these now: nodes may have come, gone or moved.
     pub fn metadata(&self, snapshot: &Arc<Snapshot>) {
         let before = self.adopted.borrow().clone();
-        let same_brokers =
-            before.as_ref().is_some_and(|before| Arc::ptr_eq(&before.brokers, &snapshot.brokers));
+        let same_brokers = before.as_ref().is_some_and(|before| {
+            Arc::ptr_eq(&before.brokers, &snapshot.brokers) && Arc::ptr_eq(&before.guests, &snapshot.guests)
+        });
         let same_cluster = before.as_ref().is_some_and(|before| before.cluster_id == snapshot.cluster_id);
         if same_brokers && same_cluster {
             return;

@@ -120,7 +120,7 @@ impl Shard {
             self.driver.peer_found(group, peer);
             self.watch_in_sync(group);
         }
-        self.reachable_changed(node, true);
+        self.reachable_changed(node, true, false);
     }
 
     /// A node cannot be reached any more: the groups that it leads look for another leader, one replica after the other.
@@ -140,7 +140,7 @@ impl Shard {
                 false => self.watch_in_sync(group),
             }
         }
-        self.reachable_changed(node, false);
+        self.reachable_changed(node, false, refused);
     }
 
     /// A group that is new on this shard: which of its members cannot be reached. Its leader does not wait for these before the
