@@ -8,6 +8,10 @@
 //! - offsets are dense;
 //! - after healing, each group commits again and all its members come to the same end.
 
+mod calm;
+mod links;
+mod members;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -45,6 +49,10 @@ struct Node {
     disk_done_ms: u64,
     is_up: bool,
     restarts: u64,
+    links: [links::Link; NODES],
+    /// It stands still until then, and what is sent to it waits.
+    stalled_until_ms: u64,
+    inbox: Vec<InTransit>,
 }
 
 struct InTransit {
@@ -59,6 +67,9 @@ struct Truth {
     /// Committed entries by index, from 1.
     committed: BTreeMap<GroupId, Vec<LogEntry>>,
     leaders: BTreeMap<(GroupId, Term), PeerId>,
+    /// When the first leader of a term was ready to serve.
+    led_from_ms: BTreeMap<(GroupId, Term), u64>,
+    rests: u64,
     snapshots_installed: u64,
     fetches_served: u64,
     configurations: u64,
@@ -101,6 +112,9 @@ impl Cluster {
                 disk_done_ms: 0,
                 is_up: true,
                 restarts: 0,
+                links: Default::default(),
+                stalled_until_ms: 0,
+                inbox: Vec::new(),
             };
             create_missing(&mut node, number);
             cluster.nodes.push(node);
@@ -111,9 +125,10 @@ impl Cluster {
     /// One step of a few milliseconds: the network, clocks, disks and the drivers of all nodes.
     fn step(&mut self) {
         self.now_ms += self.random.random_range(1..8);
+        self.step_links();
         self.deliver();
         for number in 0..NODES {
-            if self.nodes[number].is_up {
+            if self.nodes[number].is_up && !self.is_stalled(number) {
                 self.step_node(number);
             }
         }
@@ -127,6 +142,18 @@ impl Cluster {
             if is_cut || !node.is_up {
                 continue;
             }
+            node.inbox.push(transit);
+        }
+    }
+
+    fn is_stalled(&self, number: usize) -> bool {
+        self.nodes[number].stalled_until_ms > self.now_ms
+    }
+
+    /// What has arrived, before the clock is looked at.
+    fn drain_inbox(&mut self, number: usize) {
+        let node = &mut self.nodes[number];
+        for transit in std::mem::take(&mut node.inbox) {
             let from = PeerId(transit.from as u64 + 1);
             let kind = transit.message.get_msg_type();
             let result = node.driver.step(from, transit.group, transit.message);
@@ -140,6 +167,7 @@ impl Cluster {
     }
 
     fn step_node(&mut self, number: usize) {
+        self.drain_inbox(number);
         let node = &mut self.nodes[number];
         node.driver.tick(self.now_ms);
         if node.sink.is_writing() && node.disk_done_ms <= self.now_ms {
@@ -152,6 +180,7 @@ impl Cluster {
             self.truth.fetches_served += 1;
         }
         self.run(number);
+        self.check_contact(number);
         let node = &mut self.nodes[number];
         if node.sink.submit().is_some() {
             node.disk_done_ms = self.now_ms + self.random.random_range(1..25);
@@ -166,6 +195,22 @@ impl Cluster {
             self.take_output(number, &mut out);
             if !has_more {
                 return;
+            }
+        }
+    }
+
+    /// Whoever may answer for the newest state has been in contact with a quorum for less than an election timeout (300 ms, and 60 for
+    /// the slowest message): no other leader was ready to serve before.
+    fn check_contact(&mut self, number: usize) {
+        for group in GROUPS {
+            let driver = &self.nodes[number].driver;
+            let Some(Leadership::Leader { term }) = driver.leadership(group) else { continue };
+            self.truth.led_from_ms.entry((group, term)).or_insert(self.now_ms);
+            if driver.has_quorum_contact(group, self.now_ms) {
+                let next = self.truth.led_from_ms.range((group, Term(term.0 + 1))..).next();
+                let is_stale =
+                    next.is_some_and(|((other, _), from_ms)| *other == group && from_ms + 370 < self.now_ms);
+                assert!(!is_stale, "seed {}: a leader of {group} is stale and does not know", self.seed);
             }
         }
     }
@@ -209,6 +254,9 @@ impl Cluster {
 
     fn send(&mut self, from: usize, to: PeerId, group: GroupId, message: Message) {
         let to = usize::try_from(to.0).unwrap() - 1;
+        if !self.has_link(from, to, group, &message) {
+            return;
+        }
         let copies = if self.random.random_bool(0.02) { 2 } else { 1 };
         for _ in 0..copies {
             if self.random.random_bool(self.loss) {
@@ -266,10 +314,11 @@ impl Cluster {
     }
 
     /// One thing that users, operators or fate may do.
-    fn disturb(&mut self) {
+    fn disturb(&mut self, is_calm: bool) {
         let number = self.random.random_range(0..NODES);
         let group = GROUPS[self.random.random_range(0..GROUPS.len())];
-        match self.random.random_range(0..100) {
+        let first = if is_calm { 75 } else { 0 };
+        match self.random.random_range(first..100) {
             0..=59 => self.propose_somewhere(group),
             60..=66 => self.move_log_start(group),
             67..=74 => self.change_configuration(group),
@@ -284,14 +333,29 @@ impl Cluster {
             90..=91 => self.sides = std::array::from_fn(|_| u8::from(self.random.random_bool(0.4))),
             92..=94 => self.sides = [0; NODES],
             95 => self.loss = self.random.random_range(0.0..0.3),
+            96 => self.nodes[number].stalled_until_ms = self.now_ms + self.random.random_range(100..900),
             _ if self.nodes[number].is_up => self.flush(number, group),
             _ => {}
         }
     }
 
     fn leader_of(&self, group: GroupId) -> Option<usize> {
-        let leads = |node: &Node| matches!(node.driver.leadership(group), Some(Leadership::Leader { .. }));
-        (0..NODES).find(|number| self.nodes[*number].is_up && leads(&self.nodes[*number]))
+        (0..NODES).find(|number| self.leads(*number, group))
+    }
+
+    fn leads(&self, number: usize, group: GroupId) -> bool {
+        let node = &self.nodes[number];
+        node.is_up && matches!(node.driver.leadership(group), Some(Leadership::Leader { .. }))
+    }
+
+    /// The nodes that are members, as the leader knows, and do not rest.
+    fn awake_members(&self, group: GroupId) -> Vec<usize> {
+        let Some(leader) = self.leader_of(group) else { return (0..NODES).collect() };
+        let members = self.nodes[leader].driver.progress(group).into_iter();
+        let numbers = members.map(|member| usize::try_from(member.peer.0).unwrap() - 1);
+        let is_awake =
+            |number: &usize| !self.nodes[*number].is_up || !self.nodes[*number].driver.is_resting(group);
+        numbers.filter(is_awake).collect()
     }
 
     /// Every node that believes it leads takes some records, stale leaders too.
@@ -345,6 +409,8 @@ impl Cluster {
         let node = &mut self.nodes[number];
         node.sink.crash(is_turn_kept);
         node.is_up = false;
+        node.inbox.clear();
+        self.truth.rests += node.driver.counters().rests;
         node.fetches.clear();
         node.unflushed.clear();
         // Files are changed only after the turn that says so; a crash before leaves them as they were.
@@ -365,6 +431,8 @@ impl Cluster {
             node.driver.add_group(init).unwrap_or_else(|error| panic!("seed {}: {error}", self.seed));
         }
         create_missing(node, number);
+        node.links = Default::default();
+        node.stalled_until_ms = 0;
         node.is_up = true;
     }
 
@@ -412,13 +480,14 @@ impl Cluster {
                 }
             }
         }
-        for _ in 0..400 {
+        for _ in 0..700 {
             self.step();
         }
         for (group, before) in GROUPS.into_iter().zip(before) {
             let leader =
                 self.leader_of(group).unwrap_or_else(|| panic!("seed {}: no leader of {group}", self.seed));
             assert!(self.committed_len(group) > before, "seed {}: group {group} commits again", self.seed);
+            assert_eq!(self.awake_members(group), [], "seed {}: all members of {group} rest", self.seed);
             let driver = &self.nodes[leader].driver;
             let last = driver.last_index(group).unwrap();
             assert_eq!(driver.commit(group), Some(last), "seed {}: all is committed", self.seed);
@@ -492,13 +561,18 @@ fn create_missing(node: &mut Node, number: usize) {
 /// One life of a cluster. Returns what happened, so that runs can be compared.
 fn run_seed(seed: u64, steps: usize) -> Truth {
     let mut cluster = Cluster::new(seed);
-    for _ in 0..steps {
+    let mut is_calm = false;
+    for step in 0..steps {
         cluster.step();
-        if cluster.random.random_bool(0.15) {
-            cluster.disturb();
+        if step % 100 == 0 {
+            is_calm = cluster.random.random_bool(0.3);
+        }
+        if cluster.random.random_bool(if is_calm { 0.02 } else { 0.15 }) {
+            cluster.disturb(is_calm);
         }
     }
     cluster.check_liveness();
+    cluster.truth.rests += cluster.nodes.iter().map(|node| node.driver.counters().rests).sum::<u64>();
     cluster.truth
 }
 
@@ -517,6 +591,7 @@ fn clusters_keep_their_promises() {
     let first: u64 = std::env::var("CHRONIK_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0);
     let count: u64 = std::env::var("CHRONIK_SEEDS").ok().and_then(|count| count.parse().ok()).unwrap_or(100);
     let mut total = (0usize, 0u64, 0u64, 0u64, 0usize);
+    let mut rests = 0;
     for seed in first..first + count {
         let truth = run_named(seed, 1500);
         total.0 += truth.committed.values().map(Vec::len).sum::<usize>();
@@ -524,13 +599,14 @@ fn clusters_keep_their_promises() {
         total.2 += truth.fetches_served;
         total.3 += truth.configurations;
         total.4 += truth.leaders.len();
+        rests += truth.rests;
     }
     let (entries, snapshots, fetches, configurations, leaders) = total;
     tracing::info!(entries, snapshots, fetches, configurations, leaders, "clusters done");
     // A simulation in which nothing happens proves nothing.
     assert!(entries as u64 > 100 * count, "{total:?}");
     assert!(count < 50 || (snapshots > 10 && fetches > 10 && configurations > 10), "{total:?}");
-    assert!(leaders as u64 > 3 * count, "{total:?}");
+    assert!(leaders as u64 > 3 * count && rests > 10 * count, "{total:?}, {rests} rests");
 }
 
 #[test]

@@ -29,9 +29,11 @@ mod durable;
 mod elections;
 mod fetch;
 mod load;
+mod members;
 mod output;
 mod propose;
 mod ready;
+mod rest;
 mod step;
 mod tick;
 
@@ -39,10 +41,11 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use chronik_wal::entry::{GroupState, LogStart};
 use chronik_wal::tail::{LogPosition, Tail};
-use chronik_wal::types::{GroupId, KafkaOffset, PeerId, RaftIndex, Term, TurnNumber};
+use chronik_wal::types::{GroupId, KafkaOffset, RaftIndex, Term, TurnNumber};
 use raft::eraftpb::ConfState;
 
 pub use load::{GroupInit, NewGroup};
+pub use members::{MemberChange, MemberProgress};
 pub use output::{Committed, Compacted, DriverCounters, DriverOutput, EntryFetch, Installed, Outgoing};
 pub use propose::Proposal;
 
@@ -58,6 +61,8 @@ pub struct DriverConfig {
     pub tick_ms: u64,
     /// Ticks without a leader's word after which a follower stands for election; the timeout is drawn from [this, twice this).
     pub election_ticks: usize,
+    /// Ticks in which a leader finds nothing to do before it offers its followers to rest.
+    pub rest_ticks: usize,
     /// Ticks between two heartbeats of a leader.
     pub heartbeat_ticks: usize,
     /// Payload bytes of one append message, but for a single larger entry.
@@ -78,6 +83,7 @@ impl Default for DriverConfig {
             seed: 0,
             tick_ms: 30,
             election_ticks: 10,
+            rest_ticks: 6,
             heartbeat_ticks: 2,
             size_per_message_bytes_max: 1 << 20,
             inflight_messages_max: 64,
@@ -86,19 +92,6 @@ impl Default for DriverConfig {
             tail_budget_bytes: 64 << 20,
         }
     }
-}
-
-/// How far a member of a group has come, as its leader knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MemberProgress {
-    /// The member.
-    pub peer: PeerId,
-    /// Whether it votes (in either half of a joint configuration); else it is a learner.
-    pub is_voter: bool,
-    /// The last entry that it is known to hold durably.
-    pub matched: RaftIndex,
-    /// Whether it was heard from since the last quorum check.
-    pub is_recently_active: bool,
 }
 
 /// All groups of a shard.
@@ -113,6 +106,10 @@ pub struct Driver {
     dirty: VecDeque<usize>,
     /// Groups that tick.
     awake: BTreeSet<usize>,
+    /// Of these, the ones that did not when the clock was last looked at: time that passed before is not theirs.
+    fresh: BTreeSet<usize>,
+    /// Groups whose quorum has answered as was asked.
+    contacts: Vec<GroupId>,
     /// Turns that groups wait for, oldest first.
     awaited: VecDeque<(TurnNumber, GroupId)>,
     /// Messages whose turn is durable.
@@ -140,6 +137,8 @@ impl Driver {
             by_id: HashMap::new(),
             dirty: VecDeque::new(),
             awake: BTreeSet::new(),
+            fresh: BTreeSet::new(),
+            contacts: Vec::new(),
             awaited: VecDeque::new(),
             unheld: Vec::new(),
             evictable: VecDeque::new(),
@@ -229,27 +228,6 @@ impl Driver {
         self.group(group).map(|group| &group.storage().configuration)
     }
 
-    /// The members as their leader sees them, by peer id; empty where this replica does not lead.
-    #[must_use]
-    pub fn progress(&self, group: GroupId) -> Vec<MemberProgress> {
-        let Some(group) = self.group(group) else { return Vec::new() };
-        if !matches!(group.leadership(), Leadership::Leader { .. } | Leadership::Elected { .. }) {
-            return Vec::new();
-        }
-        let trackers = group.node.raft.prs();
-        let mut members: Vec<MemberProgress> = trackers
-            .iter()
-            .map(|(id, progress)| MemberProgress {
-                peer: PeerId(*id),
-                is_voter: trackers.conf().voters().contains(*id),
-                matched: RaftIndex(progress.matched),
-                is_recently_active: progress.recent_active || *id == group.peer.0,
-            })
-            .collect();
-        members.sort_unstable_by_key(|member| member.peer);
-        members
-    }
-
     /// The last entry that ends at or below `offset`, from the tail: what a log start at `offset` compacts to. None when the
     /// tail does not reach down that far: the partition's segment index knows.
     #[must_use]
@@ -272,7 +250,7 @@ impl Driver {
     /// Whether [`Driver::run_ready`] has anything to do.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        !self.dirty.is_empty() || !self.unheld.is_empty()
+        !self.dirty.is_empty() || !self.unheld.is_empty() || !self.contacts.is_empty()
     }
 
     fn group(&self, group: GroupId) -> Option<&Group> {
@@ -296,12 +274,13 @@ impl Driver {
         }
     }
 
-    /// Lets the group tick, or rest for good when it has no other member.
+    /// Lets the group tick, unless it rests; one without another member does so for good.
     fn update_awake(&mut self, slot: usize) {
-        if self.at(slot).is_only_member() {
+        let group = self.at(slot);
+        if group.is_only_member() || group.is_resting() {
             self.awake.remove(&slot);
-        } else {
-            self.awake.insert(slot);
+        } else if self.awake.insert(slot) {
+            self.fresh.insert(slot);
         }
     }
 }
@@ -309,6 +288,10 @@ impl Driver {
 #[cfg(test)]
 mod election_tests;
 #[cfg(test)]
+mod member_tests;
+#[cfg(test)]
 mod promise_tests;
+#[cfg(test)]
+mod rest_tests;
 #[cfg(test)]
 mod tests;

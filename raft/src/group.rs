@@ -5,6 +5,7 @@
 //! and that last puts the election timeout back to the seeded one ([`Group::settle`]).
 
 pub(crate) mod peers;
+pub(crate) mod rest;
 
 use std::collections::VecDeque;
 
@@ -65,6 +66,14 @@ pub(crate) struct Group {
     pub lost: Vec<peers::Lost>,
     /// An election that this replica is to begin; also in the driver's queue.
     pub election: Option<peers::Election>,
+    /// Whether it ticks.
+    pub rest: rest::Rest,
+    /// As the leader: the number of the newest offer to rest. As a resting follower: of the offer taken.
+    pub rest_round: u32,
+    /// As the leader of its term: when each peer was last heard of.
+    pub heard: Vec<(PeerId, u64)>,
+    /// As the leader that asks for its quorum's answers: who has answered.
+    pub is_asking: Option<Vec<PeerId>>,
     /// Followers that were waiting for a snapshot when the leader last looked.
     snapshots_waiting: Vec<u64>,
     seed: u64,
@@ -109,6 +118,10 @@ impl Group {
             is_dirty: false,
             lost: Vec::new(),
             election: None,
+            rest: rest::Rest::AWAKE,
+            rest_round: 0,
+            heard: Vec::new(),
+            is_asking: None,
             snapshots_waiting: Vec::new(),
             seed: config.seed,
             noise_draws: 0,
@@ -384,6 +397,10 @@ impl Group {
         let raft = &self.node.raft;
         let role = (raft.term, raft.state, raft.leader_id);
         if role != self.role {
+            if role.1 != self.role.1 {
+                self.heard.clear();
+                self.is_asking = None;
+            }
             self.role = role;
             self.draws += 1;
         }

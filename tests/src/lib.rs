@@ -15,6 +15,7 @@
 )]
 
 pub mod broker;
+pub mod chaos;
 pub mod cluster;
 pub mod fuzz_bodies;
 pub mod fuzz_inputs;

@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// No answer takes longer, even on a machine busy with other tests.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a broker may take for a batch.
+const PRODUCE_TIMEOUT_MS: i32 = 10_000;
 /// Answers above this are refused; no test asks for more.
 const ANSWER_BYTES_MAX: usize = 128 << 20;
 /// The last versions that name topics rather than give their ids.
@@ -165,8 +167,20 @@ impl Connection {
         partition: i32,
         batch: BytesMut,
     ) -> Result<ProducePartitionResponse> {
+        self.produce_within(topic, partition, batch, PRODUCE_TIMEOUT_MS)
+    }
+
+    /// The same, where the broker may take at most `timeout_ms`.
+    pub fn produce_within(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        batch: BytesMut,
+        timeout_ms: i32,
+    ) -> Result<ProducePartitionResponse> {
         let header = self.header(ApiKey::Produce, PRODUCE_VERSION);
-        let frame = produce_request(topic, partition, batch, -1).encode(&header)?;
+        let request = ProduceRequest { timeout_ms, ..produce_request(topic, partition, batch, -1) };
+        let frame = request.encode(&header)?;
         let mut reader = self.call(&header, &frame)?;
         let response = ProduceResponse::decode(&mut reader, PRODUCE_VERSION)?;
         let Some(answer) =
@@ -239,7 +253,7 @@ pub fn produce_request(topic: &str, partition: i32, batch: BytesMut, acks: i16) 
     ProduceRequest {
         transactional_id: None,
         acks,
-        timeout_ms: 10_000,
+        timeout_ms: PRODUCE_TIMEOUT_MS,
         topics: vec![ProduceTopic {
             topic: TopicRef::Name(StrBytes::from(topic.to_string())),
             partitions: vec![ProducePartition { index: partition, records: Some(batch) }],

@@ -36,6 +36,30 @@ fn fresh_seeds() {
     }
 }
 
+/// Three nodes and more.
+#[test]
+#[expect(clippy::print_stderr, reason = "the seeds are what a person needs to see")]
+fn fresh_seeds_of_clusters() {
+    if let Some(seed) = number("CHRONIK_SEED") {
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .try_init();
+        let report = run(&RunPlan::cluster(seed, 3)).unwrap_or_else(|why| panic!("{why}"));
+        eprintln!("{report:?}");
+        return;
+    }
+    let (begun, count) = (Instant::now(), number("CHRONIK_SEEDS"));
+    let first: u64 = rand::random::<u64>() >> 16;
+    for done in 0.. {
+        if count.map_or(begun.elapsed() > FRESH, |count| done >= count) {
+            eprintln!("{done} seeds from {first}");
+            return;
+        }
+        let report = run(&RunPlan::cluster(first + done, 3)).unwrap_or_else(|why| panic!("{why}"));
+        eprintln!("{report:?}");
+    }
+}
+
 /// The same seed gives the same run, step by step.
 #[test]
 fn a_seed_is_a_run() {

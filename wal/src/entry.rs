@@ -135,6 +135,11 @@ pub trait LogSink {
     fn put_state(&mut self, group: GroupId, state: &GroupState);
     /// Notes that the group is gone; recovery forgets all of it.
     fn put_removed(&mut self, group: GroupId);
+    /// Notes that the group's log goes on from this state alone: a removal and the state, in one turn.
+    fn put_replaced(&mut self, group: GroupId, state: &GroupState) {
+        self.put_removed(group);
+        self.put_state(group, state);
+    }
     /// The turn that these go to.
     fn filling_turn(&self) -> TurnNumber;
 }

@@ -14,6 +14,7 @@ use super::cli::StartArgs;
 use super::layers::ConfigMap;
 use crate::metadata::command::Endpoint;
 
+mod agreement;
 mod file;
 mod settings;
 

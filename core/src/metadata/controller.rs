@@ -32,6 +32,7 @@ use super::state::{Broker, MetadataState};
 
 pub mod configs;
 pub mod partitions;
+pub mod reassign;
 pub mod topics;
 
 /// The most partitions that one request may make (Kafka's `MAX_PARTITIONS_PER_BATCH`): a batch of the metadata log holds

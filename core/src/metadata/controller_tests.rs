@@ -25,15 +25,15 @@ fn endpoint(host: &str, port: u16) -> Endpoint {
 }
 
 /// A metadata leader with brokers 1 to `brokers`, whose plans are committed when the test says so.
-struct World {
-    state: MetadataState,
-    builder: SnapshotBuilder,
-    controller: Controller,
+pub(super) struct World {
+    pub(super) state: MetadataState,
+    pub(super) builder: SnapshotBuilder,
+    pub(super) controller: Controller,
     drawn: u128,
 }
 
 impl World {
-    fn with(brokers: i32, fixed: &[(&str, &str)]) -> Self {
+    pub(super) fn with(brokers: i32, fixed: &[(&str, &str)]) -> Self {
         // As the node's configuration has it for a node on its own.
         let fixed = fixed.iter().chain(&[("offsets.topic.replication.factor", "1")]);
         let fixed: ConfigMap = fixed.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -59,7 +59,7 @@ impl World {
         Self::with(1, &[])
     }
 
-    fn with_context<R>(
+    pub(super) fn with_context<R>(
         &mut self,
         request: Option<RequestId>,
         plan: impl FnOnce(&mut Controller, &mut PlanContext<'_>) -> Plan<R>,
@@ -72,11 +72,14 @@ impl World {
         plan(&mut self.controller, &mut context)
     }
 
-    fn plan<R>(&mut self, plan: impl FnOnce(&mut Controller, &mut PlanContext<'_>) -> Plan<R>) -> Plan<R> {
+    pub(super) fn plan<R>(
+        &mut self,
+        plan: impl FnOnce(&mut Controller, &mut PlanContext<'_>) -> Plan<R>,
+    ) -> Plan<R> {
         self.with_context(None, plan)
     }
 
-    fn commit<R>(&mut self, plan: Plan<R>) -> R {
+    pub(super) fn commit<R>(&mut self, plan: Plan<R>) -> R {
         for command in &plan.commands {
             let change = self.state.apply(command).unwrap();
             self.builder.apply(&change, &self.state);
@@ -87,7 +90,7 @@ impl World {
         plan.response
     }
 
-    fn create(&mut self, topics: Vec<CreatableTopic>) -> CreateTopicsResponse {
+    pub(super) fn create(&mut self, topics: Vec<CreatableTopic>) -> CreateTopicsResponse {
         let request = CreateTopicsRequest::default().with_topics(topics);
         let plan = self.plan(|controller, context| controller.plan_create_topics(&request, context));
         self.commit(plan)
@@ -107,11 +110,11 @@ impl World {
     }
 }
 
-fn name(name: &str) -> TopicName {
+pub(super) fn name(name: &str) -> TopicName {
     TopicName(StrBytes::from_string(name.to_owned()))
 }
 
-fn text(text: &str) -> StrBytes {
+pub(super) fn text(text: &str) -> StrBytes {
     StrBytes::from_string(text.to_owned())
 }
 
@@ -126,7 +129,7 @@ fn with_config(topic: CreatableTopic, key: &str, value: Option<&str>) -> Creatab
     topic.with_configs(vec![CreatableTopicConfig::default().with_name(text(key)).with_value(value.map(text))])
 }
 
-fn assigned(topic_name: &str, assignments: &[(i32, &[i32])]) -> CreatableTopic {
+pub(super) fn assigned(topic_name: &str, assignments: &[(i32, &[i32])]) -> CreatableTopic {
     let assignment = |(index, brokers): &(i32, &[i32])| {
         CreatableReplicaAssignment::default()
             .with_partition_index(*index)

@@ -9,12 +9,14 @@
 //! Invariants: sending never waits: what finds no room on a link is dropped and counted, and Raft sends it again; what
 //! finds no room in a mailbox stays on its connection, in order; a body that cannot be understood harms nobody.
 
+pub(super) use members::address;
+
 mod members;
 mod wire;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
@@ -27,6 +29,7 @@ use chronik_net::peer::{DownReason, listener::IncomingStats};
 use chronik_net::rt::mailbox::Receiver;
 use chronik_wal::types::{NodeId, ShardId};
 
+use self::members::Addresses;
 use super::Notice;
 use crate::metadata::command::Endpoint;
 use crate::metadata::snapshot::Snapshot;
@@ -94,18 +97,21 @@ enum Told {
 
 struct Outgoing {
     link: Link,
-    address: String,
+    address: Arc<str>,
 }
 
 /// The links of one shard.
 pub struct Peers {
+    /// For what runs as long as the executor does.
+    own: Weak<Self>,
     shard: ShardId,
     router: Rc<Router>,
     network: Option<Arc<PeerNetwork>>,
     notices: mpsc::Sender<Notice>,
     outgoing: RefCell<BTreeMap<NodeId, Outgoing>>,
     incoming: RefCell<Option<Rc<IncomingLinks<Sink>>>>,
-    /// The brokers that the links are of, and whether the cluster's id was known.
+    addresses: RefCell<Addresses>,
+    /// What the links and members are of.
     adopted: RefCell<Option<Arc<Snapshot>>>,
     stats: Cell<PeerStats>,
 }
@@ -119,18 +125,20 @@ impl Peers {
         notices: mpsc::Sender<Notice>,
         snapshot: &Arc<Snapshot>,
     ) -> Rc<Self> {
-        let peers = Rc::new(Self {
+        let peers = Rc::new_cyclic(|own| Self {
+            own: own.clone(),
             shard: router.shard(),
             router,
             network,
             notices,
             outgoing: RefCell::default(),
             incoming: RefCell::default(),
+            addresses: RefCell::default(),
             adopted: RefCell::default(),
             stats: Cell::default(),
         });
         if let Some(network) = &peers.network {
-            let sink = Rc::new(Sink { peers: Rc::downgrade(&peers) });
+            let sink = Rc::new(Sink { peers: peers.own.clone() });
             let incoming = IncomingLinks::new(network.registry.clone(), network.config, sink);
             *peers.incoming.borrow_mut() = Some(incoming);
         }
@@ -155,11 +163,11 @@ impl Peers {
         let mut unsent = 0;
         for PeerOut { node, message } in messages {
             let link = outgoing.get(&node).map(|outgoing| &outgoing.link);
-            let Some((link, peer)) = link.and_then(|link| Some((link, link.peer()?))) else {
+            let Some((link, shard_count)) = link.and_then(|link| Some((link, link.shard_count()?))) else {
                 unsent += 1;
                 continue;
             };
-            wire::encode(message, peer.shard_count, |frame| {
+            wire::encode(message, shard_count, |frame| {
                 if let Err(refused) = link.try_send(frame) {
                     unsent += 1;
                     match refused.reason {
@@ -195,11 +203,14 @@ impl Peers {
         if self.shard == ShardId(0) {
             network.set_members(snapshot);
         }
-        self.dial(network, &members::addresses(network.node, &network.configured, snapshot));
+        let known = members::known_addresses(network.node, &network.configured, snapshot);
+        self.addresses.borrow_mut().learn(known);
+        self.dial(network);
     }
 
-    /// Brings the links to these nodes and addresses.
-    fn dial(&self, network: &PeerNetwork, addresses: &BTreeMap<NodeId, String>) {
+    /// Brings the links to the nodes and addresses that are known.
+    fn dial(&self, network: &PeerNetwork) {
+        let addresses = self.addresses.borrow().all();
         let mut outgoing = self.outgoing.borrow_mut();
         outgoing.retain(|node, outgoing| {
             let stays = addresses.contains_key(node);
@@ -208,12 +219,11 @@ impl Peers {
             }
             stays
         });
-        for (node, address) in addresses {
+        for (node, address) in &addresses {
             match outgoing.get_mut(node) {
                 Some(outgoing) if outgoing.address == *address => {}
                 Some(outgoing) => {
                     outgoing.link.set_address(address);
-                    outgoing.link.hurry();
                     outgoing.address.clone_from(address);
                 }
                 None => {
@@ -225,8 +235,12 @@ impl Peers {
     }
 
     fn start_link(&self, network: &PeerNetwork, node: NodeId, address: &str) -> Link {
-        let (router, told) = (self.router.clone(), Cell::new(Told::Down));
+        let (peers, told) = (self.own.clone(), Cell::new(Told::Down));
         let events = move |event| {
+            let Some(peers) = peers.upgrade() else { return };
+            if matches!(event, LinkEvent::Down { .. }) {
+                peers.not_there(node);
+            }
             let now = match event {
                 LinkEvent::Up(_) => Told::Up,
                 LinkEvent::Down { reason: DownReason::ConnectionRefused, .. } => Told::Gone,
@@ -242,18 +256,44 @@ impl Peers {
                 Told::Up => Message::NodeUp(node),
                 Told::Down | Told::Gone => Message::NodeDown { node, refused: now == Told::Gone },
             };
-            router.send(router.shard(), message);
+            peers.router.send(peers.shard, message);
         };
         let registry = network.registry.clone();
         Link::start(registry, network.config, self.shard.0, node.0, address, rand::random, events)
     }
 
-    /// A node has been heard of: whoever waits to dial it again does so now.
-    pub fn hurry(&self, node: NodeId) {
-        if let Some(outgoing) = self.outgoing.borrow().get(&node)
-            && outgoing.link.peer().is_none()
-        {
+    /// A node has dialled this one, from this address if it said so: it can be dialled now.
+    pub fn heard(&self, node: NodeId, address: Option<Arc<str>>) {
+        let Some(network) = &self.network else { return };
+        let up = self.outgoing.borrow().get(&node).is_some_and(|to| to.link.shard_count().is_some());
+        if up || node == network.node {
+            return;
+        }
+        if let Some(address) = address {
+            self.addresses.borrow_mut().hear(node, address);
+            self.dial(network);
+        }
+        if let Some(outgoing) = self.outgoing.borrow().get(&node) {
             outgoing.link.hurry();
+        }
+    }
+
+    /// A node is not, or not any more, where it said that it was.
+    fn not_there(&self, node: NodeId) {
+        if let Some(network) = &self.network
+            && self.addresses.borrow_mut().unhear(node)
+        {
+            self.dial(network);
+        }
+    }
+
+    /// The shard takes messages again: connections that waited for that go on.
+    pub fn resume(&self) {
+        if let Some(incoming) = &*self.incoming.borrow()
+            && incoming.has_paused()
+            && self.router.has_room(self.shard)
+        {
+            incoming.resume();
         }
     }
 
@@ -263,7 +303,7 @@ impl Peers {
         let outgoing = self.outgoing.borrow();
         let each = outgoing
             .iter()
-            .map(|(node, outgoing)| (*node, outgoing.link.peer().is_some(), outgoing.link.stats()));
+            .map(|(node, outgoing)| (*node, outgoing.link.shard_count().is_some(), outgoing.link.stats()));
         each.collect()
     }
 
@@ -296,7 +336,7 @@ impl Peers {
 
 /// Where frames of the incoming links go.
 struct Sink {
-    peers: std::rc::Weak<Peers>,
+    peers: Weak<Peers>,
 }
 
 impl FrameSink for Sink {
@@ -318,7 +358,9 @@ impl FrameSink for Sink {
 
     fn link_up(&self, from: &PeerInfo) {
         let Some(peers) = self.peers.upgrade() else { return };
-        peers.hurry(NodeId(from.node));
-        peers.router.hurry_others(NodeId(from.node));
+        let node = NodeId(from.node);
+        peers.heard(node, from.address.clone());
+        // Each shard has its own link to that node.
+        peers.router.heard_of(node, from.address.as_ref());
     }
 }

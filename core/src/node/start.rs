@@ -22,7 +22,7 @@ use chronik_wal::types::ShardId;
 use uuid::Uuid;
 
 use super::data::{self, DataSetup, OPEN_FILES_MAX, ShardStart};
-use super::peers::PeerNetwork;
+use super::peers::{self, PeerNetwork};
 use crate::admin::AdminEndpoint;
 use crate::config::server::{Listener, ServerConfig};
 use crate::metadata::command::Endpoint;
@@ -116,13 +116,12 @@ pub fn open(config: &ServerConfig) -> Result<Opened, StartError> {
     let setup = setup(config, &identity);
     let identity = data::fit_shards(&*disk, &setup, identity)?;
     let own = own_registration(config, &identity, &listeners, raft.as_ref());
+    let advertised = own.raft.clone();
     let shards = data::open_shards(&*disk, &setup, &identity, own)?;
     let snapshot = shards[0].snapshot.clone();
     let metrics = shards.iter().map(|start| start.seed.metrics.clone()).collect();
-    let network = raft.map(|listener| {
-        let network = peer_network(config, &identity, &snapshot);
-        (listener, network)
-    });
+    let network =
+        raft.map(|listener| (listener, peer_network(config, &identity, &snapshot, advertised.as_ref())));
     Ok(Opened { identity, snapshot, shards, listeners, network, admin, disk, lock, metrics })
 }
 
@@ -169,13 +168,19 @@ fn bind_raft(config: &ServerConfig) -> Result<Option<BoundListener>, StartError>
 }
 
 /// What this node says of itself to others, and whom it looks for.
-fn peer_network(config: &ServerConfig, identity: &Identity, snapshot: &Snapshot) -> Arc<PeerNetwork> {
+fn peer_network(
+    config: &ServerConfig,
+    identity: &Identity,
+    snapshot: &Snapshot,
+    advertised: Option<&Endpoint>,
+) -> Arc<PeerNetwork> {
     let ours = chronik_net::peer::Identity {
         node: config.node_id.0,
         directory: Uuid::from_bytes(identity.directory),
         incarnation: rand::random(),
         shard_count: identity.shards,
         cluster: identity.cluster_id.as_deref().and_then(ClusterId::new),
+        address: advertised.map(|endpoint| peers::address(endpoint).into()),
     };
     let configured = config.peers.iter().map(|(node, peer)| (*node, peer.raft.clone())).collect();
     PeerNetwork::new(config.node_id, &ours, configured, snapshot)

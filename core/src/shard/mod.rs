@@ -29,6 +29,7 @@ pub mod open;
 pub mod peers;
 pub mod produce;
 pub mod pump;
+mod quorum;
 pub mod recycle;
 pub mod registration;
 pub mod report;
@@ -285,6 +286,8 @@ impl Shard {
     /// Takes in one event. What it leads to is in [`Shard::take_outputs`] after the next [`Shard::turn`].
     pub fn handle(&mut self, event: Event, now: Now) {
         self.now = now;
+        // Before anything is served: a leader that has slept steps down first (SAFETY.md, rule 22).
+        self.driver.tick(now.mono_ms);
         match event {
             Event::Request { call, request } => self.request(call, request),
             Event::TurnDurable(turn) => {
@@ -363,6 +366,18 @@ impl Shard {
     #[must_use]
     pub fn tail_bytes(&self) -> usize {
         self.driver.tail_bytes()
+    }
+
+    /// Its Raft groups, for who watches (the simulator).
+    #[must_use]
+    pub fn driver(&self) -> &Driver {
+        &self.driver
+    }
+
+    /// Its replicas, for who watches (the simulator).
+    #[must_use]
+    pub fn partitions(&self) -> &BTreeMap<GroupId, Partition> {
+        &self.partitions
     }
 
     /// A number that this shard has not used before.

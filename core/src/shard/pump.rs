@@ -54,8 +54,8 @@ pub enum Mail {
     Done(JobId, JobDone),
     /// From the admin endpoint: how things stand.
     Inspect(Inquiry),
-    /// A node has been heard of: this shard dials it now.
-    Hurry(NodeId),
+    /// A node has dialled this one: it can be dialled now, at this address if it said so.
+    Heard(NodeId, Option<Arc<str>>),
     /// Stop: no new connections, answer what is in flight, then write everything out.
     Stop,
 }
@@ -147,6 +147,8 @@ impl Pump {
                     None => break,
                 }
             }
+            self.router.caught_up();
+            self.peers.resume();
             let more = self.shard.turn(present);
             let outputs = self.shard.take_outputs();
             self.carry_out(outputs);
@@ -291,11 +293,12 @@ async fn write_turns(
 pub async fn take_mail(mut mailbox: Receiver<Mail>, router: Rc<Router>, peers: Rc<Peers>, on_stop: Rc<Wake>) {
     loop {
         while let Some(mail) = mailbox.try_recv() {
+            router.room().await;
             match mail {
                 Mail::Message(message) => router.receive(message.into()),
                 Mail::Done(id, done) => router.receive(Inbound::Event(Event::JobDone(id, done))),
                 Mail::Inspect(inquiry) => router.receive(Inbound::Inspect(inquiry)),
-                Mail::Hurry(node) => peers.hurry(node),
+                Mail::Heard(node, address) => peers.heard(node, address),
                 Mail::Stop => {
                     router.receive(Inbound::Event(Event::Stop));
                     on_stop.notify();

@@ -96,6 +96,8 @@ pub struct Router {
     snapshot: Arc<ArcSwap<Snapshot>>,
     inbox: RefCell<VecDeque<Inbound>>,
     wake: Wake,
+    /// There is room in the inbox again.
+    room: Wake,
     outboxes: RefCell<Vec<Outbox<Mail>>>,
     waiting: RefCell<Waiting>,
 }
@@ -110,6 +112,7 @@ impl Router {
             snapshot,
             inbox: RefCell::default(),
             wake: Wake::new(),
+            room: Wake::new(),
             outboxes: RefCell::new(senders.iter().cloned().map(Outbox::new).collect()),
             waiting: RefCell::default(),
         }
@@ -185,9 +188,9 @@ impl Router {
     }
 
     /// Tells the other shards that a node has been heard of.
-    pub(crate) fn hurry_others(&self, node: NodeId) {
+    pub(crate) fn heard_of(&self, node: NodeId, address: Option<&Arc<str>>) {
         for shard in self.shards().filter(|shard| *shard != self.shard) {
-            self.post(shard, Mail::Hurry(node));
+            self.post(shard, Mail::Heard(node, address.cloned()));
         }
     }
 
@@ -213,6 +216,20 @@ impl Router {
     /// Whether something waits for this shard's pump.
     pub(super) fn has_inbound(&self) -> bool {
         !self.inbox.borrow().is_empty()
+    }
+
+    /// Waits until the pump has caught up, when it is far behind: what comes in waits in the mailbox meanwhile.
+    pub(super) async fn room(&self) {
+        while self.inbox.borrow().len() >= INBOX_MAX {
+            self.room.wait().await;
+        }
+    }
+
+    /// The pump has taken in what a turn takes in.
+    pub(super) fn caught_up(&self) {
+        if self.inbox.borrow().len() < INBOX_MAX {
+            self.room.notify();
+        }
     }
 
     /// Wakes the pump.

@@ -24,8 +24,8 @@ impl Shard {
     /// Carries on with everything that events have set in motion. True when there is more to do at once.
     pub fn turn(&mut self, now: Now) -> bool {
         self.now = now;
-        self.fire_timers();
         self.driver.tick(now.mono_ms);
+        self.fire_timers();
         self.retry_held();
         self.retry_stalled();
         self.retry_coordinators();

@@ -9,13 +9,15 @@
 //!
 //! Greetings travel in frames of the link's own kinds, whose layout never changes; a later version may only append
 //! to them. Layout of a greeting, little-endian: versions min u16, max u16; shard count u16; source shard u16; node i32; dialled node i32;
-//! incarnation u64; directory [16]; cluster [32], zero-padded, all zero for none. A refusal: code u16, then UTF-8 text.
+//! incarnation u64; directory [16]; cluster [32], zero-padded, all zero for none; address length u16 (0 for none), address.
+//! A refusal: code u16, then UTF-8 text.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::mem::size_of;
+use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use uuid::Uuid;
 use zerocopy::byteorder::little_endian::{I32, U16, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -29,6 +31,8 @@ pub const VERSION_MIN: u16 = 1;
 pub const VERSION_MAX: u16 = 1;
 /// Longest cluster id; Kafka's have 22 characters.
 pub const CLUSTER_ID_BYTES_MAX: usize = 32;
+/// Longest `host:port`: a host name has 253 characters at most.
+pub const ADDRESS_BYTES_MAX: usize = 264;
 /// Longest text of a refusal.
 pub const REFUSAL_TEXT_BYTES_MAX: usize = 400;
 
@@ -53,6 +57,7 @@ struct GreetingBytes {
 
 const _: () = assert!(size_of::<GreetingBytes>() == 72);
 const _: () = assert!(2 + REFUSAL_TEXT_BYTES_MAX + 4 <= CONTROL_BODY_BYTES_MAX);
+const _: () = assert!(size_of::<GreetingBytes>() + 2 + ADDRESS_BYTES_MAX + 4 <= CONTROL_BODY_BYTES_MAX);
 
 /// The id of a cluster: 1 to 32 printable ASCII characters.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,7 +97,7 @@ impl fmt::Debug for ClusterId {
 }
 
 /// What a node says of itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Greeting {
     /// Oldest and newest protocol that it speaks.
     pub versions: (u16, u16),
@@ -110,12 +115,16 @@ pub struct Greeting {
     pub source_shard: u16,
     /// In a hello, the node id that it believes to have dialled; else its own.
     pub dialled_node: i32,
+    /// Where it is reached, `host:port`: how nodes that have never heard of it dial back.
+    pub address: Option<Arc<str>>,
 }
 
 /// Which nodes belong to the cluster, as far as is known. Replaced as group 0 moves on.
+///
+/// A fresh node, one that names no cluster, is always talked to, under any directory: that is how it comes to register.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Members {
-    /// Whether nodes that are not listed are talked to as well: while a cluster forms.
+    /// Whether nodes of a cluster that are not listed are talked to as well: while this one is not part of it.
     pub admits_strangers: bool,
     /// The nodes, each with its registered directory where that is known.
     pub nodes: BTreeMap<i32, Option<Uuid>>,
@@ -137,7 +146,7 @@ pub enum RefusalCode {
     Itself = 5,
     /// The node has another directory than the registered one, or two nodes have the same.
     Directory = 6,
-    /// A node that is no member.
+    /// A node that was a member and is none any more.
     Stranger = 7,
     /// A greeting that makes no sense.
     Malformed = 8,
@@ -192,7 +201,7 @@ impl Refusal {
 }
 
 impl Greeting {
-    pub(super) fn to_frame(self, kind: u8) -> Frame {
+    pub(super) fn to_frame(&self, kind: u8) -> Frame {
         let bytes = GreetingBytes {
             version_min: self.versions.0.into(),
             version_max: self.versions.1.into(),
@@ -204,7 +213,14 @@ impl Greeting {
             directory: *self.directory.as_bytes(),
             cluster: self.cluster.map_or([0; CLUSTER_ID_BYTES_MAX], |cluster| cluster.0),
         };
-        Frame { parts: vec![Bytes::copy_from_slice(bytes.as_bytes())], ..Frame::new(kind, 0, 0) }
+        let address = self.address.as_deref().unwrap_or_default().as_bytes();
+        assert!(address.len() <= ADDRESS_BYTES_MAX, "an address is checked when the node starts");
+        let mut body = BytesMut::with_capacity(size_of::<GreetingBytes>() + 2 + address.len());
+        body.extend_from_slice(bytes.as_bytes());
+        // At most ADDRESS_BYTES_MAX, which fits.
+        body.extend_from_slice(&(address.len() as u16).to_le_bytes());
+        body.extend_from_slice(address);
+        Frame { parts: vec![body.freeze()], ..Frame::new(kind, 0, 0) }
     }
 
     /// The greeting in a frame; what a newer version appended is ignored.
@@ -212,7 +228,7 @@ impl Greeting {
         let malformed =
             |what: &str| Refusal::new(RefusalCode::Malformed, format!("malformed greeting: {what}"));
         let body = frame.parts.first().map_or(&[][..], |part| part);
-        let Ok((bytes, _)) = GreetingBytes::ref_from_prefix(body) else {
+        let Ok((bytes, rest)) = GreetingBytes::ref_from_prefix(body) else {
             return Err(malformed("too short"));
         };
         let cluster = if bytes.cluster == [0; CLUSTER_ID_BYTES_MAX] {
@@ -230,6 +246,7 @@ impl Greeting {
         if bytes.source_shard.get() >= shard_count || bytes.node.get() < 0 {
             return Err(malformed("source shard or node id"));
         }
+        let address = read_address(rest).ok_or_else(|| malformed("address"))?;
         Ok(Self {
             versions: (bytes.version_min.get(), bytes.version_max.get()),
             node: bytes.node.get(),
@@ -239,8 +256,27 @@ impl Greeting {
             cluster,
             source_shard: bytes.source_shard.get(),
             dialled_node: bytes.dialled_node.get(),
+            address,
         })
     }
+}
+
+/// The address behind the fixed part of a greeting; what follows it is a newer version's. None when it is none.
+fn read_address(rest: &[u8]) -> Option<Option<Arc<str>>> {
+    let (length, rest) = rest.split_first_chunk::<2>()?;
+    let text = std::str::from_utf8(rest.get(..usize::from(u16::from_le_bytes(*length)))?).ok()?;
+    if text.is_empty() {
+        return Some(None);
+    }
+    is_address(text).then(|| Some(text.into()))
+}
+
+/// Whether this is `host:port` of a length that a greeting takes.
+#[must_use]
+pub fn is_address(text: &str) -> bool {
+    let printable = text.bytes().all(|byte| byte.is_ascii_graphic());
+    let parts = text.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    printable && text.len() <= ADDRESS_BYTES_MAX && parts.is_some_and(|(_, port)| port.parse::<u16>().is_ok())
 }
 
 /// Whether to talk to whoever sent `theirs`; the protocol version to talk in. `dialled` is the node that we dialled, none on
@@ -295,14 +331,17 @@ pub fn judge(
         return refuse(RefusalCode::Directory, text);
     }
     match members.nodes.get(&them) {
+        _ if theirs.cluster.is_none() => Ok(version),
         None if !members.admits_strangers => {
-            let text = format!("node {them} is no member: add it with `chronik-server cluster add`");
+            let text = format!(
+                "node {them} is no member of the cluster any more: start it on an empty data directory to let it join again"
+            );
             refuse(RefusalCode::Stranger, text)
         }
         Some(Some(registered)) if *registered != theirs.directory => {
             let text = format!(
                 "node {them} is registered with data directory {registered} and comes with {}: \
-                 start it on its own directory, or let it rejoin as a new one",
+                 start it on its own directory, or on an empty one to let it join again",
                 theirs.directory
             );
             refuse(RefusalCode::Directory, text)

@@ -149,7 +149,13 @@ impl Link {
     /// The node on the other side while the link is up.
     #[must_use]
     pub fn peer(&self) -> Option<PeerInfo> {
-        self.core.up.borrow().as_ref().map(|(peer, _)| *peer)
+        self.core.up.borrow().as_ref().map(|(peer, _)| peer.clone())
+    }
+
+    /// The number of shards of the node on the other side while the link is up.
+    #[must_use]
+    pub fn shard_count(&self) -> Option<u16> {
+        self.core.up.borrow().as_ref().map(|(peer, _)| peer.shard_count)
     }
 
     /// Frames and bytes that wait in the queue.
@@ -168,6 +174,8 @@ impl Link {
     /// Dials another address from the next try on.
     pub fn set_address(&self, address: &str) {
         address.clone_into(&mut self.core.address.borrow_mut());
+        // That nobody is there either is news.
+        *self.core.last_down.borrow_mut() = None;
     }
 
     /// Ends the wait between two tries: the node has just been heard of otherwise.
@@ -245,9 +253,18 @@ async fn run(core: Rc<Core>, mut random: impl FnMut() -> u64) {
             }
             return;
         }
+        // A process that was killed refuses the next try: that it is gone is known at once, not after a wait.
+        let redial = was_up && reason == DownReason::Closed && up_ms >= core.config.liveness.timeout_ms;
         core.ended(was_up, reason);
-        let pause = sleep(Duration::from_millis(backoff.fail(random())));
-        or(pause, or(core.hurry.wait(), core.stop.wait())).await;
+        let pause_ms = backoff.fail(random());
+        if was_up {
+            // What came while it was being made is answered.
+            core.hurry.take();
+        }
+        if !redial {
+            let pause = sleep(Duration::from_millis(pause_ms));
+            or(pause, or(core.hurry.wait(), core.stop.wait())).await;
+        }
     }
 }
 
@@ -312,9 +329,10 @@ async fn connect(
         cluster: theirs.cluster,
         source_shard: core.source_shard,
         version,
+        address: theirs.address,
     };
     let session = Rc::new(session);
-    *core.up.borrow_mut() = Some((peer, session.clone()));
+    *core.up.borrow_mut() = Some((peer.clone(), session.clone()));
     *core.last_down.borrow_mut() = None;
     core.count(|stats| stats.connections += 1);
     tracing::debug!(node = core.node, %address, "link between nodes is up");

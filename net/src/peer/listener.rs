@@ -119,6 +119,8 @@ pub struct IncomingLinks<S: FrameSink> {
     scratch: Scratch,
     open: RefCell<BTreeMap<u64, Open>>,
     stats: Cell<IncomingStats>,
+    /// Connections that wait for the sink.
+    paused: Cell<usize>,
     stopped: Cell<bool>,
 }
 
@@ -139,6 +141,7 @@ impl<S: FrameSink> IncomingLinks<S> {
             scratch: Scratch::default(),
             open: RefCell::default(),
             stats: Cell::default(),
+            paused: Cell::default(),
             stopped: Cell::new(false),
         })
     }
@@ -160,6 +163,12 @@ impl<S: FrameSink> IncomingLinks<S> {
         let open = Open { stop: events.0.clone(), room: events.1.clone() };
         self.open.borrow_mut().insert(accepted.id, open);
         spawn(serve_one(self.clone(), accepted, events.0, events.1));
+    }
+
+    /// Whether any connection waits for the sink.
+    #[must_use]
+    pub fn has_paused(&self) -> bool {
+        self.paused.get() > 0
     }
 
     /// The sink has room again: paused connections go on at once.
@@ -295,6 +304,7 @@ async fn greet<S: FrameSink>(
         cluster: theirs.cluster,
         source_shard: theirs.source_shard,
         version,
+        address: theirs.address,
     };
     Ok((from, held))
 }
@@ -365,6 +375,7 @@ async fn deliver<S: FrameSink>(
         if !session.paused.replace(true) {
             links.count(|stats| stats.paused += 1);
         }
+        let _paused = Paused::enter(&links.paused);
         or(room.wait(), sleep(SINK_RETRY)).await;
     }
     links.count(|stats| stats.received_frames += 1);
@@ -372,6 +383,22 @@ async fn deliver<S: FrameSink>(
         session.resume();
     }
     Ok(())
+}
+
+/// Counts a connection as waiting for as long as it does.
+struct Paused<'a>(&'a Cell<usize>);
+
+impl<'a> Paused<'a> {
+    fn enter(count: &'a Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 /// Sends keepalives until the socket fails.

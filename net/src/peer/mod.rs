@@ -39,6 +39,7 @@ mod session;
 mod tests;
 
 use std::io;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
@@ -50,7 +51,7 @@ pub use queue::{NotSent, NotSentReason};
 pub use registry::{Identity, Registry};
 
 /// The node on the other side, as it has said in its greeting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerInfo {
     /// Its node id.
     pub node: i32,
@@ -64,6 +65,8 @@ pub struct PeerInfo {
     pub source_shard: u16,
     /// The protocol version agreed on.
     pub version: u16,
+    /// Where it is reached, `host:port`, if it says so.
+    pub address: Option<Arc<str>>,
 }
 
 /// Bounds and times of links. The same on every node of a cluster, or at least each keepalive below the others' time-out.

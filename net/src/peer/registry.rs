@@ -36,6 +36,8 @@ pub struct Claim {
     id: u64,
     directory: Uuid,
     incarnation: u64,
+    /// It named no cluster when it greeted: it may still have to register.
+    was_fresh: bool,
     admitted_ms: u64,
     heard_ms: Arc<AtomicU64>,
     superseded: Arc<AtomicBool>,
@@ -107,6 +109,7 @@ impl Claims {
             id: self.last_id,
             directory: theirs.directory,
             incarnation: theirs.incarnation,
+            was_fresh: theirs.cluster.is_none(),
             admitted_ms: now_ms,
             heard_ms: Arc::new(AtomicU64::new(now_ms)),
             superseded: Arc::default(),
@@ -123,11 +126,14 @@ impl Claims {
     }
 
     /// Ends the connections whose node is no longer to be talked to.
-    fn enforce(&self, members: &Members) {
+    fn enforce(&self, before: &Members, members: &Members) {
         for claim in self.live.values() {
-            let allowed = match members.nodes.get(&claim.key.0) {
-                None => members.admits_strangers,
-                Some(registered) => registered.is_none_or(|registered| registered == claim.directory),
+            let node = claim.key.0;
+            let allowed = match members.nodes.get(&node) {
+                None => members.admits_strangers || (claim.was_fresh && !before.nodes.contains_key(&node)),
+                Some(registered) => {
+                    claim.was_fresh || registered.is_none_or(|registered| registered == claim.directory)
+                }
             };
             if !allowed {
                 claim.superseded.store(true, Ordering::Relaxed);
@@ -137,7 +143,7 @@ impl Claims {
 }
 
 /// What a node knows of itself when it starts.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Identity {
     /// Its node id.
     pub node: i32,
@@ -149,6 +155,8 @@ pub struct Identity {
     pub shard_count: u16,
     /// Its cluster; none while it is fresh.
     pub cluster: Option<ClusterId>,
+    /// Where other nodes reach it, `host:port`.
+    pub address: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -178,6 +186,7 @@ impl Registry {
             cluster: identity.cluster,
             source_shard: 0,
             dialled_node: identity.node,
+            address: identity.address.clone(),
         };
         let state = State { ours, members, claims: Claims::default(), said: BTreeSet::new() };
         Arc::new(Self { state: Mutex::new(state) })
@@ -191,14 +200,14 @@ impl Registry {
     /// The members have changed. Connections with nodes that are none any more, or that have another directory, end.
     pub fn set_members(&self, members: Members) {
         let mut state = self.lock();
-        state.claims.enforce(&members);
+        state.claims.enforce(&state.members, &members);
         state.members = members;
     }
 
     /// What this node says of itself, on the listening side.
     #[must_use]
     pub fn greeting(&self) -> Greeting {
-        self.lock().ours
+        self.lock().ours.clone()
     }
 
     pub(super) fn judge(&self, dialled: Option<i32>, theirs: &Greeting) -> Result<u16, Refusal> {
@@ -254,9 +263,10 @@ mod tests {
             directory: Uuid::from_u128(directory),
             incarnation,
             shard_count: 4,
-            cluster: None,
+            cluster: ClusterId::new("c"),
             source_shard: 0,
             dialled_node: 1,
+            address: None,
         }
     }
 
@@ -308,6 +318,7 @@ mod tests {
             incarnation: 1,
             shard_count: 1,
             cluster: None,
+            address: None,
         };
         let open = Members { admits_strangers: true, ..Members::default() };
         let registry = Registry::new(&identity, open);
@@ -332,6 +343,7 @@ mod tests {
             incarnation: 1,
             shard_count: 1,
             cluster: None,
+            address: None,
         };
         let registry = Registry::new(&identity, Members { admits_strangers: true, ..Members::default() });
         assert!(registry.is_news(2, Direction::Out, RefusalCode::Cluster));

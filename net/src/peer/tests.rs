@@ -88,6 +88,7 @@ fn identity(node: i32) -> Identity {
         incarnation: clock::monotonic_ns(),
         shard_count: 1,
         cluster: ClusterId::new("test-cluster"),
+        address: None,
     }
 }
 
@@ -256,6 +257,7 @@ fn greeting(node: i32) -> Greeting {
         incarnation: 5,
         shard_count: 2,
         cluster: ClusterId::new("test-cluster"),
+        address: None,
         source_shard: 1,
         dialled_node: 1,
     }
@@ -408,7 +410,7 @@ fn refusals_are_told_to_both_sides() {
         (2, identity(3), RefusalCode::WrongNode),
         (2, identity(1), RefusalCode::DuplicateNode),
         (2, Identity { directory: one.directory, ..identity(2) }, RefusalCode::Directory),
-        (1, one, RefusalCode::Itself),
+        (1, one.clone(), RefusalCode::Itself),
     ];
     for (dialled, other, code) in cases {
         let dialling = Node::start(&one, config());

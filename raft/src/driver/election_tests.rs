@@ -162,7 +162,7 @@ fn a_leader_that_lost_its_quorum_steps_down_within_an_election_timeout() {
         late.from = peer;
         replica.step(late).unwrap();
     }
-    replica.driver.tick(1250 + 310);
+    (1280..=1560).step_by(10).for_each(|now_ms| replica.driver.tick(now_ms));
     assert_eq!(replica.driver.leadership(GROUP), Some(Leadership::Unknown { term: Term(1) }));
 }
 

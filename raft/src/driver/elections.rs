@@ -14,6 +14,7 @@
 //! A candidate whose log is behind brings the election of whoever sees that forward; one that is up to date puts it off.
 
 use chronik_wal::types::{GroupId, PeerId};
+use raft::StateRole;
 use raft::eraftpb::{Message, MessageType};
 
 use super::Driver;
@@ -67,7 +68,11 @@ impl Driver {
         let was_let_go = group.lost.iter().any(|lost| lost.peer == peer && lost.has_led);
         let lost = Lost { peer, rank, is_gone: refused, has_led: led || was_let_go };
         group.note_lost(lost);
+        let leads = group.node.raft.state == StateRole::Leader;
         self.mark_dirty(slot);
+        if leads || lost.has_led {
+            self.wake(slot);
+        }
         if lost.has_led {
             self.leader_lost(slot, lost);
         }
@@ -77,7 +82,12 @@ impl Driver {
     pub fn peer_found(&mut self, group: GroupId, peer: PeerId) {
         let Some(slot) = self.slot_of(group) else { return };
         // An election that is due stays so: what came back may be a new process, which leads nothing.
-        self.at(slot).lost.retain(|lost| lost.peer != peer);
+        let group = self.at(slot);
+        group.lost.retain(|lost| lost.peer != peer);
+        // It may be a new process, which knows no leader, or lack something: as the leader, tell it.
+        if group.node.raft.state == StateRole::Leader {
+            self.wake(slot);
+        }
     }
 
     fn leader_lost(&mut self, slot: usize, lost: Lost) {
@@ -123,7 +133,6 @@ impl Driver {
     }
 
     fn hold_election(&mut self, slot: usize) {
-        let now_ms = self.now_ms;
         let Some(election) = self.at(slot).election else { return };
         self.cancel_election(slot);
         let group = self.at(slot);
@@ -137,12 +146,23 @@ impl Driver {
             return;
         }
         let has_begun = group.stand();
-        let tries = election.tries + 1;
-        let wait_ms = (RETRY_MS << election.tries) + group.noise(NOISE_MS);
         self.counters.elections_begun += u64::from(has_begun);
         self.mark_dirty(slot);
-        if tries < TRIES_MAX {
-            self.schedule(slot, Election { due_ms: now_ms + wait_ms, tries });
+        self.schedule_retry(slot, election.tries);
+    }
+
+    /// After a first try that was asked for.
+    pub(super) fn try_again(&mut self, slot: usize) {
+        if !self.at(slot).is_sole_voter() {
+            self.schedule_retry(slot, 0);
+        }
+    }
+
+    fn schedule_retry(&mut self, slot: usize, tries: u32) {
+        let wait_ms = (RETRY_MS << tries) + self.at(slot).noise(NOISE_MS);
+        let due_ms = self.now_ms + wait_ms;
+        if tries + 1 < TRIES_MAX {
+            self.schedule(slot, Election { due_ms, tries: tries + 1 });
         }
     }
 

@@ -111,6 +111,7 @@ impl Driver {
             self.dirty.retain(|dirty| *dirty != slot);
         }
         self.awake.remove(&slot);
+        self.fresh.remove(&slot);
         self.free_slots.push(slot);
         wal.put_removed(group);
         true

@@ -79,6 +79,8 @@ pub struct DriverOutput {
     pub committed: Vec<Committed>,
     /// Changes of leadership; the last of a group holds.
     pub leadership: Vec<(GroupId, Leadership)>,
+    /// Groups whose quorum has answered ([`crate::driver::Driver::ask_quorum`]).
+    pub contacts: Vec<GroupId>,
     /// Entries to read from files.
     pub fetches: Vec<EntryFetch>,
     /// Log starts that moved.
@@ -93,6 +95,7 @@ impl DriverOutput {
         self.installed.clear();
         self.committed.clear();
         self.leadership.clear();
+        self.contacts.clear();
         self.fetches.clear();
         self.compacted.clear();
     }
@@ -107,6 +110,10 @@ pub struct DriverCounters {
     pub readies: u64,
     /// Ticks given to groups.
     pub group_ticks: u64,
+    /// Times that a group went to rest.
+    pub rests: u64,
+    /// Times that a group was woken.
+    pub wakes: u64,
     /// Elections begun because the leader's node was lost.
     pub elections_begun: u64,
     /// Messages stepped.

@@ -118,7 +118,7 @@ fn nothing_is_proposed_during_a_transfer_and_it_ends_in_time() {
     let batch = || Proposal { kind: EntryKind::Batch, data: data.clone() };
     assert_eq!(replica.driver.propose(GROUP, batch()), Err(ProposeError::Transferring));
     replica.step(message(MessageType::MsgHeartbeatResponse, 1)).unwrap();
-    replica.driver.tick(310);
+    (30..=330).step_by(30).for_each(|now_ms| replica.driver.tick(now_ms));
     assert!(replica.driver.propose(GROUP, batch()).is_ok(), "given up after an election timeout");
 }
 

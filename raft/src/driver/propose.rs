@@ -42,6 +42,7 @@ impl Driver {
         match result {
             Ok(_) => {
                 self.counters.proposals += 1;
+                self.wake(slot);
                 self.mark_dirty(slot);
             }
             Err(ProposeError::Full) => self.counters.proposals_full += 1,
@@ -81,6 +82,7 @@ impl Driver {
         let data = change.write_to_bytes().expect("a change without required fields is written");
         let result = group.propose(EntryKind::ConfChangeV2, Bytes::from(data));
         group.flush_proposals();
+        self.wake(slot);
         self.mark_dirty(slot);
         result
     }
@@ -93,6 +95,8 @@ impl Driver {
         if group.check_proposable(0).is_err() || to == group.peer {
             return false;
         }
+        self.wake(slot);
+        let group = self.at(slot);
         group.flush_proposals();
         group.node.transfer_leader(to.0);
         group.settle();
@@ -102,11 +106,15 @@ impl Driver {
     }
 
     /// Stands for election now, with a pre-vote first: the placement's first replica of a new group, or when the leader's node is
-    /// known to be down. Returns whether an election began.
+    /// known to be down. Tried again soon, a few times: the others may not have a new group yet. Returns whether an election began.
     pub fn campaign(&mut self, group: GroupId) -> bool {
         let Some(slot) = self.slot_of(group) else { return false };
+        self.wake(slot);
         let has_begun = self.at(slot).campaign();
         self.mark_dirty(slot);
+        if has_begun {
+            self.try_again(slot);
+        }
         has_begun
     }
 }

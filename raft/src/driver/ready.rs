@@ -26,6 +26,7 @@ impl Driver {
         for outgoing in self.unheld.drain(..) {
             send(out, outgoing);
         }
+        out.contacts.append(&mut self.contacts);
         let mut bytes = 0;
         for _ in 0..VISITS_PER_CALL_MAX {
             if bytes >= BYTES_PER_CALL_MAX {
@@ -213,11 +214,9 @@ fn install(
     note_hard_state(group, ready);
     // ORDER: old entries above the snapshot's index would otherwise be taken for the log's continuation by recovery. Both
     // records are in one turn, which is all or nothing.
+    wal.put_replaced(group.id, &group.storage().state);
     let turn = wal.filling_turn();
     group.installing = Some(turn);
-    wal.put_removed(group.id);
-    wal.put_state(group.id, &group.storage().state);
-    assert_eq!(wal.filling_turn(), turn, "the removal and the new state share a turn");
     writes.states += 1;
     out.installed.push(Installed { group: group.id, log_start, data: content.data, turn });
 }
@@ -292,7 +291,8 @@ fn route_messages(
 }
 
 fn send_all(group: &Group, out: &mut DriverOutput, messages: Vec<Message>) {
-    for message in messages {
+    for mut message in messages {
+        group.mark_heartbeat(&mut message);
         send(out, Outgoing { to: PeerId(message.to), group: group.id, message });
     }
 }

@@ -6,6 +6,7 @@ use raft::eraftpb::Message;
 
 use super::Driver;
 use super::elections::Seen;
+use super::rest::Before;
 use crate::error::StepError;
 use crate::guard;
 
@@ -33,11 +34,13 @@ impl Driver {
         group.flush_proposals();
         guard::check(group, from, &message)?;
         let seen = Seen::of(&message);
+        let before = Before::of(group, &message);
         let result = group.step(message).map_err(|_| StepError::Refused);
         let term = Term(group.node.raft.term);
         self.counters.term_max = self.counters.term_max.max(term);
         self.mark_dirty(slot);
         self.after_step(slot, &seen);
+        self.rest_after_step(slot, &before);
         result
     }
 
@@ -54,6 +57,7 @@ impl Driver {
 
     fn report(&mut self, group: GroupId, report: impl FnOnce(&mut crate::group::Group)) {
         let Some(slot) = self.slot_of(group) else { return };
+        self.wake(slot);
         let group = self.at(slot);
         group.flush_proposals();
         report(group);

@@ -1,6 +1,7 @@
 //! What a group knows of the links to its peers, beside what raft-rs does.
 
 use chronik_wal::types::PeerId;
+use raft::eraftpb::MessageType;
 use raft::{ProgressState, SnapshotStatus, StateRole};
 
 use super::{Group, mix};
@@ -85,5 +86,32 @@ impl Group {
     pub(crate) fn noise(&mut self, bound: u64) -> u64 {
         self.noise_draws += 1;
         mix(self.seed ^ mix(self.id.0) ^ mix(self.peer.0 << 32) ^ mix(!self.noise_draws)) % bound
+    }
+}
+
+/// What a leader remembers of its peers' answers.
+impl Group {
+    /// Notes that a peer has answered in this term. Returns whether that makes a quorum of answers where one was asked for.
+    pub(crate) fn note_heard(&mut self, peer: PeerId, term: u64, kind: MessageType, now_ms: u64) -> bool {
+        let is_answer = matches!(kind, MessageType::MsgAppendResponse | MessageType::MsgHeartbeatResponse);
+        if !is_answer || term != self.node.raft.term {
+            return false;
+        }
+        match self.heard.iter_mut().find(|(other, _)| *other == peer) {
+            Some((_, at_ms)) => *at_ms = now_ms,
+            None => self.heard.push((peer, now_ms)),
+        }
+        let Some(answered) = &mut self.is_asking else { return false };
+        if !answered.contains(&peer) {
+            answered.push(peer);
+        }
+        let Some(answered) = &self.is_asking else { return false };
+        self.is_quorum(|id| id == self.peer.0 || answered.contains(&PeerId(id)))
+    }
+
+    /// Whether a quorum was heard of after `since_ms`.
+    pub(crate) fn has_heard_quorum(&self, since_ms: u64) -> bool {
+        let has_heard = |id: u64| self.heard.iter().any(|(peer, at_ms)| peer.0 == id && *at_ms > since_ms);
+        self.is_quorum(|id| id == self.peer.0 || has_heard(id))
     }
 }

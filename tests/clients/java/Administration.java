@@ -59,7 +59,7 @@ final class Administration {
 
     private static String topics(Admin admin) throws Exception {
         String topic = Checks.unique("java-admin");
-        var created = admin.createTopics(List.of(newTopic(topic, 3, 1, Map.of("retention.ms", "3600000"))));
+        var created = admin.createTopics(List.of(newTopic(topic, 3, Checks.REPLICAS, Map.of("retention.ms", "3600000"))));
         created.all().get();
         Uuid id = created.topicId(topic).get();
         Checks.check(!id.equals(Uuid.ZERO_UUID), "topic id in the answer");
@@ -70,12 +70,11 @@ final class Administration {
         Checks.equal(byId.name(), topic, "described by id");
         admin.createPartitions(Map.of(topic, NewPartitions.increaseTo(5))).all().get();
         Checks.eventually("five partitions", () -> describe(admin, topic).partitions().size() == 5);
-        for (var partition : describe(admin, topic).partitions()) {
-            Checks.check(partition.leader() != null && partition.isr().size() == 1, "leader and in-sync set of each");
-        }
+        Checks.eventually("leader and in-sync set of each", () -> describe(admin, topic).partitions().stream()
+                .allMatch(partition -> partition.leader() != null && partition.isr().size() == Checks.REPLICAS));
         String imagined = Checks.unique("java-dry");
         var dry = new CreateTopicsOptions().validateOnly(true);
-        admin.createTopics(List.of(newTopic(imagined, 1, 1, Map.of())), dry).all().get();
+        admin.createTopics(List.of(newTopic(imagined, 1, Checks.REPLICAS, Map.of())), dry).all().get();
         Checks.check(!admin.listTopics().names().get().contains(imagined), "validate-only makes nothing");
         String byDefault = Checks.unique("java-default");
         admin.createTopics(List.of(new NewTopic(byDefault, Optional.empty(), Optional.empty()))).all().get();
@@ -99,15 +98,15 @@ final class Administration {
 
     private static void refusals(Admin admin, String topic) throws Exception {
         Map<NewTopic, Class<? extends Throwable>> refused = new HashMap<>();
-        refused.put(newTopic(topic, 1, 1, Map.of()), TopicExistsException.class);
-        refused.put(newTopic("..", 1, 1, Map.of()), InvalidTopicException.class);
-        refused.put(newTopic("with space", 1, 1, Map.of()), InvalidTopicException.class);
-        refused.put(newTopic("x".repeat(250), 1, 1, Map.of()), InvalidTopicException.class);
-        refused.put(newTopic("java-bad", 0, 1, Map.of()), InvalidPartitionsException.class);
-        refused.put(newTopic("java-bad", 1, 3, Map.of()), InvalidReplicationFactorException.class);
-        refused.put(newTopic("java-bad", 1, 1, Map.of("no.such.config", "1")), InvalidConfigurationException.class);
-        refused.put(newTopic("java-bad", 1, 1, Map.of("retention.ms", "soon")), InvalidConfigurationException.class);
-        refused.put(newTopic("java-bad", 1, 1, Map.of("retention.ms", "-2")), InvalidConfigurationException.class);
+        refused.put(newTopic(topic, 1, Checks.REPLICAS, Map.of()), TopicExistsException.class);
+        refused.put(newTopic("..", 1, Checks.REPLICAS, Map.of()), InvalidTopicException.class);
+        refused.put(newTopic("with space", 1, Checks.REPLICAS, Map.of()), InvalidTopicException.class);
+        refused.put(newTopic("x".repeat(250), 1, Checks.REPLICAS, Map.of()), InvalidTopicException.class);
+        refused.put(newTopic("java-bad", 0, Checks.REPLICAS, Map.of()), InvalidPartitionsException.class);
+        refused.put(newTopic("java-bad", 1, 9, Map.of()), InvalidReplicationFactorException.class);
+        refused.put(newTopic("java-bad", 1, Checks.REPLICAS, Map.of("no.such.config", "1")), InvalidConfigurationException.class);
+        refused.put(newTopic("java-bad", 1, Checks.REPLICAS, Map.of("retention.ms", "soon")), InvalidConfigurationException.class);
+        refused.put(newTopic("java-bad", 1, Checks.REPLICAS, Map.of("retention.ms", "-2")), InvalidConfigurationException.class);
         for (var entry : refused.entrySet()) {
             Checks.refused(entry.getValue(), () -> admin.createTopics(List.of(entry.getKey())).all().get());
         }
@@ -199,7 +198,7 @@ final class Administration {
         Checks.eventually("the topic is gone", () -> !admin.listTopics().names().get().contains(topic));
         Checks.refused(UnknownTopicIdException.class, () -> admin.deleteTopics(TopicCollection.ofTopicIds(List.of(id))).all().get());
         Checks.refused(UnknownTopicOrPartitionException.class, () -> admin.deleteTopics(List.of(topic)).all().get());
-        admin.createTopics(List.of(newTopic(topic, 1, 1, Map.of()))).all().get();
+        admin.createTopics(List.of(newTopic(topic, 1, Checks.REPLICAS, Map.of()))).all().get();
         Checks.check(!describe(admin, topic).topicId().equals(id), "a topic made again has a new id");
         Checks.step("delete by id and name, a new id when made again");
     }

@@ -8,6 +8,9 @@ import java.util.concurrent.ExecutionException;
 
 /** What the Java programs share: checks that end the program, names, configurations. */
 final class Checks {
+    /** Replicas of the topics that scenarios make: 1 against one node, 3 against three. */
+    static final short REPLICAS = Short.parseShort(System.getenv().getOrDefault("CHRONIK_TEST_REPLICAS", "1"));
+
     private Checks() {
     }
 

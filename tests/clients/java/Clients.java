@@ -15,6 +15,7 @@ public final class Clients {
                 "groups", Groups::run,
                 "admin", Administration::run,
                 "tools", Tools::run,
+                "report", Report::run,
                 "chaos", ChaosProducer::run);
         try {
             scenarios.get(arguments[0]).run(arguments[1], arguments);

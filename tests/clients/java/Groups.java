@@ -43,7 +43,7 @@ final class Groups {
 
     private static String topicWithRecords(String bootstrap, Admin admin) throws Exception {
         String topic = Checks.unique("java-group");
-        admin.createTopics(List.of(new NewTopic(topic, 4, (short) 1))).all().get();
+        admin.createTopics(List.of(new NewTopic(topic, 4, Checks.REPLICAS))).all().get();
         try (var producer = RoundTrip.producer(Checks.configs(bootstrap))) {
             for (int n = 0; n < 400; n++) {
                 producer.send(new ProducerRecord<>(topic, n % 4, null, RoundTrip.bytes("" + n)));

@@ -123,7 +123,7 @@ final class Tools {
     }
 
     private void topics() throws Exception {
-        contains(ok("TopicCommand", "--create", "--topic", topic, "--partitions", "2", "--replication-factor", "1",
+        contains(ok("TopicCommand", "--create", "--topic", topic, "--partitions", "2", "--replication-factor", "" + Checks.REPLICAS,
                 "--config", "retention.ms=3600000"), "Created topic " + topic);
         contains(ok("TopicCommand", "--list"), topic);
         refused("already exists", "TopicCommand", "--create", "--topic", topic);

@@ -4,10 +4,13 @@ Each program is called as `python with_X.py SCENARIO HOST:PORT` and leaves with 
 scenario held. A check that fails raises, so that the trace names the step.
 """
 
+import os
 import sys
 import time
 import uuid
 
+# Replicas of the topics that scenarios make: 1 against one node, 3 against three.
+REPLICAS = int(os.environ.get("CHRONIK_TEST_REPLICAS", "1"))
 COMPRESSIONS = ["none", "gzip", "snappy", "lz4", "zstd"]
 
 

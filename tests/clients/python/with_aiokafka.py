@@ -4,7 +4,7 @@ import asyncio
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from common import COMPRESSIONS, check, check_equal, main, sample_records, step, unique
+from common import COMPRESSIONS, REPLICAS, check, check_equal, main, sample_records, step, unique
 
 
 async def eventually(probe, what, seconds=30):
@@ -77,7 +77,7 @@ async def groups(bootstrap):
     topic, group = unique("aio-group"), unique("aio-group")
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await admin.start()
-    await admin.create_topics([NewTopic(topic, 4, 1)])
+    await admin.create_topics([NewTopic(topic, 4, REPLICAS)])
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap)
     await producer.start()
     for n in range(400):

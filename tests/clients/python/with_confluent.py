@@ -4,7 +4,7 @@ import select
 import sys
 import threading
 
-from common import COMPRESSIONS, check, check_equal, eventually, main, sample_records, step, unique
+from common import COMPRESSIONS, REPLICAS, check, check_equal, eventually, main, sample_records, step, unique
 from confluent_kafka import (Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, Producer,
                              TopicCollection, TopicPartition)
 from confluent_kafka.admin import (AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic,
@@ -103,7 +103,7 @@ def groups(bootstrap):
     for strategy in ("range", "cooperative-sticky"):
         topic, group = unique("ck-group"), unique("ck-group")
         admin = AdminClient({"bootstrap.servers": bootstrap})
-        admin.create_topics([NewTopic(topic, 4, 1)])[topic].result(20)
+        admin.create_topics([NewTopic(topic, 4, REPLICAS)])[topic].result(20)
         send_group_records(bootstrap, topic)
         options = {"partition.assignment.strategy": strategy}
         first = Member(bootstrap, topic, group, **options)
@@ -140,15 +140,15 @@ def send_group_records(bootstrap, topic):
 def admin(bootstrap):
     client = AdminClient({"bootstrap.servers": bootstrap})
     topic = unique("ck-admin")
-    client.create_topics([NewTopic(topic, 3, 1, config={"retention.ms": "3600000"})])[topic].result(20)
+    client.create_topics([NewTopic(topic, 3, REPLICAS, config={"retention.ms": "3600000"})])[topic].result(20)
     eventually(lambda: topic in client.list_topics(timeout=10).topics, "the topic is listed")
     check_equal(len(client.list_topics(topic, timeout=10).topics[topic].partitions), 3, "its partitions")
-    refused(KafkaError.TOPIC_ALREADY_EXISTS, lambda: client.create_topics([NewTopic(topic, 1, 1)])[topic].result(20))
+    refused(KafkaError.TOPIC_ALREADY_EXISTS, lambda: client.create_topics([NewTopic(topic, 1, REPLICAS)])[topic].result(20))
     refused(KafkaError.INVALID_CONFIG, lambda: client.create_topics(
-        [NewTopic("ck-bad", 1, 1, config={"no.such.config": "1"})])["ck-bad"].result(20))
+        [NewTopic("ck-bad", 1, REPLICAS, config={"no.such.config": "1"})])["ck-bad"].result(20))
     refused(KafkaError.INVALID_CONFIG, lambda: client.create_topics(
-        [NewTopic("ck-bad", 1, 1, config={"retention.ms": "soon"})])["ck-bad"].result(20))
-    refused(KafkaError.TOPIC_EXCEPTION, lambda: client.create_topics([NewTopic("..", 1, 1)])[".."].result(20))
+        [NewTopic("ck-bad", 1, REPLICAS, config={"retention.ms": "soon"})])["ck-bad"].result(20))
+    refused(KafkaError.TOPIC_EXCEPTION, lambda: client.create_topics([NewTopic("..", 1, REPLICAS)])[".."].result(20))
     step("create, list, refusals")
     client.create_partitions([NewPartitions(topic, 5)])[topic].result(20)
     eventually(lambda: len(client.list_topics(topic, timeout=10).topics[topic].partitions) == 5, "five partitions")

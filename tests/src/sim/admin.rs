@@ -1,9 +1,10 @@
 //! Changes of metadata: topics are made, grown, configured and deleted, and the metadata are checked at each start.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use chronik_core::metadata::names::CONSUMER_OFFSETS;
-use chronik_core::metadata::snapshot::TopicView;
+use chronik_core::metadata::snapshot::{Snapshot, TopicView};
 use chronik_core::shard::controller::{AdminReply, AdminRequest};
 use chronik_core::shard::message::Request;
 use chronik_net::codec::StrBytes;
@@ -17,7 +18,7 @@ use chronik_net::codec::messages::delete_topics_request::{DeleteTopicState, Dele
 use chronik_net::codec::messages::incremental_alter_configs_request::{
     AlterConfigsResource, AlterableConfig, IncrementalAlterConfigsRequest,
 };
-use chronik_wal::types::ShardId;
+use chronik_wal::types::GroupId;
 use rand::Rng;
 use uuid::Uuid;
 
@@ -46,6 +47,17 @@ pub enum AdminAsk {
     Internal,
 }
 
+impl AdminAsk {
+    fn name(&self) -> &str {
+        match self {
+            Self::Create(name) | Self::Delete(name, _) | Self::Grow(name, _) | Self::Configure(name, ..) => {
+                name
+            }
+            Self::Internal => CONSUMER_OFFSETS,
+        }
+    }
+}
+
 /// What is known of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Name {
@@ -59,14 +71,13 @@ pub struct Names {
     known: BTreeMap<String, Name>,
     /// Something is under way, or its outcome is not known.
     busy: BTreeMap<String, Option<AdminAsk>>,
-    /// Requests below this number were asked of a process that is gone.
-    pub(super) first_call_of_process: u64,
 }
 
 impl World {
     /// A change of metadata, if the name has none under way.
     pub(super) fn administrate(&mut self) {
-        if self.node.snapshot.as_ref().is_some_and(|snapshot| snapshot.topic(CONSUMER_OFFSETS).is_none()) {
+        let snapshot = self.some_snapshot();
+        if snapshot.is_some_and(|snapshot| snapshot.topic(CONSUMER_OFFSETS).is_none()) {
             let request = AdminRequest::AutoCreate(vec![CONSUMER_OFFSETS.to_owned()]);
             return self.ask_admin(CONSUMER_OFFSETS, AdminAsk::Internal, request);
         }
@@ -85,10 +96,11 @@ impl World {
         if self.clients.admin.busy.contains_key(name) {
             return;
         }
+        let Some(target) = self.controller() else { return };
         self.count("admin");
         self.clients.admin.busy.insert(name.to_owned(), Some(ask.clone()));
         let request = Request::Admin { request: Box::new(request), timeout_ms: TIMEOUT_MS };
-        self.ask(ShardId(0), 2, Asked::Admin(ask), u64::from(TIMEOUT_MS), request);
+        self.ask(target, Vec::new(), 2, Asked::Admin(ask), u64::from(TIMEOUT_MS), request);
     }
 
     fn create(&mut self, name: &str) {
@@ -116,7 +128,7 @@ impl World {
         let topic = CreatableTopic::default()
             .with_name(text(name).into())
             .with_num_partitions(self.rng.random_range(1..4))
-            .with_replication_factor(1)
+            .with_replication_factor(self.plan.replicas() as i16)
             .with_configs(pairs.collect());
         let request = CreateTopicsRequest::default().with_topics(vec![topic]);
         self.ask_admin(name, AdminAsk::Create(name.to_owned()), AdminRequest::CreateTopics(request));
@@ -182,11 +194,18 @@ impl World {
             (AdminAsk::Internal, reply) => {
                 self.clients.admin.busy.remove(CONSUMER_OFFSETS);
                 return match reply {
-                    AdminReply::AutoCreate(failed) if !failed.is_empty() => Err(format!("{failed:?}")),
+                    AdminReply::AutoCreate(failed) if !failed.is_empty() && self.plan.nodes == 1 => {
+                        Err(format!("{failed:?}"))
+                    }
                     _ => Ok(()),
                 };
             }
-            (_, AdminReply::NotController) => return Ok(()),
+            // Nothing has come of it.
+            (ask, AdminReply::NotController) => {
+                self.count("not controller");
+                self.clients.admin.busy.remove(ask.name());
+                return Ok(());
+            }
             (AdminAsk::Create(name), AdminReply::CreateTopics(reply)) => (name, reply.topics[0].error_code),
             (AdminAsk::Delete(name, _), AdminReply::DeleteTopics(reply)) => {
                 (name, reply.responses[0].error_code)
@@ -206,11 +225,18 @@ impl World {
                 self.count("change not decided");
                 return Ok(());
             }
+            // INVALID_REPLICATION_FACTOR: too few brokers are up.
+            38 if self.plan.nodes > 1 => {
+                self.count("too few brokers");
+                self.clients.admin.busy.remove(name);
+                return Ok(());
+            }
             code => return Err(format!("{ask:?} was refused with {code}")),
         }
         self.count("changed");
         self.clients.admin.busy.remove(name);
-        let Some(snapshot) = self.node.snapshot.clone() else { return Ok(()) };
+        // What was answered is true on the node that leads the metadata.
+        let Some(snapshot) = self.newest_snapshot() else { return Ok(()) };
         let view = snapshot.topic(name).cloned();
         match ask {
             AdminAsk::Create(name) => {
@@ -274,16 +300,25 @@ impl World {
     }
 
     /// The node has started: its metadata are those that were committed.
-    pub(super) fn node_started(&mut self) -> Result<(), String> {
-        let Some(snapshot) = self.node.snapshot.clone() else { return Ok(()) };
-        self.check_metadata(&snapshot)
+    pub(super) fn node_started(&mut self, node: usize) -> Result<(), String> {
+        match self.nodes[node].snapshot.clone() {
+            // Of several nodes each knows what it has heard.
+            Some(snapshot) if self.plan.nodes == 1 => self.check_metadata(&snapshot),
+            _ => Ok(()),
+        }
+    }
+
+    /// The metadata of the node that leads them.
+    pub(super) fn newest_snapshot(&self) -> Option<Arc<Snapshot>> {
+        if self.plan.nodes == 1 {
+            return self.nodes[0].snapshot.clone();
+        }
+        let leader = self.watch.leader(GroupId::METADATA)?;
+        self.nodes[leader.node].snapshot.clone()
     }
 
     /// Every name is as it is known to be; where that is not known, it is learned.
-    pub(super) fn check_metadata(
-        &mut self,
-        snapshot: &chronik_core::metadata::snapshot::Snapshot,
-    ) -> Result<(), String> {
+    pub(super) fn check_metadata(&mut self, snapshot: &Snapshot) -> Result<(), String> {
         for name in NAMES {
             let view = snapshot.topic(name).cloned();
             let open = self.clients.admin.busy.remove(name).flatten();

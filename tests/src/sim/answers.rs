@@ -3,18 +3,36 @@
 use chronik_core::coordinator::GroupResponse;
 use chronik_core::shard::message::{FetchOutcome, OffsetAnswer, ProduceOutcome, Reply};
 use chronik_net::codec::ErrorCode;
-use chronik_wal::types::KafkaOffset;
+use chronik_wal::types::{GroupId, KafkaOffset};
 
-use super::clients::{Asked, InRequest};
+use super::clients::{Asked, InRequest, Pending};
 use super::model::Bounds;
 use super::records::{Place, read};
 use super::setup::Planted;
+use super::watch::STALE_US_MAX;
 use super::world::World;
 
 impl World {
     /// Checks an answer and learns from it.
-    pub(super) fn check_answer(&mut self, asked: Asked, reply: Reply) -> Result<(), String> {
+    ///
+    /// `stale` are the groups of which a newer leader than the node that answered was known elsewhere when it answered:
+    /// for a moment it may know less than that one has told.
+    pub(super) fn check_answer(
+        &mut self,
+        asked: Asked,
+        reply: Reply,
+        stale: &[(GroupId, u64)],
+    ) -> Result<(), String> {
         match (asked, reply) {
+            (Asked::ProduceToLeader(items), Reply::Produce(outcomes)) => {
+                items.iter().zip(&outcomes).try_for_each(|(item, outcome)| match outcome.error {
+                    ErrorCode::None if outcome.base_offset.0 < 0 => {
+                        Err(format!("acknowledged without an offset: {item:?}"))
+                    }
+                    ErrorCode::None => Ok(()),
+                    code => self.may_fail(item.sent.place, code),
+                })
+            }
             (Asked::Produce(items), Reply::Produce(outcomes)) => {
                 if items.len() != outcomes.len() {
                     return Err(format!("{} outcomes for {} batches", outcomes.len(), items.len()));
@@ -24,11 +42,13 @@ impl World {
             (Asked::Fetch(items), Reply::Fetch(outcomes)) => {
                 let single = items.len() == 1;
                 for ((place, offset, floor), outcome) in items.into_iter().zip(outcomes) {
+                    let floor = self.floor_for(place, floor, stale);
                     self.fetched(place, offset, floor, outcome, single)?;
                 }
                 Ok(())
             }
             (Asked::Offsets(place, timestamp, floor), Reply::Offsets(answers)) => {
+                let floor = self.floor_for(place, floor, stale);
                 self.offset_told(place, timestamp, floor, answers[0])
             }
             (Asked::DeleteRecords(place, target, floor), Reply::Deleted(outcomes)) => match outcomes[0] {
@@ -56,10 +76,50 @@ impl World {
                 self.committed(group, place, offset, &response)
             }
             (Asked::Committed(group, place, floor), Reply::Group(response)) => {
+                let floor = floor.filter(|_| stale.is_empty());
                 self.committed_told(&group, place, floor, &response)
             }
             (asked, reply) => self.finish_answer(asked, reply),
         }
+    }
+
+    fn floor_for(&mut self, place: Place, floor: Bounds, stale: &[(GroupId, u64)]) -> Bounds {
+        let group = self.model.partition(place).map(|partition| partition.group);
+        let is_stale = group.is_some_and(|group| stale.iter().any(|(other, _)| *other == group));
+        if is_stale { Bounds::default() } else { floor }
+    }
+
+    /// A leader that another one has taken over from stops answering soon (SAFETY.md, rules 12 and 22).
+    pub(super) fn check_stale(
+        &mut self,
+        pending: &Pending,
+        reply: &Reply,
+        stale: &[(GroupId, u64)],
+    ) -> Result<(), String> {
+        for (group, since_us) in stale {
+            self.count("answers of older leaders");
+            let Some(place) = pending.groups.iter().position(|other| other == group) else { continue };
+            let answers = match reply {
+                Reply::Fetch(outcomes) => outcomes[place].error == ErrorCode::None,
+                Reply::Offsets(answers) => answers[place].error == ErrorCode::None,
+                Reply::Group(response) => match &**response {
+                    GroupResponse::OffsetFetch(response) => response.groups[0].error_code == 0,
+                    _ => false,
+                },
+                _ => false,
+            };
+            // What was asked before is answered as of then.
+            if answers && since_us + STALE_US_MAX < pending.asked_us {
+                return Err(format!(
+                    "node {} answers for group {group} as its leader, another leads since {} ms: {:?}, {}",
+                    pending.node,
+                    since_us / 1_000,
+                    pending.asked,
+                    self.replicas_of(*group)
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn produced(&mut self, item: &InRequest, outcome: &ProduceOutcome) -> Result<(), String> {
@@ -90,6 +150,9 @@ impl World {
             return Err(format!("told offset {base} the second time, {known:?}: {item:?}"));
         }
         self.model.acknowledged(&item.sent, base)?;
+        if let Some(producer) = item.producer {
+            self.model.in_order(producer, &item.sent, base)?;
+        }
         self.count("acknowledged");
         let Some(lane) = self.lane(item) else { return Ok(()) };
         let before = lane.unacknowledged.len();
@@ -125,6 +188,15 @@ impl World {
             }
             ErrorCode::NotLeaderOrFollower => {
                 self.count("not leader");
+                Ok(())
+            }
+            ErrorCode::NotEnoughReplicas | ErrorCode::NotEnoughReplicasAfterAppend if self.plan.nodes > 1 => {
+                self.count("not enough replicas");
+                Ok(())
+            }
+            // Whoever was asked may not have heard of the partition yet.
+            ErrorCode::UnknownTopicOrPartition if self.plan.nodes > 1 && !deleting => {
+                self.count("not known yet");
                 Ok(())
             }
             // A disk that is full refuses produce at once, and for a while after there is space again.

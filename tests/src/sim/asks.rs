@@ -2,6 +2,7 @@
 
 use chronik_core::coordinator::{GroupRequest, RequestKind, partition_for_group};
 use chronik_core::metadata::names::CONSUMER_OFFSETS;
+use chronik_core::metadata::snapshot::Snapshot;
 use chronik_core::shard::message::{
     Acks, DeleteItem, FetchItem, FetchSlice, Isolation, OffsetQuery, ProduceItem, ProduceSlice, Request,
 };
@@ -13,11 +14,12 @@ use chronik_net::codec::messages::offset_fetch_request::{
     OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopics,
 };
 use chronik_wal::compress::Compression;
-use chronik_wal::types::{GroupId, KafkaOffset, LeaderEpoch, ShardId};
+use chronik_wal::types::{GroupId, KafkaOffset, LeaderEpoch};
 use rand::Rng;
 
-use super::clients::{Asked, InRequest, Unacknowledged};
+use super::clients::{Asked, InRequest, Target, Unacknowledged};
 use super::records::{Place, Sent};
+use super::setup::{WALL_START_MS, node_number};
 use super::world::World;
 
 impl World {
@@ -28,7 +30,7 @@ impl World {
         self.clients.next_record += count;
         let codecs = [Compression::None, Compression::None, Compression::Lz4, Compression::Snappy];
         let codec = codecs[self.rng.random_range(0..codecs.len())];
-        let timestamp = self.node.now(self.now_us()).wall_ms;
+        let timestamp = WALL_START_MS + (self.now_us() / 1_000) as i64;
         Sent { first, count, place, timestamp, producer, codec }
     }
 
@@ -36,43 +38,50 @@ impl World {
     pub(super) fn produce_idempotent(&mut self) {
         let number = self.rng.random_range(0..self.clients.producers.len());
         let Some(id) = self.clients.producers[number].id else { return self.ask_producer_id(number) };
-        let Some((place, view, shard)) = self.some_place() else { return };
+        let Some((place, target)) = self.some_place() else { return };
         let lane = self.clients.producers[number].lanes.entry(place).or_default();
         if lane.wants_resend() {
-            return self.resend(number, place, view.group, shard);
+            return self.resend(number, place, target);
         }
-        if !lane.is_open() {
+        let run = (target.node, self.nodes[target.node].starts);
+        if !lane.is_open((self.plan.nodes > 1).then_some(run)) {
             return;
         }
+        lane.sent_to = run;
         let sequence = lane.next_sequence;
         let sent = self.new_batch(place, Some((id, sequence)));
         if let Some(lane) = self.clients.producers[number].lanes.get_mut(&place) {
             lane.next_sequence += sent.count as i32;
             lane.unacknowledged.push_back(Unacknowledged { sent: sent.clone(), in_flight: 1 });
         }
-        let mut items = vec![(view.group, InRequest { sent, producer: Some(number), again: None })];
+        let mut items = vec![(target.group, InRequest { sent, producer: Some(number), again: None })];
         if self.rng.random_bool(0.3) {
-            self.add_plain(&mut items, shard);
+            self.add_plain(&mut items, target);
         }
-        self.produce(number as u64, shard, items);
+        self.produce(number as u64, target, items);
     }
 
-    /// Sends everything that was not acknowledged again, in order, on the producer's connection.
-    pub(super) fn resend(&mut self, number: usize, place: Place, group: GroupId, shard: ShardId) {
+    /// Sends what was not acknowledged again, in order, on the producer's connection; where leaders change, one batch after
+    /// the other, as Kafka's producers do.
+    pub(super) fn resend(&mut self, number: usize, place: Place, target: Target) {
         self.count("batches sent again");
+        let run = (target.node, self.nodes[target.node].starts);
         let Some(lane) = self.clients.producers[number].lanes.get_mut(&place) else { return };
-        lane.unacknowledged.iter_mut().for_each(|waiting| waiting.in_flight += 1);
-        let again: Vec<Sent> = lane.unacknowledged.iter().map(|waiting| waiting.sent.clone()).collect();
+        lane.sent_to = run;
+        let count = if self.plan.nodes > 1 { 1 } else { lane.unacknowledged.len() };
+        lane.unacknowledged.iter_mut().take(count).for_each(|waiting| waiting.in_flight += 1);
+        let again: Vec<Sent> =
+            lane.unacknowledged.iter().take(count).map(|waiting| waiting.sent.clone()).collect();
         for sent in again {
             let item = InRequest { sent, producer: Some(number), again: None };
-            self.produce(number as u64, shard, vec![(group, item)]);
+            self.produce(number as u64, target, vec![(target.group, item)]);
         }
     }
 
     /// A batch that is under way, or the newest one that was acknowledged, is sent once more on purpose.
     pub(super) fn repeat_on_purpose(&mut self) {
         let number = self.rng.random_range(0..self.clients.producers.len());
-        let Some((place, view, shard)) = self.some_place() else { return };
+        let Some((place, target)) = self.some_place() else { return };
         let Some(lane) = self.clients.producers[number].lanes.get_mut(&place) else { return };
         let newest = lane.unacknowledged.back_mut();
         let again = match newest {
@@ -88,31 +97,34 @@ impl World {
         };
         self.count("batches repeated on purpose");
         let item = InRequest { sent: again.0, producer: Some(number), again: again.1 };
-        self.produce(number as u64, shard, vec![(view.group, item)]);
+        self.produce(number as u64, target, vec![(target.group, item)]);
     }
 
     /// A batch without a producer id, never sent again.
     pub(super) fn produce_plain(&mut self) {
-        let Some((_, _, shard)) = self.some_place() else { return };
+        let Some((_, target)) = self.some_place() else { return };
         let mut items = Vec::new();
-        self.add_plain(&mut items, shard);
-        self.add_plain(&mut items, shard);
+        self.add_plain(&mut items, target);
+        self.add_plain(&mut items, target);
         if !items.is_empty() {
-            self.produce(7, shard, items);
+            self.produce(7, target, items);
         }
     }
 
-    fn add_plain(&mut self, items: &mut Vec<(GroupId, InRequest)>, shard: ShardId) {
-        let Some((place, view, owner)) = self.some_place() else { return };
-        if owner == shard && items.iter().all(|(group, _)| *group != view.group) {
+    fn add_plain(&mut self, items: &mut Vec<(GroupId, InRequest)>, to: Target) {
+        let Some((place, target)) = self.some_place() else { return };
+        let same = target.node == to.node && target.shard == to.shard;
+        if same && items.iter().all(|(group, _)| *group != target.group) {
             let sent = self.new_batch(place, None);
-            items.push((view.group, InRequest { sent, producer: None, again: None }));
+            items.push((target.group, InRequest { sent, producer: None, again: None }));
         }
     }
 
-    pub(super) fn produce(&mut self, connection: u64, shard: ShardId, items: Vec<(GroupId, InRequest)>) {
+    pub(super) fn produce(&mut self, connection: u64, to: Target, items: Vec<(GroupId, InRequest)>) {
         self.count("produce");
-        let acks = if self.rng.random_bool(0.25) { Acks::Leader } else { Acks::All };
+        // What only the leader has may be lost with it, and idempotent producers never ask for so little.
+        let little = self.plan.nodes == 1 || items.iter().all(|(_, item)| item.producer.is_none());
+        let acks = if self.rng.random_bool(0.25) && little { Acks::Leader } else { Acks::All };
         let timeout_ms = if self.rng.random_bool(0.1) { 30 } else { 5_000 };
         let slice = ProduceSlice {
             acks,
@@ -122,25 +134,33 @@ impl World {
                 .map(|(group, item)| ProduceItem { group: *group, records: item.sent.encode() })
                 .collect(),
         };
+        let groups = items.iter().map(|(group, _)| *group).collect();
         let items = items.into_iter().map(|(_, item)| item).collect();
-        self.ask(shard, connection, Asked::Produce(items), u64::from(timeout_ms), Request::Produce(slice));
+        let asked = match acks {
+            Acks::Leader if self.plan.nodes > 1 => Asked::ProduceToLeader(items),
+            _ => Asked::Produce(items),
+        };
+        self.ask(to, groups, connection, asked, u64::from(timeout_ms), Request::Produce(slice));
     }
 
     fn ask_producer_id(&mut self, number: usize) {
+        let Some(target) = self.controller() else { return };
         if std::mem::replace(&mut self.clients.producers[number].asking, true) {
             return;
         }
-        self.ask(ShardId(0), number as u64, Asked::ProducerId(number), u64::MAX, Request::ProducerId);
+        let asked = Asked::ProducerId(number);
+        self.ask(target, Vec::new(), number as u64, asked, u64::MAX, Request::ProducerId);
     }
 
     /// A fetch from anywhere in a partition or two; at the end it waits for more.
     pub(super) fn fetch_something(&mut self) {
-        let Some((_, _, shard)) = self.some_place() else { return };
+        let Some((_, to)) = self.some_place() else { return };
         let mut asked = Vec::new();
         let mut items = Vec::new();
         for _ in 0..self.rng.random_range(1..=2) {
-            let Some((place, view, owner)) = self.some_place() else { return };
-            if owner != shard || items.iter().any(|item: &FetchItem| item.group == view.group) {
+            let Some((place, target)) = self.some_place() else { return };
+            let same = target.node == to.node && target.shard == to.shard;
+            if !same || items.iter().any(|item: &FetchItem| item.group == target.group) {
                 continue;
             }
             let floor = self.model.floor(place);
@@ -152,7 +172,7 @@ impl World {
             };
             asked.push((place, offset, floor));
             let max_bytes = [1, 600, 8_000, 1 << 20][self.rng.random_range(0..4)];
-            items.push(FetchItem { max_bytes, ..fetch_item(view.group, offset) });
+            items.push(FetchItem { max_bytes, ..fetch_item(target.group, offset) });
         }
         if items.is_empty() {
             return;
@@ -167,12 +187,13 @@ impl World {
             isolation: Isolation::ReadUncommitted,
             items,
         };
-        self.ask(shard, 11, Asked::Fetch(asked), u64::from(max_wait_ms), Request::Fetch(slice));
+        let groups = slice.items.iter().map(|item| item.group).collect();
+        self.ask(to, groups, 11, Asked::Fetch(asked), u64::from(max_wait_ms), Request::Fetch(slice));
     }
 
     pub(super) fn ask_offsets(&mut self) {
-        let Some((place, view, shard)) = self.some_place() else { return };
-        let now_ms = self.node.now(self.now_us()).wall_ms;
+        let Some((place, target)) = self.some_place() else { return };
+        let now_ms = WALL_START_MS + (self.now_us() / 1_000) as i64;
         let timestamp = match self.rng.random_range(0..5) {
             0 => -2,
             1 => -3,
@@ -180,41 +201,40 @@ impl World {
             _ => -1,
         };
         let floor = self.model.floor(place);
-        let query = offset_query(view.group, timestamp);
-        self.ask(shard, 3, Asked::Offsets(place, timestamp, floor), 1_000, Request::ListOffsets(vec![query]));
+        let query = offset_query(target.group, timestamp);
+        let asked = Asked::Offsets(place, timestamp, floor);
+        self.ask(target, vec![target.group], 3, asked, 1_000, Request::ListOffsets(vec![query]));
     }
 
     pub(super) fn delete_records(&mut self) {
-        let Some((place, view, shard)) = self.some_place() else { return };
+        let Some((place, target)) = self.some_place() else { return };
         let floor = self.model.floor(place);
         if floor.high_watermark == 0 || self.rng.random_bool(0.5) {
             return;
         }
-        let target = self.rng.random_range(floor.log_start..=floor.high_watermark.max(floor.log_start));
+        let before = self.rng.random_range(floor.log_start..=floor.high_watermark.max(floor.log_start));
         if let Some(partition) = self.model.partition(place) {
-            partition.delete_asked = partition.delete_asked.max(target);
+            partition.delete_asked = partition.delete_asked.max(before);
         }
         self.count("delete records");
-        let items = vec![DeleteItem { group: view.group, before: KafkaOffset(target) }];
+        let items = vec![DeleteItem { group: target.group, before: KafkaOffset(before) }];
         let request = Request::DeleteRecords { items, timeout_ms: 5_000 };
-        self.ask(shard, 3, Asked::DeleteRecords(place, target, floor), 5_000, request);
+        let asked = Asked::DeleteRecords(place, before, floor);
+        self.ask(target, vec![target.group], 3, asked, 5_000, request);
     }
 
     /// A group commits an offset of the topic that is never deleted, or asks for it.
     pub(super) fn commit_or_read_offset(&mut self) {
         let group = format!("group-{}", self.rng.random_range(0..3));
-        let Some(snapshot) = self.node.snapshot.clone() else { return };
+        let Some(snapshot) = self.some_snapshot() else { return };
         let Some(kept) = snapshot.topic("kept") else { return };
-        let Some(offsets) = snapshot.topic(CONSUMER_OFFSETS) else { return };
         let place = (kept.id, self.rng.random_range(0..kept.partitions.len() as i32));
         if !self.model.topics.contains_key(&kept.id) {
             return;
         }
-        let number = partition_for_group(&group, offsets.partitions.len() as i32);
-        let Some(view) = offsets.partition(number).filter(|view| view.leader.is_some()) else { return };
-        let shard = snapshot.shard_of(view.group);
+        let Some(target) = self.coordinator(&group, &snapshot) else { return };
         if self.rng.random_bool(0.4) {
-            return self.read_committed(group, place, view.group, shard);
+            return self.read_committed(group, place, target);
         }
         if !self.clients.committing.insert((group.clone(), place)) {
             return;
@@ -233,12 +253,27 @@ impl World {
             .with_group_id(StrBytes::from_string(group.clone()).into())
             .with_generation_id_or_member_epoch(-1)
             .with_topics(vec![topic]);
-        let request = group_request(view.group, RequestKind::OffsetCommit(kind), 9);
-        self.ask(shard, 5, Asked::Commit(group, place, offset), 6_000, request);
+        let request = group_request(target.group, RequestKind::OffsetCommit(kind), 9);
+        self.ask(target, vec![target.group], 5, Asked::Commit(group, place, offset), 6_000, request);
+    }
+
+    /// Who is believed to coordinate a group.
+    pub(super) fn coordinator(&self, group: &str, snapshot: &Snapshot) -> Option<Target> {
+        let offsets = snapshot.topic(CONSUMER_OFFSETS)?;
+        let number = partition_for_group(group, offsets.partitions.len() as i32);
+        let view = offsets.partition(number)?;
+        self.target(node_number(view.leader?.node), view.group)
+    }
+
+    /// Who is believed to lead the metadata.
+    pub(super) fn controller(&mut self) -> Option<Target> {
+        let snapshot = self.some_snapshot()?;
+        let node = snapshot.controller.map_or(node_number(snapshot.node), node_number);
+        self.target(node, GroupId::METADATA)
     }
 
     /// Asks for a committed offset.
-    pub(super) fn read_committed(&mut self, group: String, place: Place, offsets: GroupId, shard: ShardId) {
+    pub(super) fn read_committed(&mut self, group: String, place: Place, to: Target) {
         let topic = OffsetFetchRequestTopics::default()
             .with_name(StrBytes::from_static_str("kept").into())
             .with_partition_indexes(vec![place.1]);
@@ -246,9 +281,9 @@ impl World {
             .with_group_id(StrBytes::from_string(group.clone()).into())
             .with_topics(Some(vec![topic]));
         let kind = OffsetFetchRequest::default().with_groups(vec![asked]).with_require_stable(true);
-        let request = group_request(offsets, RequestKind::OffsetFetch(kind), 8);
+        let request = group_request(to.group, RequestKind::OffsetFetch(kind), 8);
         let floor = self.model.commits.get(&(group.clone(), place)).and_then(|known| known.0);
-        self.ask(shard, 5, Asked::Committed(group, place, floor), 10_000, request);
+        self.ask(to, vec![to.group], 5, Asked::Committed(group, place, floor), 10_000, request);
     }
 }
 

@@ -1,23 +1,30 @@
 //! The clients of a run: what they have sent, what they wait for, and what they do next.
 //!
-//! A request is answered once or lost with the process that had it; a request with a timeout is answered in time.
+//! A request is answered once or lost with the process that had it; a request with a timeout is answered in time. Clients
+//! reach every node that runs, whatever is cut between the nodes, and believe any node's metadata.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use chronik_core::metadata::names::CONSUMER_OFFSETS;
-use chronik_core::metadata::snapshot::PartitionView;
+use chronik_core::metadata::snapshot::Snapshot;
 use chronik_core::shard::message::{Reply, Request};
-use chronik_wal::types::ShardId;
+use chronik_wal::identity::shard_of;
+use chronik_wal::types::{GroupId, ShardId};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
 use super::admin::AdminAsk;
 use super::model::Bounds;
 use super::records::{Place, Sent};
+use super::setup::node_number;
 use super::world::{Happening, Phase, World};
 
 /// How much later than its timeout a request may be answered: deliveries, turns and slow jobs take their time.
 const LATE_US_MAX: u64 = 20_000_000;
+
+/// So long after its own timeout a client gives up a connection that says nothing.
+const PATIENCE_US: u64 = 300_000;
 
 /// Batches of one producer for one partition that are under way at once.
 const WINDOW: usize = 3;
@@ -39,6 +46,8 @@ pub struct Lane {
     pub(super) last: Option<(Sent, i64)>,
     /// A request with one of its batches was answered as timed out: see `World::gives_up`.
     pub(super) timed_out: bool,
+    /// Where its batches under way were sent: the node and its run.
+    pub(super) sent_to: (usize, u64),
     /// The topic is gone, or the producer gave up.
     pub(super) dead: bool,
 }
@@ -66,6 +75,8 @@ pub struct InRequest {
 pub enum Asked {
     /// Produce.
     Produce(Vec<InRequest>),
+    /// Produce onto the leader's disk alone: it may be lost again.
+    ProduceToLeader(Vec<InRequest>),
     /// Fetch of some partitions, from offsets, with what was known of them.
     Fetch(Vec<(Place, i64, Bounds)>),
     /// ListOffsets: the special timestamp.
@@ -90,11 +101,24 @@ pub enum Asked {
     Time(Place, i64),
 }
 
+/// Where a question goes: the shard of a node that is believed to lead a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    pub(super) node: usize,
+    pub(super) shard: ShardId,
+    pub(super) group: GroupId,
+}
+
 /// A question under way, and until when it must be answered.
 #[derive(Clone, Debug)]
 pub struct Pending {
     pub(super) asked: Asked,
+    pub(super) node: usize,
+    pub(super) groups: Vec<GroupId>,
+    pub(super) asked_us: u64,
     pub(super) deadline_us: u64,
+    /// When the client gives up, should the node stand still.
+    patience_us: u64,
 }
 
 /// All clients.
@@ -103,6 +127,8 @@ pub struct Clients {
     pub(super) next_record: u64,
     pub(super) next_call: u64,
     pub(super) operations: u64,
+    /// Questions that nobody waits for any more.
+    pub(super) gone: BTreeSet<u64>,
     /// Groups that wait for the outcome of a commit.
     pub(super) committing: BTreeSet<(String, Place)>,
     pub(super) admin: super::admin::Names,
@@ -113,8 +139,10 @@ pub struct Clients {
 
 impl Clients {
     /// Clients that have done nothing yet.
-    pub fn new(rng: &mut SmallRng) -> Self {
+    pub fn new(rng: &mut SmallRng, nodes: usize) -> Self {
+        let paces_us = if nodes == 1 { [600, 4_000, 20_000] } else { [6_000, 20_000, 50_000] };
         Self {
+            gone: BTreeSet::new(),
             producers: vec![Producer::default(); 3],
             next_record: 1,
             next_call: 1,
@@ -122,7 +150,7 @@ impl Clients {
             committing: BTreeSet::new(),
             admin: super::admin::Names::default(),
             reading: super::finish::Reading::default(),
-            pace_us: [600, 4_000, 20_000][rng.random_range(0..3)],
+            pace_us: paces_us[rng.random_range(0..3)],
         }
     }
 }
@@ -131,7 +159,8 @@ impl World {
     /// The clients' turn.
     pub(super) fn clients_step(&mut self) -> Result<(), String> {
         self.check_deadlines()?;
-        if self.node.is_up() {
+        self.lose_patience();
+        if self.nodes.iter().any(|node| node.is_up()) {
             match self.phase {
                 Phase::Work => self.work(),
                 _ => self.finish_step()?,
@@ -163,10 +192,11 @@ impl World {
         }
     }
 
-    /// Sends a request; nothing is sent to a node that is down.
+    /// Sends a request. The node runs.
     pub(super) fn ask(
         &mut self,
-        to: ShardId,
+        to: Target,
+        groups: Vec<GroupId>,
         connection: u64,
         asked: Asked,
         timeout_ms: u64,
@@ -174,50 +204,97 @@ impl World {
     ) {
         let id = self.clients.next_call;
         self.clients.next_call += 1;
-        let deadline_us = match timeout_ms {
-            u64::MAX => u64::MAX,
-            ms => self.now_us() + ms * 1_000 + LATE_US_MAX,
+        let (deadline_us, patience_us) = match timeout_ms {
+            u64::MAX => (u64::MAX, u64::MAX),
+            ms => {
+                let timeout_us = self.now_us() + ms * 1_000;
+                (timeout_us + LATE_US_MAX, timeout_us + PATIENCE_US)
+            }
         };
-        self.pending.insert(id, Pending { asked, deadline_us });
-        self.node.ask(connection, to, id, request, &mut self.steps_of_node, &mut self.rng);
+        let asked_us = self.now_us();
+        let pending = Pending { asked, node: to.node, groups, asked_us, deadline_us, patience_us };
+        self.pending.insert(id, pending);
+        let Self { nodes, rng, .. } = self;
+        nodes[to.node].ask(connection, to.shard, id, request, rng);
     }
 
     fn check_deadlines(&mut self) -> Result<(), String> {
         let now_us = self.now_us();
-        match self.pending.values().find(|pending| pending.deadline_us < now_us) {
-            Some(pending) => Err(format!("never answered: {:?}", pending.asked)),
+        let late = |pending: &&Pending| pending.deadline_us < now_us && !self.nodes[pending.node].paused;
+        match self.pending.values().find(late) {
+            Some(pending) => Err(format!("never answered by node {}: {:?}", pending.node, pending.asked)),
             None => Ok(()),
         }
     }
 
-    /// A place that takes records, and its group's shard.
-    pub(super) fn some_place(&mut self) -> Option<(Place, PartitionView, ShardId)> {
-        let places = self.places();
-        (!places.is_empty()).then(|| places[self.rng.random_range(0..places.len())].clone())
+    /// Producers do not wait for a node that stands still; when it goes on, it finds what they had sent.
+    fn lose_patience(&mut self) {
+        if !self.network.is_troubled() {
+            return;
+        }
+        let now_us = self.now_us();
+        let mut given_up = Vec::new();
+        for (id, pending) in &self.pending {
+            let still = self.nodes[pending.node].paused && pending.patience_us < now_us;
+            if still && matches!(pending.asked, Asked::Produce(_)) {
+                given_up.push(*id);
+            }
+        }
+        for id in given_up {
+            self.count("given up");
+            self.clients.gone.insert(id);
+            if let Some(pending) = self.pending.remove(&id) {
+                self.not_decided(pending.asked);
+            }
+        }
     }
 
-    /// Every partition that clients see and that has a leader.
-    pub(super) fn places(&mut self) -> Vec<(Place, PartitionView, ShardId)> {
-        let Some(snapshot) = self.node.snapshot.clone() else { return Vec::new() };
+    /// What a client believes: the metadata of any node that answers.
+    pub(super) fn some_snapshot(&mut self) -> Option<Arc<Snapshot>> {
+        let up: Vec<usize> = self.nodes.iter().filter(|n| n.is_up() && !n.paused).map(|n| n.number).collect();
+        if up.is_empty() {
+            return None;
+        }
+        // One node is asked without a draw.
+        let node = if up.len() == 1 { up[0] } else { up[self.rng.random_range(0..up.len())] };
+        self.nodes[node].snapshot.clone()
+    }
+
+    /// A place that takes records, and who is believed to lead it.
+    pub(super) fn some_place(&mut self) -> Option<(Place, Target)> {
+        let places = self.places();
+        (!places.is_empty()).then(|| places[self.rng.random_range(0..places.len())])
+    }
+
+    /// Every partition that clients see and that has a leader whom they reach.
+    pub(super) fn places(&mut self) -> Vec<(Place, Target)> {
+        let Some(snapshot) = self.some_snapshot() else { return Vec::new() };
         let mut places = Vec::new();
         for topic in snapshot.topics.values().filter(|topic| &*topic.name != CONSUMER_OFFSETS) {
             if !self.model.topics.contains_key(&topic.id) {
                 continue;
             }
             for (number, view) in topic.partitions.iter().enumerate() {
-                if view.leader.is_some() {
-                    places.push(((topic.id, number as i32), view.clone(), snapshot.shard_of(view.group)));
+                let leader = view.leader.map(|leader| node_number(leader.node));
+                if let Some(target) = leader.and_then(|node| self.target(node, view.group)) {
+                    places.push(((topic.id, number as i32), target));
                 }
             }
         }
         places
     }
 
+    /// The shard of a group on a node, if the node runs.
+    pub(super) fn target(&self, node: usize, group: GroupId) -> Option<Target> {
+        let shards = self.nodes.get(node)?.hosts.len() as u16;
+        (shards > 0).then(|| Target { node, shard: shard_of(group, shards), group })
+    }
+
     /// An answer has reached its client.
-    pub(super) fn answered(&mut self, id: u64, reply: Reply) -> Result<(), String> {
+    pub(super) fn answered(&mut self, id: u64, reply: Reply, stale: &[(GroupId, u64)]) -> Result<(), String> {
         let Some(pending) = self.pending.remove(&id) else {
             // Answers of a process that is gone arrive when the client has given up on the connection.
-            if self.lost(id) {
+            if self.clients.gone.remove(&id) {
                 return Ok(());
             }
             return Err(format!("request {id} was answered twice"));
@@ -234,19 +311,20 @@ impl World {
             self.not_decided(pending.asked);
             return Ok(());
         }
-        self.check_answer(pending.asked, reply)
-    }
-
-    fn lost(&self, id: u64) -> bool {
-        id < self.clients.admin.first_call_of_process
+        self.check_stale(&pending, &reply, stale)?;
+        self.check_answer(pending.asked, reply, stale)
     }
 
     /// The process is gone with all its connections: what was under way may or may not have happened.
-    pub(super) fn lose_pending(&mut self) {
-        for (_, pending) in std::mem::take(&mut self.pending) {
-            self.not_decided(pending.asked);
+    pub(super) fn lose_pending(&mut self, node: usize) {
+        let of_node = |(id, pending): (&u64, &Pending)| (pending.node == node).then_some(*id);
+        let lost: Vec<u64> = self.pending.iter().filter_map(of_node).collect();
+        for id in lost {
+            self.clients.gone.insert(id);
+            if let Some(pending) = self.pending.remove(&id) {
+                self.not_decided(pending.asked);
+            }
         }
-        self.clients.admin.first_call_of_process = self.clients.next_call;
     }
 
     /// Whether the request took effect is not known.
@@ -283,9 +361,15 @@ impl World {
 
 impl Lane {
     /// Whether a new batch may be sent: none has to be sent again, and the window is open.
-    pub(super) fn is_open(&self) -> bool {
+    ///
+    /// While a partition does not know the producer, it takes any first sequence. So where leaders change, a second batch
+    /// waits until the first is acknowledged, and none goes to another node while others are under way.
+    pub(super) fn is_open(&self, to: Option<(usize, u64)>) -> bool {
+        let waits = to.is_some_and(|to| !self.unacknowledged.is_empty() && self.sent_to != to);
+        let window = if to.is_some() && self.last.is_none() { 1 } else { WINDOW };
         !self.dead
-            && self.unacknowledged.len() < WINDOW
+            && !waits
+            && self.unacknowledged.len() < window
             && self.unacknowledged.iter().all(|waiting| waiting.in_flight > 0)
     }
 

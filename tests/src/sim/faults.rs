@@ -1,4 +1,5 @@
-//! What befalls the node: crashes of the process and of the machine, errors, full and slow disks, other shard counts.
+//! What befalls the nodes: crashes of the process and of the machine, errors, full and slow disks, other shard counts,
+//! cut networks, processes that stand still, clocks that jump.
 //!
 //! Every death has a cause that was injected; a node that dies or refuses to start by itself is a finding.
 
@@ -10,229 +11,336 @@ use super::disk::forget_producers;
 use super::setup::{Planted, RunPlan};
 use super::world::{Happening, Phase, World};
 
+/// Wall clocks are off by no more than this, in milliseconds: a producer's records would count as from the future.
+pub const WALL_OFF_MS_MAX: i64 = 1_500_000;
+
 /// What is wrong with the world just now.
 #[derive(Debug)]
 pub struct Weather {
     crashes_left: u32,
+    nodes: Vec<NodeWeather>,
+    /// Counts cuts: the end of an older one does not end a newer one.
+    cut: u64,
+    /// Steps counted when the disk was last replaced: the crash points of a scripted run count on.
+    scripted: Option<(u64, Option<u64>)>,
+}
+
+/// What is wrong with one node.
+#[derive(Debug)]
+struct NodeWeather {
     /// The node may die, and why.
     doom: Option<&'static str>,
     /// A fault of the disk is on until the next change.
     disk_fault: bool,
     shards: u16,
     stopping: bool,
-    /// Steps counted when the disk was last replaced: the crash points of a scripted run count on.
-    scripted: Option<(u64, Option<u64>)>,
 }
 
 impl Weather {
     /// Fair weather.
     pub fn new(plan: &RunPlan, rng: &mut SmallRng) -> Self {
-        let shards = if plan.crash_at_steps.is_some() { 2 } else { rng.random_range(1..=3) };
         let scripted = plan.crash_at_steps;
-        Self { crashes_left: plan.crashes, doom: None, disk_fault: false, shards, stopping: false, scripted }
+        let node = |_| {
+            let shards = if scripted.is_some() { 2 } else { rng.random_range(1..=3) };
+            NodeWeather { doom: None, disk_fault: false, shards, stopping: false }
+        };
+        let nodes = (0..plan.nodes).map(node).collect();
+        Self { crashes_left: plan.crashes, nodes, cut: 0, scripted }
     }
 }
 
 impl World {
     pub(super) fn prepare_first_start(&mut self) {
         if let Some((first, _)) = self.weather.scripted {
-            self.node.disk.crash_after(first);
-            self.weather.doom = Some("scripted crash");
+            self.nodes[0].disk.crash_after(first);
+            self.weather.nodes[0].doom = Some("scripted crash");
         }
     }
 
     /// The weather changes at random while the clients work.
     pub(super) fn weather_step(&mut self) -> Result<(), String> {
-        // Some twenty changes in a run, however fast its clients are.
-        let next_us = self.clients.pace_us * self.rng.random_range(2..40);
+        // Some twenty changes in a run, however fast its clients are; an election takes its time.
+        let next_us = match self.plan.nodes {
+            1 => self.clients.pace_us * self.rng.random_range(2..40),
+            _ => self.rng.random_range(20_000..1_200_000),
+        };
         self.queue.after(next_us, Happening::Weather);
-        if self.weather.disk_fault {
-            self.weather.disk_fault = false;
-            self.clear_up();
+        let node = self.rng.random_range(0..self.plan.nodes);
+        let weather = &mut self.weather.nodes[node];
+        if weather.disk_fault {
+            weather.disk_fault = false;
+            self.clear_up(node);
             return Ok(());
         }
-        let busy = !self.node.is_up() || self.weather.doom.is_some() || self.weather.stopping;
+        let busy = !self.nodes[node].is_up() || weather.doom.is_some() || weather.stopping;
         if self.phase != Phase::Work || busy || self.weather.scripted.is_some() {
             return Ok(());
         }
-        match self.rng.random_range(0..10) {
+        match self.rng.random_range(0..if self.plan.nodes == 1 { 10 } else { 20 }) {
             0..6 if self.weather.crashes_left > 0 => {
                 self.weather.crashes_left -= 1;
-                self.storm()
+                self.storm(node)
             }
             6..8 if self.plan.disk_faults => {
-                self.weather.disk_fault = true;
-                self.bad_disk();
+                self.weather.nodes[node].disk_fault = true;
+                self.bad_disk(node);
+                Ok(())
+            }
+            10..13 if self.plan.cuts => {
+                self.stand_still(node);
+                Ok(())
+            }
+            13..18 if self.plan.cuts => {
+                self.cut_off(node);
+                Ok(())
+            }
+            18 if self.plan.clock_jumps => {
+                self.count("clock jump");
+                let off_ms = self.rng.random_range(-WALL_OFF_MS_MAX..=WALL_OFF_MS_MAX);
+                self.nodes[node].wall_off_ms = off_ms;
+                Ok(())
+            }
+            19 if self.plan.cuts => {
+                self.network.delay_us_max = [400, 400, 5_000, 40_000][self.rng.random_range(0..4)];
                 Ok(())
             }
             _ => Ok(()),
         }
     }
 
-    /// The disk is slow, or full, for a while.
-    fn bad_disk(&mut self) {
-        if self.rng.random_bool(0.5) {
-            self.count("slow disk");
-            self.node.delay_us_max = self.rng.random_range(5_000..300_000);
-        } else {
-            self.count("full disk");
-            let capacity = Some(self.node.disk.used_bytes() + self.rng.random_range(0..40_000));
-            self.node.disk.set_faults(SimFaults { capacity, ..SimFaults::default() });
+    /// A process stands still for a while: shorter and longer than an election, and than links bear.
+    fn stand_still(&mut self, node: usize) {
+        if self.nodes[node].paused {
+            return;
+        }
+        self.count("process paused");
+        self.pause(node);
+        let for_us = [100_000, 700_000, 3_000_000][self.rng.random_range(0..3)];
+        let for_us = self.rng.random_range(10_000..for_us);
+        self.queue.after(for_us, Happening::Resume(node));
+    }
+
+    /// Some of a node's ways to others are cut for a while.
+    fn cut_off(&mut self, node: usize) {
+        let others: Vec<usize> = (0..self.plan.nodes).filter(|other| *other != node).collect();
+        match self.rng.random_range(0..4) {
+            0 => {
+                self.count("one way cut");
+                let other = others[self.rng.random_range(0..others.len())];
+                self.cut(node, other);
+            }
+            1 => {
+                self.count("nobody is heard");
+                others.into_iter().for_each(|other| self.cut(other, node));
+            }
+            2 => {
+                self.count("two apart");
+                let other = others[self.rng.random_range(0..others.len())];
+                self.cut(node, other);
+                self.cut(other, node);
+            }
+            _ => {
+                self.count("cut off");
+                for other in others {
+                    self.cut(node, other);
+                    self.cut(other, node);
+                }
+            }
+        }
+        self.weather.cut += 1;
+        let for_us = [300_000, 1_000_000, 4_000_000][self.rng.random_range(0..3)];
+        let for_us = self.rng.random_range(10_000..for_us);
+        self.queue.after(for_us, Happening::Heal(self.weather.cut));
+    }
+
+    /// A cut ends, and with it those before.
+    pub(super) fn heal_cut(&mut self, cut: u64) {
+        if cut == self.weather.cut {
+            self.heal();
         }
     }
 
-    fn clear_up(&mut self) {
-        self.node.delay_us_max = 400;
-        self.node.disk.set_faults(SimFaults::default());
+    /// The disk is slow, or full, for a while.
+    fn bad_disk(&mut self, node: usize) {
+        if self.rng.random_bool(0.5) {
+            self.count("slow disk");
+            self.nodes[node].delay_us_max = self.rng.random_range(5_000..300_000);
+        } else {
+            self.count("full disk");
+            let capacity = Some(self.nodes[node].disk.used_bytes() + self.rng.random_range(0..40_000));
+            self.nodes[node].disk.set_faults(SimFaults { capacity, ..SimFaults::default() });
+        }
+    }
+
+    fn clear_up(&mut self, node: usize) {
+        self.nodes[node].delay_us_max = 400;
+        self.nodes[node].disk.set_faults(SimFaults::default());
     }
 
     /// Ends the process: now, at a coming write, or by an error of the disk.
-    fn storm(&mut self) -> Result<(), String> {
+    fn storm(&mut self, node: usize) -> Result<(), String> {
         let kinds = if self.plan.disk_faults { 8 } else { 6 };
         match self.rng.random_range(0..kinds) {
             0 => {
-                self.weather.doom = Some("killed");
-                self.node_died("killed")
+                self.weather.nodes[node].doom = Some("killed");
+                self.node_died(node, "killed")
             }
             1 => {
                 self.count("clean stop");
-                self.weather.stopping = true;
-                self.node.stop(&mut self.steps_of_node, &mut self.rng);
+                self.weather.nodes[node].stopping = true;
+                self.nodes[node].stop(&mut self.rng);
                 Ok(())
             }
             2..6 => {
-                self.weather.doom = Some("crash at a write");
+                self.weather.nodes[node].doom = Some("crash at a write");
                 let steps = self.rng.random_range(1..40);
-                self.node.disk.crash_after(steps);
+                self.nodes[node].disk.crash_after(steps);
                 Ok(())
             }
             6 => {
-                self.weather.doom = Some("write error");
-                self.node.disk.set_faults(SimFaults { write_error: 0.1, ..SimFaults::default() });
+                self.weather.nodes[node].doom = Some("write error");
+                self.nodes[node].disk.set_faults(SimFaults { write_error: 0.1, ..SimFaults::default() });
                 Ok(())
             }
             _ => {
-                self.weather.doom = Some("sync error");
-                self.node.disk.set_faults(SimFaults { sync_error: 0.1, ..SimFaults::default() });
+                self.weather.nodes[node].doom = Some("sync error");
+                self.nodes[node].disk.set_faults(SimFaults { sync_error: 0.1, ..SimFaults::default() });
                 Ok(())
             }
         }
     }
 
     /// The process has ended. The machine may have, too.
-    pub(super) fn node_died(&mut self, why: &str) -> Result<(), String> {
-        let Some(doom) = self.weather.doom.take() else {
-            return Err(format!("the node died without a cause: {why}"));
+    pub(super) fn node_died(&mut self, node: usize, why: &str) -> Result<(), String> {
+        let Some(doom) = self.weather.nodes[node].doom.take() else {
+            return Err(format!("node {node} died without a cause: {why}"));
         };
         self.count(doom);
-        self.trace(self.node.disk.steps());
-        self.down()
+        self.trace(self.nodes[node].disk.steps());
+        self.down(node)
     }
 
     /// The process has ended as it was told to.
-    pub(super) fn node_stopped(&mut self) -> Result<(), String> {
-        self.weather.stopping = false;
-        self.down()
+    pub(super) fn node_stopped(&mut self, node: usize) -> Result<(), String> {
+        self.weather.nodes[node].stopping = false;
+        self.down(node)
     }
 
-    /// After a scripted crash and at the end of a run, the machine loses its power for certain.
-    pub(super) fn power_cut(&mut self) -> Result<(), String> {
+    /// At the end of a run every machine loses its power at once.
+    pub(super) fn power_cut(&mut self) {
         self.count("power cut");
-        self.replace_disk(Survival::SyncedOnly);
-        self.node.die(&mut self.steps_of_node);
-        self.lose_pending();
-        self.queue.after(1_000, Happening::Start);
+        for node in 0..self.plan.nodes {
+            self.replace_disk(node, Survival::SyncedOnly);
+            self.forget_process(node, true);
+        }
+        for node in 0..self.plan.nodes {
+            self.queue.after(1_000, Happening::Start(node));
+        }
+    }
+
+    fn down(&mut self, node: usize) -> Result<(), String> {
+        self.weather.nodes[node].stopping = false;
+        let machine_off = self.fall(node);
+        self.forget_process(node, machine_off);
+        let longest_us = if self.plan.nodes == 1 { 50_000 } else { 2_000_000 };
+        let delay_us = self.rng.random_range(1_000..longest_us);
+        self.queue.after(delay_us, Happening::Start(node));
         Ok(())
     }
 
-    fn down(&mut self) -> Result<(), String> {
-        self.node.die(&mut self.steps_of_node);
-        self.weather.stopping = false;
-        self.fall();
-        self.lose_pending();
-        let delay_us = self.rng.random_range(1_000..50_000);
-        self.queue.after(delay_us, Happening::Start);
-        Ok(())
+    fn forget_process(&mut self, node: usize, machine_off: bool) {
+        self.nodes[node].die();
+        self.watch.node_died(node);
+        self.links_end(node, machine_off);
+        self.lose_pending(node);
     }
 
-    /// What becomes of the disk when the process has ended.
-    fn fall(&mut self) {
+    /// What becomes of the disk when the process has ended. True when the machine went with it.
+    fn fall(&mut self, node: usize) -> bool {
         let kind = if self.plan.power_cuts { self.rng.random_range(0..5) } else { 0 };
         match kind {
             0 => {
                 self.count("process killed");
-                self.node.disk.revive();
+                self.nodes[node].disk.revive();
             }
             1 | 2 => {
                 self.count("power cut");
-                self.replace_disk(Survival::SyncedOnly);
+                self.replace_disk(node, Survival::SyncedOnly);
             }
             _ => {
                 self.count("power cut, torn");
-                self.replace_disk(Survival::Random);
+                self.replace_disk(node, Survival::Random);
             }
         }
-        self.clear_up();
-        self.weather.disk_fault = false;
+        self.clear_up(node);
+        self.weather.nodes[node].disk_fault = false;
+        kind != 0
     }
 
-    fn replace_disk(&mut self, survival: Survival) {
-        self.report.disk_steps += self.node.disk.steps();
-        self.node.disk = self.node.disk.crash(survival);
+    fn replace_disk(&mut self, node: usize, survival: Survival) {
+        self.report.disk_steps += self.nodes[node].disk.steps();
+        self.nodes[node].disk = self.nodes[node].disk.crash(survival);
         if self.plan.planted == Some(Planted::ProducersForgotten) {
-            forget_producers(&self.node.disk);
+            forget_producers(&self.nodes[node].disk);
         }
     }
 
     /// Starts the node, perhaps with another shard count, perhaps only to die on the way.
-    pub(super) fn start_node(&mut self) -> Result<(), String> {
+    pub(super) fn start_node(&mut self, node: usize) -> Result<(), String> {
         if self.plan.reshard && self.phase == Phase::Work && self.rng.random_bool(0.25) {
-            self.weather.shards = self.rng.random_range(1..=4);
+            self.weather.nodes[node].shards = self.rng.random_range(1..=4);
             self.count("another shard count");
         }
-        self.arm_start();
-        let shards = self.weather.shards;
-        match self.node.start(shards, &mut self.steps_of_node, &mut self.rng) {
+        self.arm_start(node);
+        let shards = self.weather.nodes[node].shards;
+        match self.nodes[node].start(shards, &mut self.rng) {
             Ok(()) => {
                 self.count("started");
-                if self.node.disk.has_crashed() {
-                    return self.node_died("at the last write of the start");
+                if self.nodes[node].disk.has_crashed() {
+                    return self.node_died(node, "at the last write of the start");
                 }
-                self.node_started()
+                self.links_start(node);
+                self.node_started(node)
             }
-            Err(why) if self.weather.doom.is_some() && self.node.disk.has_crashed() => {
+            Err(why) if self.weather.nodes[node].doom.is_some() && self.nodes[node].disk.has_crashed() => {
                 self.count("died while starting");
-                self.node_died(&why)
+                self.node_died(node, &why)
             }
-            Err(why) => Err(format!("the node does not start: {why}")),
+            Err(why) => Err(format!("node {node} does not start: {why}")),
         }
     }
 
-    fn arm_start(&mut self) {
+    fn arm_start(&mut self, node: usize) {
         if let Some((_, second)) = self.weather.scripted {
-            if self.node.starts == 1
+            if self.nodes[node].starts == 1
                 && let Some(second) = second
             {
-                self.node.disk.crash_after(second);
-                self.weather.doom = Some("scripted crash");
+                self.nodes[node].disk.crash_after(second);
+                self.weather.nodes[node].doom = Some("scripted crash");
             }
             return;
         }
-        let may_die = self.phase == Phase::Work && self.weather.crashes_left > 0 && self.node.starts > 0;
-        if may_die && self.weather.doom.is_none() && self.rng.random_bool(0.3) {
+        let may_die =
+            self.phase == Phase::Work && self.weather.crashes_left > 0 && self.nodes[node].starts > 0;
+        if may_die && self.weather.nodes[node].doom.is_none() && self.rng.random_bool(0.3) {
             self.weather.crashes_left -= 1;
-            self.weather.doom = Some("crash in or after a start");
+            self.weather.nodes[node].doom = Some("crash in or after a start");
             let steps = self.rng.random_range(1..30);
-            self.node.disk.crash_after(steps);
+            self.nodes[node].disk.crash_after(steps);
         }
     }
 
     /// No more faults from here on.
     pub(super) fn faults_end(&mut self) {
-        self.weather.doom = None;
         self.weather.crashes_left = 0;
-        self.weather.disk_fault = false;
-        self.node.disk.revive();
-        self.clear_up();
+        self.network.delay_us_max = 400;
+        for node in 0..self.plan.nodes {
+            self.weather.nodes[node].doom = None;
+            self.weather.nodes[node].disk_fault = false;
+            self.nodes[node].disk.revive();
+            self.clear_up(node);
+            self.resume(node);
+        }
+        self.heal();
     }
 }

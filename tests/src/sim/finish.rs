@@ -3,18 +3,30 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use chronik_core::metadata::snapshot::PartitionView;
 use chronik_core::shard::message::{Acks, FetchSlice, Isolation, ProduceItem, ProduceSlice, Reply, Request};
 use chronik_net::codec::ErrorCode;
-use chronik_wal::types::ShardId;
+use chronik_raft::leadership::Leadership;
+use chronik_wal::partition::FileDone;
+use chronik_wal::types::GroupId;
 
 use super::asks::{fetch_item, offset_query};
 use super::clients::{Asked, InRequest};
+use super::faults::WALL_OFF_MS_MAX;
 use super::model::Bounds;
+use super::node::Host;
 use super::records::{Place, Seen, read};
+use super::setup::{WALL_START_MS, node_number};
 use super::world::{Phase, World};
 
 /// Without faults everything is settled within this virtual time.
 const SETTLE_US_MAX: u64 = 120_000_000;
+
+/// Without faults every partition takes records within this virtual time.
+const LIVE_US_MAX: u64 = 10_000_000;
+
+/// Bytes of a replica's files that are compared at a time.
+const COMPARE_BYTES: usize = 1 << 20;
 
 /// How far the reading at the end has come.
 #[derive(Debug, Default)]
@@ -38,8 +50,9 @@ impl World {
             self.clients.reading.since_us = self.now_us();
         }
         if self.now_us() > self.clients.reading.since_us + SETTLE_US_MAX {
-            let waiting: Vec<_> = self.pending.values().map(|pending| &pending.asked).take(3).collect();
-            return Err(format!("not settled: {} under way: {waiting:?}", self.pending.len()));
+            let waiting: Vec<_> = self.pending.values().take(3).collect();
+            let unsettled = self.unsettled();
+            return Err(format!("not settled: {unsettled:?}, {} under way: {waiting:?}", self.pending.len()));
         }
         match self.phase {
             Phase::Settle => self.settle(),
@@ -49,12 +62,12 @@ impl World {
     }
 
     fn settle(&mut self) -> Result<(), String> {
-        let mut waiting = !self.pending.is_empty() || !self.all_led();
-        for (place, view, shard) in self.places() {
+        let mut waiting = !self.pending.is_empty() || self.unsettled().is_some();
+        for (place, target) in self.places() {
             for number in 0..self.clients.producers.len() {
                 let lane = self.clients.producers[number].lanes.get(&place);
                 if lane.is_some_and(|lane| lane.wants_resend()) {
-                    self.resend(number, place, view.group, shard);
+                    self.resend(number, place, target);
                     waiting = true;
                 }
             }
@@ -62,7 +75,7 @@ impl World {
         if waiting {
             return Ok(());
         }
-        if let Some(snapshot) = self.node.snapshot.clone() {
+        if let Some(snapshot) = self.newest_snapshot() {
             self.check_metadata(&snapshot)?;
         }
         for producer in &self.clients.producers {
@@ -77,10 +90,64 @@ impl World {
         Ok(())
     }
 
-    fn all_led(&self) -> bool {
-        let Some(snapshot) = &self.node.snapshot else { return false };
-        let mut partitions = snapshot.topics.values().flat_map(|topic| &topic.partitions);
-        partitions.all(|partition| partition.leader.is_some())
+    fn is_late(&self) -> bool {
+        self.now_us() > self.clients.reading.since_us + LIVE_US_MAX
+    }
+
+    /// What is not yet as it must become: every node runs and names the leader that Raft has.
+    fn unsettled(&self) -> Option<String> {
+        if let Some(node) = self.nodes.iter().find(|node| !node.is_up()) {
+            return Some(format!("node {} is down", node.number));
+        }
+        for node in &self.nodes {
+            let Some(snapshot) = &node.snapshot else { return Some("no metadata".into()) };
+            let topics = snapshot.topics.values();
+            let mut partitions =
+                topics.flat_map(|topic| topic.partitions.iter().map(move |view| (topic, view)));
+            let wrong = partitions.find(|(_, view)| !self.is_led_as_told(view));
+            if let Some((topic, view)) = wrong {
+                let leads = self.watch.leader(view.group);
+                return Some(format!(
+                    "node {} says of {}: {view:?}, {leads:?} leads",
+                    node.number, topic.name
+                ));
+            }
+            let lags = |host: &Host| self.watch.lags(node.number, &host.shard);
+            if let Some((group, why)) = node.hosts.iter().find_map(lags) {
+                return Some(format!("{why}: {}", self.replicas_of(group)));
+            }
+        }
+        None
+    }
+
+    /// Every replica of a group, for whoever looks for the cause of something.
+    pub(super) fn replicas_of(&self, group: GroupId) -> String {
+        let mut text = String::new();
+        for node in &self.nodes {
+            for host in node.hosts.iter().filter(|host| host.shard.driver().contains(group)) {
+                let driver = host.shard.driver();
+                let (last, commit) = (driver.last_index(group), driver.commit(group));
+                let (applied, configuration) = (driver.applied(group), driver.configuration(group));
+                let members = host.shard.partitions().get(&group).map(|partition| &partition.members);
+                text += &format!(
+                    "node {}: {:?}, last {last:?}, commit {commit:?}, applied {applied:?}, {configuration:?}, {members:?}, \
+                     progress {:?}; ",
+                    node.number,
+                    driver.leadership(group),
+                    driver.progress(group)
+                );
+            }
+        }
+        text
+    }
+
+    fn is_led_as_told(&self, view: &PartitionView) -> bool {
+        let (Some(told), Some(leads)) = (view.leader, self.watch.leader(view.group)) else { return false };
+        let same = node_number(told.node) == leads.node && told.epoch == leads.term.leader_epoch();
+        let serves = self.nodes[leads.node].hosts.iter().any(|host| {
+            host.shard.driver().leadership(view.group) == Some(Leadership::Leader { term: leads.term })
+        });
+        same && serves
     }
 
     fn enter(&mut self, phase: Phase) {
@@ -90,7 +157,7 @@ impl World {
 
     /// Starts the next task of the phase, or the next phase.
     fn next_task(&mut self) -> Result<(), String> {
-        if self.clients.reading.under_way || !self.all_led() {
+        if self.clients.reading.under_way || self.unsettled().is_some() {
             return Ok(());
         }
         if !std::mem::replace(&mut self.clients.reading.planned, true) {
@@ -122,13 +189,13 @@ impl World {
     /// What each producer was told last it must be told again, as long as the batch is in the log: what was deleted may be
     /// forgotten at a restart, as in Kafka.
     fn repeat_newest(&mut self) {
-        for (place, view, shard) in self.places() {
+        for (place, target) in self.places() {
             for number in 0..self.clients.producers.len() {
                 let lane = self.clients.producers[number].lanes.get(&place);
                 if let Some((sent, base)) = lane.filter(|lane| !lane.dead).and_then(|lane| lane.last.clone())
                 {
                     let item = InRequest { sent, producer: Some(number), again: Some(base) };
-                    self.produce(number as u64, shard, vec![(view.group, item)]);
+                    self.produce(number as u64, target, vec![(target.group, item)]);
                 }
             }
         }
@@ -145,37 +212,33 @@ impl World {
             }
             task => return Err(format!("{task:?} is no task")),
         };
-        let Some((_, view, shard)) = self.places().into_iter().find(|(other, ..)| *other == place) else {
+        let Some((_, target)) = self.places().into_iter().find(|(other, _)| *other == place) else {
             return Err(format!("{place:?} is not there any more"));
         };
         let (timeout_ms, request) = match &task {
             Asked::Probe(sent) => {
-                let items = vec![ProduceItem { group: view.group, records: sent.encode() }];
+                let items = vec![ProduceItem { group: target.group, records: sent.encode() }];
                 (30_000, Request::Produce(ProduceSlice { acks: Acks::All, timeout_ms: 30_000, items }))
             }
             Asked::Ends(_) => {
-                let queries = vec![offset_query(view.group, -2), offset_query(view.group, -1)];
+                let queries = vec![offset_query(target.group, -2), offset_query(target.group, -1)];
                 (1_000, Request::ListOffsets(queries))
             }
             Asked::Time(_, timestamp) => {
-                (1_000, Request::ListOffsets(vec![offset_query(view.group, *timestamp)]))
+                (1_000, Request::ListOffsets(vec![offset_query(target.group, *timestamp)]))
             }
-            Asked::Read(_, offset) => (1_000, Request::Fetch(whole(fetch_item(view.group, *offset)))),
+            Asked::Read(_, offset) => (1_000, Request::Fetch(whole(fetch_item(target.group, *offset)))),
             task => return Err(format!("{task:?} is no task")),
         };
-        self.ask(shard, 1, task, timeout_ms, request);
+        self.ask(target, vec![target.group], 1, task, timeout_ms, request);
         Ok(())
     }
 
     fn read_offset(&mut self, group: String, place: Place) -> Result<(), String> {
-        use chronik_core::coordinator::partition_for_group;
-        use chronik_core::metadata::names::CONSUMER_OFFSETS;
-        let Some(snapshot) = self.node.snapshot.clone() else { return Ok(()) };
-        let Some(offsets) = snapshot.topic(CONSUMER_OFFSETS) else { return Ok(()) };
-        let number = partition_for_group(&group, offsets.partitions.len() as i32);
-        let Some(view) = offsets.partition(number) else { return Ok(()) };
-        let shard: ShardId = snapshot.shard_of(view.group);
-        self.read_committed(group, place, view.group, shard);
+        let Some(snapshot) = self.some_snapshot() else { return Ok(()) };
+        if let Some(target) = self.coordinator(&group, &snapshot) {
+            self.read_committed(group, place, target);
+        }
         Ok(())
     }
 
@@ -199,6 +262,11 @@ impl World {
                         false => Err(format!("{:?} takes no record though there is space", sent.place)),
                     };
                 }
+                let moved = [ErrorCode::NotLeaderOrFollower, ErrorCode::NotEnoughReplicas].contains(&code);
+                if moved && self.plan.nodes > 1 && !self.is_late() {
+                    self.count("probe refused");
+                    return Ok(());
+                }
                 if code != ErrorCode::None {
                     return Err(format!("{:?} takes no record: {:?}", sent.place, outcomes[0]));
                 }
@@ -207,6 +275,11 @@ impl World {
                 Ok(())
             }
             (Asked::Ends(place), Reply::Offsets(answers)) => {
+                if answers.iter().any(|answer| answer.error == ErrorCode::NotLeaderOrFollower)
+                    && !self.is_late()
+                {
+                    return Ok(());
+                }
                 let told = Bounds { log_start: answers[0].offset.0, high_watermark: answers[1].offset.0 };
                 let floor = self.model.floor(place);
                 self.model.bounds(place, floor, told)?;
@@ -291,11 +364,12 @@ impl World {
             Phase::Probe => self.enter(Phase::Read(1)),
             Phase::Read(number) => {
                 self.check_everything()?;
+                self.compare_replicas()?;
                 if number == 2 {
                     self.phase = Phase::Done;
                 } else {
                     self.enter(Phase::Read(number + 1));
-                    self.power_cut()?;
+                    self.power_cut();
                 }
             }
             Phase::Work | Phase::Settle | Phase::Done => {}
@@ -303,9 +377,33 @@ impl World {
         Ok(())
     }
 
+    /// Every replica's log, from its files on, is what was committed.
+    fn compare_replicas(&mut self) -> Result<(), String> {
+        let mut compared = 0;
+        for node in &self.nodes {
+            for host in &node.hosts {
+                for (group, partition) in host.shard.partitions() {
+                    let mut next = partition.files.start().index.next();
+                    while let Some(job) = partition.files.read_entries(next, COMPARE_BYTES) {
+                        let FileDone::Entries(read) = job.run(&node.disk) else { break };
+                        let read =
+                            read.map_err(|error| format!("group {group}, node {}: {error}", node.number))?;
+                        let Some(last) = read.last() else { break };
+                        next = last.index.next();
+                        compared += read.len();
+                        self.watch.compare(node.number, *group, &read)?;
+                    }
+                }
+            }
+        }
+        *self.report.counts.entry("entries compared").or_insert(0) += compared as u64;
+        Ok(())
+    }
+
     /// Everything that was acknowledged and not deleted was read, and nothing is missing between.
     fn check_everything(&mut self) -> Result<(), String> {
-        let wall_ms = self.node.now(self.now_us()).wall_ms;
+        let off_ms = if self.plan.clock_jumps { WALL_OFF_MS_MAX } else { 0 };
+        let wall_ms = WALL_START_MS + off_ms + (self.now_us() / 1_000) as i64;
         for (place, (bounds, read)) in &self.clients.reading.read {
             let offsets: Vec<i64> = read.iter().map(|seen| seen.offset).collect();
             let log_start = offsets.first().copied().unwrap_or(bounds.high_watermark);

@@ -47,10 +47,12 @@ mod disk;
 mod faults;
 mod finish;
 mod model;
+mod network;
 mod node;
 mod queue;
 mod records;
 mod setup;
+mod watch;
 mod world;
 
 pub use setup::{Planted, RunPlan};

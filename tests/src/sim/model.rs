@@ -70,6 +70,8 @@ pub struct Model {
     pub commits: BTreeMap<(String, Place), (Option<i64>, BTreeSet<i64>)>,
     /// What retention may delete, by topic name.
     pub retention: BTreeMap<String, Retention>,
+    /// Where the batches of each producer lie, by the number of their first record: in the order in which they were made.
+    pub order: BTreeMap<(usize, Place), BTreeMap<u64, i64>>,
     /// Records acknowledged.
     pub acknowledged: u64,
 }
@@ -153,6 +155,27 @@ impl Model {
         }
         if let Some(partition) = self.partition(place) {
             partition.high_watermark = partition.high_watermark.max(base + count as i64);
+        }
+        Ok(())
+    }
+
+    /// A batch of an idempotent producer lies where it was acknowledged.
+    ///
+    /// # Errors
+    /// When it lies before one that the producer sent earlier, or behind a later one.
+    pub fn in_order(&mut self, producer: usize, sent: &Sent, base: i64) -> Result<(), String> {
+        let lane = self.order.entry((producer, sent.place)).or_default();
+        lane.insert(sent.first, base);
+        let before = lane.range(..sent.first).next_back();
+        let after = lane.range(sent.first + 1..).next();
+        if before.is_some_and(|(_, offset)| *offset >= base)
+            || after.is_some_and(|(_, offset)| *offset <= base)
+        {
+            return Err(format!(
+                "producer {producer} of {:?}: {before:?}, {:?}, {after:?} are out of order",
+                sent.place,
+                (sent.first, base)
+            ));
         }
         Ok(())
     }

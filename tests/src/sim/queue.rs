@@ -38,10 +38,10 @@ impl<T> Queue<T> {
         self.at(self.now_us + delay_us, what)
     }
 
-    /// The next thing, if any; the clock moves to its time.
+    /// The next thing, if any; the clock moves to its time, unless that is past already.
     pub fn pop(&mut self) -> Option<T> {
         let ((time_us, _), what) = self.entries.pop_first()?;
-        self.now_us = time_us;
+        self.now_us = self.now_us.max(time_us);
         Some(what)
     }
 
@@ -56,9 +56,9 @@ impl<T> Queue<T> {
         self.now_us = self.now_us.max(now_us);
     }
 
-    /// Forgets what does not satisfy `keep`.
-    pub fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
-        self.entries.retain(|_, what| keep(what));
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.entries.clear();
     }
 }
 

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use chronik_core::config::server::Peer;
+use chronik_core::metadata::command::Endpoint;
 use chronik_core::node::data::DataSetup;
 use chronik_core::shard::ShardLimits;
 use chronik_wal::frame::WalIdentity;
@@ -15,8 +17,17 @@ use rand::rngs::SmallRng;
 /// The data directory on the simulated disk.
 pub const DATA: &str = "/data";
 
-/// The one node.
-pub const NODE: NodeId = NodeId(1);
+/// The node in this place.
+#[must_use]
+pub fn node_id(number: usize) -> NodeId {
+    NodeId(number as i32 + 1)
+}
+
+/// The place of a node.
+#[must_use]
+pub fn node_number(node: NodeId) -> usize {
+    node.0 as usize - 1
+}
 
 /// Unix time at the start of a run.
 pub const WALL_START_MS: i64 = 1_750_000_000_000;
@@ -51,6 +62,8 @@ pub enum Planted {
 pub struct RunPlan {
     /// Where all randomness comes from.
     pub seed: u64,
+    /// Nodes.
+    pub nodes: usize,
     /// Operations of the clients before the faults stop.
     pub operations: u64,
     /// Crashes, at most.
@@ -61,6 +74,12 @@ pub struct RunPlan {
     pub disk_faults: bool,
     /// Starts with another shard count.
     pub reshard: bool,
+    /// Cut networks, and processes that stand still.
+    pub cuts: bool,
+    /// Raft's messages may come twice and out of order.
+    pub disorder: bool,
+    /// Wall clocks that jump.
+    pub clock_jumps: bool,
     /// Crash at this writing step of the disk, counted from the start, and at that one of the recovery after it.
     pub crash_at_steps: Option<(u64, Option<u64>)>,
     /// The bug to be found.
@@ -68,26 +87,50 @@ pub struct RunPlan {
 }
 
 impl RunPlan {
-    /// A random run: everything that can happen, happens.
+    /// A random run of a node that is its own cluster: everything that can happen, happens.
     #[must_use]
     pub fn random(seed: u64) -> Self {
         Self {
             seed,
+            nodes: 1,
             operations: 700,
             crashes: 6,
             power_cuts: true,
             disk_faults: true,
             reshard: true,
+            cuts: false,
+            disorder: false,
+            clock_jumps: false,
             crash_at_steps: None,
             planted: None,
         }
+    }
+
+    /// A random run of so many nodes.
+    #[must_use]
+    pub fn cluster(seed: u64, nodes: usize) -> Self {
+        Self {
+            nodes,
+            operations: 900,
+            cuts: true,
+            disorder: seed.is_multiple_of(3),
+            clock_jumps: true,
+            reshard: false,
+            ..Self::random(seed)
+        }
+    }
+
+    /// How many replicas a topic gets.
+    #[must_use]
+    pub fn replicas(&self) -> usize {
+        self.nodes.min(3)
     }
 }
 
 /// Sizes of a run, drawn from its seed.
 #[must_use]
 pub fn sizes(rng: &mut SmallRng) -> (WalConfig, ShardLimits) {
-    let identity = WalIdentity { node: NODE, directory: [7; 16], shard: ShardId(0) };
+    let identity = WalIdentity { node: node_id(0), directory: [7; 16], shard: ShardId(0) };
     let segment_bytes = [64 << 10, 96 << 10, 128 << 10][rng.random_range(0..3)];
     let wal = WalConfig {
         segment_bytes,
@@ -110,33 +153,55 @@ pub fn sizes(rng: &mut SmallRng) -> (WalConfig, ShardLimits) {
     (wal, limits)
 }
 
-/// The broker configs of a run.
+/// The broker configs of a node.
 #[must_use]
-pub fn broker_configs() -> BTreeMap<String, String> {
+pub fn broker_configs(number: usize, nodes: usize) -> BTreeMap<String, String> {
+    let replicas = nodes.min(3).to_string();
+    let in_sync = if nodes >= 3 { "2" } else { "1" };
     let configs = [
-        ("node.id", "1"),
-        ("offsets.topic.num.partitions", "2"),
-        ("offsets.topic.replication.factor", "1"),
-        ("log.retention.check.interval.ms", "500"),
-        ("log.segment.delete.delay.ms", "700"),
-        ("group.initial.rebalance.delay.ms", "0"),
+        ("node.id", node_id(number).0.to_string()),
+        ("offsets.topic.num.partitions", "2".to_owned()),
+        ("offsets.topic.replication.factor", replicas),
+        ("min.insync.replicas", in_sync.to_owned()),
+        ("log.retention.check.interval.ms", "500".to_owned()),
+        ("log.segment.delete.delay.ms", "700".to_owned()),
+        ("group.initial.rebalance.delay.ms", "0".to_owned()),
     ];
-    configs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    configs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// What a start of the node is given.
+/// What a start of a node is given.
 #[must_use]
-pub fn data_setup(wal: &WalConfig, limits: &ShardLimits, shards: u16, seed: u64, wall_ms: i64) -> DataSetup {
+pub fn data_setup(
+    number: usize,
+    nodes: usize,
+    wal: &WalConfig,
+    limits: &ShardLimits,
+    shards: u16,
+    seed: u64,
+    wall_ms: i64,
+) -> DataSetup {
     DataSetup {
-        node: NODE,
-        peers: BTreeMap::new(),
+        node: node_id(number),
+        peers: if nodes > 1 { (0..nodes).map(peer).collect() } else { BTreeMap::new() },
         data_dir: DATA.into(),
         shards,
         wal: wal.clone(),
         limits: limits.clone(),
-        configs: broker_configs(),
+        configs: broker_configs(number, nodes),
         open_files_max: 24,
         seed,
         wall_ms,
     }
+}
+
+/// How a node's configuration names another.
+fn peer(number: usize) -> (NodeId, Peer) {
+    (node_id(number), Peer { kafka: endpoint(number), raft: endpoint(number) })
+}
+
+/// Where clients reach a node.
+#[must_use]
+pub fn endpoint(number: usize) -> Endpoint {
+    Endpoint { host: "localhost".to_owned(), port: 9092 + number as u16 }
 }

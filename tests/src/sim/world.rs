@@ -1,4 +1,4 @@
-//! One run: the node, its clients and what befalls them, from one seed to a verdict.
+//! One run: the nodes, their clients and what befalls them, from one seed to a verdict.
 //!
 //! ```text
 //! operations and faults ──▶ settle (no faults: everything is answered) ──▶ probe (every partition takes a record)
@@ -10,15 +10,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use chronik_core::shard::message::Reply;
 use chronik_wal::disk::SimDisk;
+use chronik_wal::types::GroupId;
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
 
 use super::clients::{Clients, Pending};
 use super::faults::Weather;
 use super::model::Model;
+use super::network::{NetEvent, Network};
 use super::node::{Node, Step, Told};
 use super::queue::Queue;
 use super::setup::{Planted, RunPlan, sizes};
+use super::watch::Watch;
 
 /// No run takes so many steps.
 const STEPS_MAX: u64 = 4_000_000;
@@ -36,6 +39,8 @@ pub struct Report {
     pub disk_steps: u64,
     /// Records acknowledged.
     pub acknowledged: u64,
+    /// Virtual time, in milliseconds.
+    pub virtual_ms: u64,
     /// What happened how often.
     pub counts: BTreeMap<&'static str, u64>,
 }
@@ -55,25 +60,32 @@ pub enum Phase {
     Done,
 }
 
-/// What is to happen outside the node.
+/// What is to happen outside the nodes.
 pub enum Happening {
     /// Clients do something.
     Clients,
-    /// An answer reaches a client.
-    Reply(u64, Reply),
+    /// An answer reaches a client, with the groups of which its node was not the newest leader when it left, and since when.
+    Reply(u64, Reply, Vec<(GroupId, u64)>),
     /// The weather changes.
     Weather,
-    /// The node is started.
-    Start,
+    /// A node is started.
+    Start(usize),
+    /// A process that stood still goes on.
+    Resume(usize),
+    /// What was cut is whole again, unless it was cut anew.
+    Heal(u64),
+    /// Something in the network.
+    Network(NetEvent),
 }
 
 /// A run.
 pub struct World {
     pub(super) plan: RunPlan,
     pub(super) rng: SmallRng,
-    pub(super) steps_of_node: Queue<Step>,
     pub(super) queue: Queue<Happening>,
-    pub(super) node: Node,
+    pub(super) nodes: Vec<Node>,
+    pub(super) network: Network,
+    pub(super) watch: Watch,
     pub(super) model: Model,
     pub(super) clients: Clients,
     pub(super) weather: Weather,
@@ -103,22 +115,30 @@ pub fn run(plan: &RunPlan) -> Result<Report, String> {
 impl World {
     fn new(plan: RunPlan) -> Self {
         let mut rng = SmallRng::seed_from_u64(plan.seed);
-        let (wal, limits) = sizes(&mut rng);
-        let disk = SimDisk::new(rng.next_u64());
+        let (wal, mut limits) = sizes(&mut rng);
+        if plan.nodes > 1 {
+            limits.metadata_log_bytes = 1 << 20;
+        }
         let tail_bytes_max = limits.tail_bytes_max;
-        let node = Node::new(disk, wal, limits, plan.planted);
+        let node = |number| {
+            let disk = SimDisk::new(rng.next_u64());
+            Node::new(number, disk, wal.clone(), limits.clone(), plan.planted, plan.nodes)
+        };
+        let nodes = (0..plan.nodes).map(node).collect();
+        let network = Network::new(plan.disorder);
         let report = Report { seed: plan.seed, ..Report::default() };
         Self {
-            clients: Clients::new(&mut rng),
+            clients: Clients::new(&mut rng, plan.nodes),
             weather: Weather::new(&plan, &mut rng),
-            steps_of_node: Queue::new(),
             queue: Queue::new(),
+            nodes,
+            network,
+            watch: Watch::default(),
             model: Model::default(),
             pending: BTreeMap::new(),
             phase: Phase::Work,
             plan,
             rng,
-            node,
             report,
             tail_bytes_max,
         }
@@ -126,7 +146,9 @@ impl World {
 
     fn run(mut self) -> Result<Report, String> {
         self.prepare_first_start();
-        self.queue.after(0, Happening::Start);
+        for node in 0..self.plan.nodes {
+            self.queue.after(0, Happening::Start(node));
+        }
         self.queue.after(1_000, Happening::Clients);
         self.queue.after(5_000, Happening::Weather);
         while self.phase != Phase::Done {
@@ -138,7 +160,8 @@ impl World {
                 return Err(self.told_at(&why));
             }
         }
-        self.report.disk_steps += self.node.disk.steps();
+        self.report.disk_steps += self.nodes.iter().map(|node| node.disk.steps()).sum::<u64>();
+        self.report.virtual_ms = self.now_us() / 1_000;
         self.report.acknowledged = self.model.acknowledged;
         Ok(self.report)
     }
@@ -150,63 +173,100 @@ impl World {
 
     /// The virtual time in microseconds.
     pub(super) fn now_us(&self) -> u64 {
-        self.queue.now_us().max(self.steps_of_node.now_us())
+        self.queue.now_us()
     }
 
     fn step(&mut self) -> Result<(), String> {
-        let node_us = self.steps_of_node.next_us().unwrap_or(u64::MAX);
+        let next = self.nodes.iter().filter_map(|node| Some((node.next_us()?, node.number))).min();
         let other_us = self.queue.next_us().unwrap_or(u64::MAX);
-        if node_us <= other_us {
-            let Some(step) = self.steps_of_node.pop() else { return Err("nothing happens any more".into()) };
-            self.queue.set_now(node_us);
-            self.trace(node_us);
-            return self.node_step(step);
+        let (time_us, node) = match next {
+            Some((node_us, node)) if node_us <= other_us => (node_us, Some(node)),
+            _ => (other_us, None),
+        };
+        if time_us == u64::MAX {
+            return Err("nothing happens any more".into());
         }
-        let Some(happening) = self.queue.pop() else { return Err("nothing happens any more".into()) };
-        self.steps_of_node.set_now(other_us);
-        self.trace(other_us ^ 0x5555);
-        match happening {
-            Happening::Clients => self.clients_step(),
-            Happening::Reply(id, reply) => self.answered(id, reply),
-            Happening::Weather => self.weather_step(),
-            Happening::Start => self.start_node(),
+        self.queue.set_now(time_us);
+        self.nodes.iter_mut().for_each(|node| node.queue.set_now(time_us));
+        if let Some(node) = node {
+            self.trace(time_us ^ node as u64);
+            let step = self.nodes[node].queue.pop();
+            return step.map_or(Ok(()), |step| self.node_step(node, step));
+        }
+        self.trace(time_us ^ 0x5555);
+        match self.queue.pop() {
+            Some(Happening::Clients) => self.clients_step(),
+            Some(Happening::Reply(id, reply, stale)) => self.answered(id, reply, &stale),
+            Some(Happening::Weather) => self.weather_step(),
+            Some(Happening::Start(node)) => self.start_node(node),
+            Some(Happening::Resume(node)) => {
+                self.resume(node);
+                Ok(())
+            }
+            Some(Happening::Heal(cut)) => {
+                self.heal_cut(cut);
+                Ok(())
+            }
+            Some(Happening::Network(event)) => {
+                self.network_step(event);
+                Ok(())
+            }
+            None => Ok(()),
         }
     }
 
-    fn node_step(&mut self, step: Step) -> Result<(), String> {
+    fn node_step(&mut self, node: usize, step: Step) -> Result<(), String> {
         let mut told = Vec::new();
-        self.node.step(step, &mut self.steps_of_node, &mut self.rng, &mut told);
+        let turned = match &step {
+            Step::Turn(shard, _) => Some(*shard),
+            _ => None,
+        };
+        self.nodes[node].step(step, &mut self.rng, &mut told);
+        if let Some(host) = turned.and_then(|shard| self.nodes[node].hosts.get(shard)) {
+            self.watch.look(node, &host.shard, self.queue.now_us())?;
+        }
         for item in told {
             match item {
-                Told::Reply(id, reply) => self.send_answer(id, reply),
-                Told::Died(why) => return self.node_died(&why),
+                Told::Reply(id, reply) => self.send_answer(node, id, reply),
+                Told::Peer(shard, out) => self.send_peer(node, shard, out),
+                Told::Died(why) => return self.node_died(node, &why),
             }
         }
         // One slice may pass when nothing else is in memory, and what the broker itself writes asks for no room.
         let slack = 64 << 10;
-        let bytes = self.node.tail_bytes() as u64;
+        let bytes = self.nodes[node].tail_bytes() as u64;
         if bytes > self.tail_bytes_max + slack {
             return Err(format!("{bytes} bytes of entries in memory, the bound is {}", self.tail_bytes_max));
         }
-        if self.node.has_stopped() {
-            return self.node_stopped();
+        if self.nodes[node].has_stopped() {
+            return self.node_stopped(node);
         }
         Ok(())
     }
 
-    fn send_answer(&mut self, id: u64, reply: Reply) {
+    fn send_answer(&mut self, node: usize, id: u64, reply: Reply) {
+        let stale = match self.pending.get(&id) {
+            Some(pending) => self.superseded(node, &pending.groups),
+            None => Vec::new(),
+        };
         match self.plan.planted {
             Some(Planted::AnswerLost) if id.is_multiple_of(97) => return,
             Some(Planted::AnsweredTwice) if id.is_multiple_of(97) => {
                 if let Reply::Produce(outcomes) = &reply {
                     let again = Reply::Produce(outcomes.clone());
-                    self.queue.after(900, Happening::Reply(id, again));
+                    self.queue.after(900, Happening::Reply(id, again, stale.clone()));
                 }
             }
             _ => {}
         }
         let delay_us = self.rng.random_range(10..400);
-        self.queue.after(delay_us, Happening::Reply(id, reply));
+        self.queue.after(delay_us, Happening::Reply(id, reply, stale));
+    }
+
+    /// Which of these groups another node leads in a newer term, and since when.
+    fn superseded(&self, node: usize, groups: &[GroupId]) -> Vec<(GroupId, u64)> {
+        let since = |group: &GroupId| Some((*group, self.watch.superseded_since(node, *group)?));
+        groups.iter().filter_map(since).collect()
     }
 
     /// Mixes something into the hash of the run.

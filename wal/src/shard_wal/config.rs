@@ -57,8 +57,9 @@ impl WalConfig {
     /// The longest payload that fits a segment of this configuration.
     #[must_use]
     pub fn payload_max(&self) -> usize {
-        // Header block, one block kept for the end frame, and the two headers of turn and frame.
-        let overhead = 2 * BLOCK + TURN_HEADER + FRAME_HEADER;
+        // Header block, one block kept for the end frame, the header of the turn, and those of the frame and of a removal
+        // that may have to share its turn.
+        let overhead = 2 * BLOCK + TURN_HEADER + 2 * FRAME_HEADER;
         let room = usize::try_from(self.segment_bytes).unwrap_or(usize::MAX).saturating_sub(overhead);
         room.min(PAYLOAD_MAX)
     }

@@ -261,17 +261,22 @@ impl ShardWal {
     fn put_frame(&mut self, info: FrameInfo, payload: Bytes) {
         assert!(payload.len() <= self.config.payload_max(), "a payload fits a segment: the limits see to it");
         let frame = Frame { info, payload };
-        let grown = self.filling.body_len + frame.len();
-        if !self.filling.frames.is_empty() && grown > self.config.turn_bytes_max {
-            self.seal();
-        }
-        if !self.fits(frame.len()) {
-            self.end_segment();
-        }
-        assert!(self.fits(frame.len()), "an empty segment takes any frame");
+        self.make_room(frame.len());
         self.filling.body_len += frame.len();
         self.filling.frames.push(frame);
         self.closed = false;
+    }
+
+    /// Frames of this length fit the filling turn after this, which is a new one if they did not.
+    fn make_room(&mut self, frames_len: usize) {
+        let grown = self.filling.body_len + frames_len;
+        if !self.filling.frames.is_empty() && grown > self.config.turn_bytes_max {
+            self.seal();
+        }
+        if !self.fits(frames_len) {
+            self.end_segment();
+        }
+        assert!(self.fits(frames_len), "an empty segment takes any frame");
     }
 
     fn fits(&self, frame_len: usize) -> bool {
@@ -340,6 +345,19 @@ impl LogSink for ShardWal {
         info.group = group;
         self.put_frame(info, Bytes::new());
         self.ledger.removed(self.filling.turn, group);
+    }
+
+    /// ORDER: recovery must not find one without the other.
+    fn put_replaced(&mut self, group: GroupId, state: &GroupState) {
+        let removed = FrameInfo::bare(FrameKind::Removed, 0);
+        let removed_len = Frame { info: removed, payload: Bytes::new() }.len();
+        let payload = encode_state(state);
+        let info = FrameInfo::bare(FrameKind::State, frame_len(&payload));
+        self.make_room(removed_len + Frame { info, payload }.len());
+        let turn = self.filling.turn;
+        self.put_removed(group);
+        self.put_state(group, state);
+        assert_eq!(self.filling.turn, turn, "the removal and the new state share a turn");
     }
 
     /// To be asked after putting: a frame that did not fit the turn that was filling went to the next one.

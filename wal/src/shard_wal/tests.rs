@@ -65,6 +65,26 @@ fn a_large_turn_is_split_and_asked_for_after_the_put() {
     assert_eq!((rig.wal.durable_turn(), rig.wal.pending_bytes()), (TurnNumber(first.0 + 1), 0));
 }
 
+/// Recovery must not find the removal without the state that takes the place of the log.
+#[test]
+fn a_removal_and_the_state_in_its_place_share_a_turn_however_full_it_is() {
+    for filled in (0..12_000).step_by(37) {
+        let mut rig = Rig::fresh(5);
+        rig.append(A, filled);
+        let state = GroupState { snapshot_data: vec![7; 300].into(), ..GroupState::default() };
+        rig.wal.put_replaced(A, &state);
+        let turn = rig.wal.filling_turn();
+        let mut written = rig.wal.start_turn().unwrap();
+        while written.turn < turn {
+            rig.wal.turn_done(written.turn);
+            while rig.job().unwrap() {}
+            written = rig.wal.start_turn().unwrap();
+        }
+        let kinds: Vec<FrameKind> = written.frames.iter().map(|frame| frame.info.kind).collect();
+        assert!(kinds.ends_with(&[FrameKind::Removed, FrameKind::State]), "{filled}: {kinds:?}");
+    }
+}
+
 #[test]
 fn a_batch_of_the_largest_size_fits() {
     let mut rig = Rig::fresh(4);

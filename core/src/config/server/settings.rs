@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use chronik_wal::types::NodeId;
 
+use super::agreement::is_wildcard;
 use super::{
     DEFAULT_LISTENER, Listener, LogFormat, Origin, Peer, SHARDS_MAX, ServerConfig, ServerConfigError,
     parse_endpoint,
@@ -143,6 +144,7 @@ impl Settings {
             log_format: self.log_format()?,
             kafka: ConfigMap::new(),
         };
+        self.check_agreement(&config)?;
         config.kafka = self.kafka(&config)?;
         Ok(config)
     }
@@ -169,7 +171,7 @@ impl Settings {
         }
     }
 
-    fn endpoint(&self, key: &str) -> Result<Option<Endpoint>, ServerConfigError> {
+    pub(super) fn endpoint(&self, key: &str) -> Result<Option<Endpoint>, ServerConfigError> {
         let Some(text) = self.text(key) else { return Ok(None) };
         match parse_endpoint(text) {
             Some(endpoint) => Ok(Some(endpoint)),
@@ -312,7 +314,7 @@ impl Settings {
         if self.values.contains_key(first) { first } else { second }
     }
 
-    fn error(&self, key: &str, problem: String) -> ServerConfigError {
+    pub(super) fn error(&self, key: &str, problem: String) -> ServerConfigError {
         ServerConfigError { origin: self.origin(key), problem }
     }
 }
@@ -330,7 +332,7 @@ fn advertised(
     bind: Endpoint,
     advertise: Option<Endpoint>,
 ) -> Result<Listener, String> {
-    let everywhere = |endpoint: &Endpoint| matches!(endpoint.host.as_str(), "0.0.0.0" | "::");
+    let everywhere = |endpoint: &Endpoint| is_wildcard(&endpoint.host);
     match advertise {
         Some(advertise) if everywhere(&advertise) => {
             Err(format!("{advertise_key} = {}: nobody can connect to that; name a host", advertise.host))

@@ -174,6 +174,55 @@ fn each_mistake_gets_one_line_that_says_where_what_and_how() {
 }
 
 #[test]
+fn addresses_that_contradict_one_another_are_refused_in_one_line() {
+    let lines = [
+        (
+            "[advertise]\nraft = \"host1:5009\"",
+            "advertise.raft = host1:5009 contradicts peers.1.raft = host1:5001: the other nodes have the latter; make them the same",
+        ),
+        (
+            "[advertise]\nkafka = \"host9:9092\"",
+            "advertise.kafka = host9:9092 contradicts peers.1.kafka = host1:9092: the other nodes have the latter; make them the same",
+        ),
+        (
+            "[[peers]]\nid = 4\nkafka = \"host4:9092\"\nraft = \"host2:5001\"",
+            "raft of peer 4 is host2:5001, which is raft of peer 2 as well",
+        ),
+        (
+            "[[peers]]\nid = 4\nkafka = \"host4:5001\"\nraft = \"host4:5001\"",
+            "raft of peer 4 is host4:5001, which is kafka of peer 4 as well",
+        ),
+        (
+            "[[peers]]\nid = 4\nkafka = \"host4:9092\"\nraft = \"0.0.0.0:5001\"",
+            "raft of peer 4 is 0.0.0.0:5001, where nobody can find it; name a host and a port",
+        ),
+        (
+            "[[peers]]\nid = 4\nkafka = \"host4:0\"\nraft = \"host4:5001\"",
+            "kafka of peer 4 is host4:0, where nobody can find it; name a host and a port",
+        ),
+    ];
+    let (head, advertised) = NODE_FILE.split_once("[advertise]").unwrap();
+    let without = format!(
+        "{head}{}",
+        advertised.split_once("[listeners").unwrap().1.replace(".INTERNAL]", "[listeners.INTERNAL]")
+    );
+    assert!(from_file(&without).is_ok(), "what is not said follows from the list");
+    for (more, problem) in lines {
+        let error = from_file(&format!("{without}\n{more}")).unwrap_err().to_string();
+        let (place, said) = error.split_once(": ").unwrap();
+        assert_eq!(said, problem);
+        assert!(place.starts_with("node.toml:"), "{place}");
+    }
+    for (port, other) in [("127.0.0.1:9644", "bind.admin"), ("127.0.0.1:9092", "a Kafka listener")] {
+        let error = from_file(&format!("bind.raft = \"{port}\"")).unwrap_err().to_string();
+        assert!(error.contains(other) && error.contains("give it one of its own"), "{error}");
+    }
+    assert!(from_file("bind.raft = \"127.0.0.2:9644\"").is_ok());
+    let grown = from_file("bind.raft = \"127.0.0.1:0\"").unwrap();
+    assert!(grown.raft.is_some() && grown.peers.is_empty(), "a node on its own that can grow");
+}
+
+#[test]
 fn flags_and_variables_are_named_in_errors() {
     let flags = StartArgs { shards: Some("many".into()), ..StartArgs::default() };
     let error = resolve(None, &BTreeMap::new(), &flags).unwrap_err().to_string();

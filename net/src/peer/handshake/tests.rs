@@ -1,6 +1,7 @@
 //! The table of who is talked to, and greetings on the wire.
 
 use super::*;
+use bytes::Bytes;
 use proptest::prelude::*;
 
 fn greeting(node: i32) -> Greeting {
@@ -13,6 +14,7 @@ fn greeting(node: i32) -> Greeting {
         cluster: ClusterId::new("4L6g3nShT-eMCtK--X86sw"),
         source_shard: 3,
         dialled_node: 1,
+        address: Some("host2.example:5001".into()),
     }
 }
 
@@ -49,6 +51,9 @@ fn each_reason_for_a_refusal() {
     assert_eq!(other(|theirs| theirs.directory = Uuid::from_u128(9)), Some(RefusalCode::Directory));
     assert_eq!(other(|theirs| theirs.directory = Uuid::from_u128(1)), Some(RefusalCode::Directory));
     assert_eq!(code(None, &greeting(7)), Some(RefusalCode::Stranger));
+    let fresh = |node: i32| Greeting { cluster: None, directory: Uuid::from_u128(50), ..greeting(node) };
+    assert_eq!(code(None, &fresh(7)), None, "a node that wants to join");
+    assert_eq!(code(None, &fresh(2)), None, "a node with an empty disk wants to join again");
     let open = Members { admits_strangers: true, ..members() };
     assert_eq!(judge(&greeting(1), &open, None, &greeting(7)), Ok(1));
 }
@@ -70,7 +75,8 @@ fn golden_greeting() {
         + "0200000001000000" // node, dialled
         + "1400000000000000" // incarnation
         + "00000000000000000000000000000002"
-        + "344c3667336e5368542d654d43744b2d2d583836737700000000000000000000";
+        + "344c3667336e5368542d654d43744b2d2d583836737700000000000000000000"
+        + "1200686f7374322e6578616d706c653a35303031";
     assert_eq!((frame.kind, hex), (240, expected));
     assert_eq!(Greeting::from_frame(&frame), Ok(greeting(2)));
 }
@@ -89,6 +95,14 @@ fn greetings_cut_short_or_senseless_are_refused_and_longer_ones_read() {
     let mut longer = body.clone();
     longer.extend_from_slice(b"of a later version");
     assert_eq!(parse(&longer), Ok(greeting(2)));
+    let nowhere = Greeting { address: None, ..greeting(2) };
+    assert_eq!(parse(&nowhere.to_frame(KIND_HELLO).parts[0]), Ok(nowhere));
+    for address in ["no port", "host:", ":5001", "host:70000", "ho st:1", "host\n:1"] {
+        let mut body = body[..size_of::<GreetingBytes>()].to_vec();
+        body.extend_from_slice(&(address.len() as u16).to_le_bytes());
+        body.extend_from_slice(address.as_bytes());
+        assert_eq!(parse(&body).unwrap_err().code, RefusalCode::Malformed, "{address:?}");
+    }
     // No shard; 257 shards; a shard beyond the count; a negative node; a cluster id with a gap, with a control character.
     for (position, bytes) in
         [(4, &[0, 0][..]), (4, &[1, 1]), (6, &[4, 0]), (11, &[0x80]), (45, &[0]), (45, &[7])]

@@ -1,0 +1,150 @@
+//! What any node of three says, asked alone: all nodes, and the leaders of now; also with the majority gone. One cluster for
+//! all of it, in the order of the functions below.
+
+use chronik_net::codec::ErrorCode;
+use chronik_tests::cluster::view::View;
+use chronik_tests::cluster::{Cluster, FORM_TIMEOUT};
+use chronik_tests::records::{batch, read_all};
+use chronik_tests::topics::create_replicated;
+use chronik_tests::wire::Connection;
+use chronik_tests::{lock, report};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+const TOPIC: &str = "spread";
+const PARTITIONS: i32 = 6;
+/// Bound of the waits; what is measured is printed.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Leaders move to the replicas that placement names first, a few at a time.
+const BALANCE_TIMEOUT: Duration = Duration::from_secs(60);
+
+#[test]
+fn every_node_names_all_nodes_and_the_leaders_of_now() {
+    let _heavy = lock::heavy();
+    let mut cluster = Cluster::start("views");
+    create_replicated(&mut cluster.connect(2), TOPIC, PARTITIONS, &[]);
+    each_alone_names_all(&mut cluster);
+    leaders_are_real(&mut cluster);
+    a_change_is_known_everywhere(&mut cluster);
+    with_the_majority_gone(&mut cluster);
+    leaders_are_spread(&mut cluster);
+}
+
+/// A client that knows one address finds all three nodes, and hears the same from each.
+fn each_alone_names_all(cluster: &mut Cluster) {
+    cluster.wait_led(TOPIC, CHANGE_TIMEOUT);
+    let expected: BTreeMap<i32, String> =
+        cluster.ids().into_iter().map(|id| (id, cluster.address(id))).collect();
+    let views: Vec<View> = cluster.ids().iter().map(|id| cluster.view(*id).expect("an answer")).collect();
+    for view in &views {
+        assert_eq!(view.brokers, expected, "all nodes with their own addresses");
+        assert_eq!(view.cluster_id, views[0].cluster_id, "one cluster");
+        assert!(view.cluster_id.is_some() && expected.contains_key(&view.controller), "{view:?}");
+        let replicas = |view: &View| -> Vec<Vec<i32>> {
+            view.topics[TOPIC].values().map(|partition| partition.replicas.clone()).collect()
+        };
+        assert_eq!(replicas(view), replicas(&views[0]), "the same placement");
+        assert!(replicas(view).iter().all(|nodes| nodes.len() == 3), "three replicas by default: {view:?}");
+    }
+    cluster.wait_in_sync(TOPIC, CHANGE_TIMEOUT);
+}
+
+/// With all nodes back each leads its share: two of six.
+fn leaders_are_spread(cluster: &mut Cluster) {
+    let spread = |leaders: &BTreeMap<i32, i32>| {
+        let of = |id: i32| leaders.values().filter(|leader| **leader == id).count();
+        (1..=3).all(|id| of(id) == 2)
+    };
+    let after = cluster.wait("each node leads its share", BALANCE_TIMEOUT, |cluster| {
+        cluster.agreed_leaders(TOPIC).is_some_and(|leaders| spread(&leaders))
+    });
+    report(&format!("leaders are balanced {after:?} after all nodes were back"));
+}
+
+/// A node takes records for just what Metadata says that it leads.
+fn leaders_are_real(cluster: &mut Cluster) {
+    let leaders = cluster.wait_led(TOPIC, CHANGE_TIMEOUT);
+    for id in cluster.ids() {
+        let mut connection = cluster.connect(id);
+        for (partition, leader) in &leaders {
+            let answer = connection.produce(TOPIC, *partition, batch(&["x"])).expect("an answer");
+            let expected = if *leader == id { ErrorCode::None } else { ErrorCode::NotLeaderOrFollower };
+            assert_eq!(answer.error, expected, "node {id}, partition {partition} led by {leader}");
+        }
+    }
+}
+
+/// From the moment when the first node names a new leader until the last one does.
+fn a_change_is_known_everywhere(cluster: &mut Cluster) {
+    for victim in cluster.ids() {
+        let before = cluster.wait_led(TOPIC, CHANGE_TIMEOUT);
+        cluster.kill(victim);
+        let killed = Instant::now();
+        let lost = |leaders: &BTreeMap<i32, i32>| leaders.values().any(|leader| *leader == victim);
+        if !lost(&before) {
+            report(&format!("node {victim} led nothing"));
+        }
+        let moved = |id: i32| {
+            let leaders = View::of(&cluster.address(id)).ok().and_then(|view| view.leaders(TOPIC));
+            leaders.is_some_and(|leaders| !lost(&leaders))
+        };
+        let mut waiting: Vec<i32> = cluster.running();
+        let mut first = None;
+        while !waiting.is_empty() {
+            waiting.retain(|id| !moved(*id));
+            first = first.or((waiting.len() < 2).then(|| killed.elapsed()));
+            assert!(killed.elapsed() < CHANGE_TIMEOUT, "{}", cluster.describe());
+        }
+        let (first, last) = (first.unwrap_or_default(), killed.elapsed());
+        report(&format!(
+            "node {victim} killed: one other names new leaders after {first:?}, both after {last:?}"
+        ));
+        cluster.wait_led(TOPIC, CHANGE_TIMEOUT);
+        cluster.restart(victim);
+        cluster.wait_in_sync(TOPIC, FORM_TIMEOUT);
+    }
+}
+
+/// Two nodes of three lost: no write is acknowledged, Metadata is answered from memory, `/health` says why.
+fn with_the_majority_gone(cluster: &mut Cluster) {
+    let (left, records) = (2, produce_to_leader(cluster, 0));
+    cluster.kill(1);
+    cluster.kill(3);
+    let lost = Instant::now();
+    cluster.wait("health says that most nodes are gone", CHANGE_TIMEOUT, |cluster| {
+        let health = cluster.health(left);
+        health.is_some_and(|health| !health.ok && !health.reasons().is_empty())
+    });
+    let reasons = cluster.health(left).expect("an answer").reasons();
+    report(&format!("health after {:?}: {reasons:?}", lost.elapsed()));
+    let mut connection = cluster.connect(left);
+    let mut longest = Duration::ZERO;
+    while lost.elapsed() < Duration::from_secs(4) {
+        let asked = Instant::now();
+        let view = View::of(&cluster.address(left)).expect("Metadata is answered");
+        longest = longest.max(asked.elapsed());
+        assert_eq!(view.brokers.len(), 3, "all nodes are named: {view:?}");
+        let answer = connection.produce_within(TOPIC, 0, batch(&["refused"]), 500).expect("an answer");
+        assert_ne!(answer.error, ErrorCode::None, "nothing is acknowledged by one of three");
+        assert!(answer.error.retriable(), "{:?} makes a client try again", answer.error);
+    }
+    report(&format!("Metadata took {longest:?} at most"));
+    cluster.spawn(1);
+    cluster.spawn(3);
+    cluster.wait_formed(FORM_TIMEOUT);
+    assert!(produce_to_leader(cluster, 0) > records, "records are taken again");
+}
+
+/// Produces one record and gives the number of records that are there then.
+fn produce_to_leader(cluster: &mut Cluster, partition: i32) -> usize {
+    let deadline = Instant::now() + CHANGE_TIMEOUT;
+    loop {
+        let leader = cluster.leader(TOPIC, partition);
+        let mut connection = Connection::open(&cluster.address(leader));
+        let answer = connection.produce(TOPIC, partition, batch(&["kept"])).expect("an answer");
+        if answer.error == ErrorCode::None {
+            return read_all(&mut connection, TOPIC, partition).expect("the partition can be read").len();
+        }
+        assert!(Instant::now() < deadline, "{:?}: {}", answer.error, cluster.describe());
+    }
+}
