@@ -100,7 +100,8 @@ impl Shard {
         }
     }
 
-    fn not_sent(&mut self, group: GroupId, to: PeerId, kind: MessageType) {
+    /// A message could not go out: Raft sends it again when the other side has answered, instead of at once and in vain.
+    pub(crate) fn not_sent(&mut self, group: GroupId, to: PeerId, kind: MessageType) {
         match kind {
             MessageType::MsgSnapshot => self.driver.report_snapshot(group, to, false),
             MessageType::MsgAppend => self.driver.report_unreachable(group, to),
