@@ -50,7 +50,7 @@ mod test_replica;
 #[cfg(test)]
 mod test_support;
 
-pub use driver::{Driver, DriverConfig, DriverOutput, GroupInit, NewGroup, Proposal};
+pub use driver::{Driver, DriverConfig, DriverOutput, GroupInit, MemberChange, NewGroup, Proposal};
 pub use error::{LoadError, ProposeError, StepError};
 pub use leadership::Leadership;
 /// The crate whose messages go between peers, so that users need no dependency of their own on its version.

@@ -269,6 +269,7 @@ impl Shard {
             leader_events: Vec::new(),
             produces: BTreeMap::new(),
             stalled: std::collections::VecDeque::new(),
+            held: super::hold::Held::default(),
             proposed_bytes: 0,
             fetches: BTreeMap::new(),
             fetch_calls: BTreeMap::new(),
