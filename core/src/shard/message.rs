@@ -141,6 +141,13 @@ pub enum Request {
         /// How long to wait for the commit.
         timeout_ms: u32,
     },
+    /// Hand a group's leadership over, to this node or to the preferred replica; to the shard that leads it.
+    TransferLeader {
+        /// The group.
+        group: GroupId,
+        /// To whom; none for the replica that placement names first.
+        to: Option<NodeId>,
+    },
     /// Sizes of the partitions of this shard.
     Sizes,
     /// A group request, to the coordinator of this `__consumer_offsets` partition.
@@ -176,6 +183,9 @@ pub enum Reply {
     EpochEnds(Vec<EpochAnswer>),
     /// In the order of the items: the low watermark, or why not.
     Deleted(Vec<Result<KafkaOffset, ErrorCode>>),
+    /// The other replica leads now, or why it does not: NOT_LEADER_OR_FOLLOWER, ELECTION_NOT_NEEDED,
+    /// PREFERRED_LEADER_NOT_AVAILABLE.
+    Transferred(Result<(), ErrorCode>),
     /// Every partition of the shard.
     Sizes(Vec<PartitionSize>),
     /// A coordinator's answer.

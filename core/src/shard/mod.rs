@@ -19,6 +19,7 @@ pub mod fetch;
 pub mod formation;
 pub mod forward;
 pub mod groups;
+pub mod handover;
 pub mod hold;
 pub mod housekeeping;
 pub mod in_sync;
@@ -212,6 +213,10 @@ pub(crate) enum Timer {
     /// Shard 0 looks after its part in the cluster.
     Tend,
     Coordinator(GroupId),
+    /// Time to give leaderships back to the preferred replicas.
+    Balance,
+    /// Time to look at transfers of leadership.
+    Handover,
     /// Time to look at who is in sync.
     InSync,
     /// Time to look at what only time changes: expired segments, producers, renamed files.
@@ -248,6 +253,7 @@ pub struct Shard {
     pub(crate) leader_events: Vec<LeaderEvent>,
     pub(crate) produces: BTreeMap<u64, produce::PendingProduce>,
     pub(crate) stalled: VecDeque<produce::Stalled>,
+    pub(crate) handover: handover::Handover,
     /// Batches that wait for a group which takes no proposals just now.
     pub(crate) held: hold::Held,
     /// Bytes proposed since Raft was last asked what is ready: neither the WAL nor the tails count them yet.
@@ -308,6 +314,7 @@ impl Shard {
             Request::ListOffsets(queries) => self.list_offsets(call, &queries),
             Request::EpochEnd(queries) => self.epoch_ends(call, &queries),
             Request::DeleteRecords { items, timeout_ms } => self.delete_records(call, &items, timeout_ms),
+            Request::TransferLeader { group, to } => self.transfer_asked(call, group, to),
             Request::Sizes => self.sizes(call),
             Request::Group { partition, request } => self.group_request(call, partition, *request),
             Request::GroupAll(request) => self.group_request_all(call, &request),

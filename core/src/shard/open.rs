@@ -236,6 +236,7 @@ impl Shard {
             shard.wal.put_removed(*group);
         }
         shard.set_timer(0, Timer::Housekeeping);
+        shard.set_timer(0, Timer::Balance);
         Ok(shard)
     }
 
@@ -269,6 +270,7 @@ impl Shard {
             leader_events: Vec::new(),
             produces: BTreeMap::new(),
             stalled: std::collections::VecDeque::new(),
+            handover: super::handover::Handover::default(),
             held: super::hold::Held::default(),
             proposed_bytes: 0,
             fetches: BTreeMap::new(),

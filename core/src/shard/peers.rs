@@ -116,6 +116,7 @@ impl Shard {
     /// A node can be reached now.
     pub(crate) fn node_up(&mut self, node: NodeId) {
         self.nodes_up.insert(node);
+        self.handover_node(node, true);
         for (group, peer) in self.replicas_on(node) {
             self.driver.peer_found(group, peer);
             self.watch_in_sync(group);
@@ -130,6 +131,7 @@ impl Shard {
             self.refresh_in_sync(group);
         }
         self.nodes_up.remove(&node);
+        self.handover_node(node, false);
         for (group, peer) in self.replicas_on(node) {
             let Some(partition) = self.partitions.get(&group) else { continue };
             let others = partition.members.iter().filter(|member| member.node != node);

@@ -152,7 +152,8 @@ impl Shard {
         let durable = self.wal.durable_turn();
         let mut published = false;
         while let Some(host) = &mut self.controller
-            && let Some(next) = host.unpublished.pop_front_if(|next| next.turn <= durable)
+            && host.unpublished.front().is_some_and(|next| next.turn <= durable)
+            && let Some(next) = host.unpublished.pop_front()
         {
             self.publish(next.snapshot, next.changes);
             published = true;
