@@ -5,7 +5,7 @@
 //! refused (SAFETY.md, rule 25). Pure.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use chronik_wal::types::{NodeId, RaftIndex};
+use chronik_wal::types::{GroupId, NodeId, RaftIndex};
 use kafka_protocol::ResponseError;
 use kafka_protocol::protocol::{Decodable, Encodable};
 use serde::{Deserialize, Serialize};
@@ -48,6 +48,11 @@ pub enum ForwardError {
 pub enum Ask {
     /// How do you stand? Asked by nodes that have no metadata yet.
     Hello,
+    /// Hand over what you lead of these groups, each to this node. Not answered.
+    Transfer {
+        /// The groups, and to whom.
+        transfers: Vec<(GroupId, NodeId)>,
+    },
     /// Do this, if you lead the metadata group.
     Request {
         /// Tells a retry from a new one.
@@ -94,6 +99,7 @@ struct VersionIn {
 #[serde(tag = "type", rename_all = "snake_case")]
 enum AskHead {
     Hello,
+    Transfer { transfers: Vec<(GroupId, NodeId)> },
     Request { id: RequestId, timeout_ms: u32, request: RequestHead },
 }
 
@@ -159,6 +165,7 @@ pub fn encode_ask(ask: &Ask) -> Bytes {
     let mut message = BytesMut::new();
     let head = match ask {
         Ask::Hello => AskHead::Hello,
+        Ask::Transfer { transfers } => AskHead::Transfer { transfers: transfers.clone() },
         Ask::Request { id, timeout_ms, request } => AskHead::Request {
             id: *id,
             timeout_ms: *timeout_ms,
@@ -176,6 +183,7 @@ pub fn decode_ask(bytes: &Bytes) -> Result<Ask, ForwardError> {
     let (head, mut message) = split(bytes)?;
     Ok(match head {
         AskHead::Hello => Ask::Hello,
+        AskHead::Transfer { transfers } => Ask::Transfer { transfers },
         AskHead::Request { id, timeout_ms, request } => {
             Ask::Request { id, timeout_ms, request: request_of(request, &mut message)? }
         }
