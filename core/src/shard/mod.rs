@@ -15,6 +15,7 @@
 pub mod acks;
 pub mod controller;
 pub mod dissemination;
+pub mod elections;
 pub mod fetch;
 pub mod formation;
 pub mod forward;
@@ -225,6 +226,8 @@ pub(crate) enum Timer {
     Coordinator(GroupId),
     /// Time to give leaderships back to the preferred replicas.
     Balance,
+    /// Leaders that somebody wants are asked for again, or given up.
+    Election(u64),
     /// Time to look at transfers of leadership.
     Handover,
     /// Time to look at who is in sync.
@@ -264,6 +267,7 @@ pub struct Shard {
     pub(crate) produces: BTreeMap<u64, produce::PendingProduce>,
     pub(crate) stalled: VecDeque<produce::Stalled>,
     pub(crate) handover: handover::Handover,
+    pub(crate) elections: elections::Elections,
     /// Batches that wait for a group which takes no proposals just now.
     pub(crate) held: hold::Held,
     /// Bytes proposed since Raft was last asked what is ready: neither the WAL nor the tails count them yet.
@@ -325,6 +329,7 @@ impl Shard {
             Request::ListOffsets(queries) => self.list_offsets(call, &queries),
             Request::EpochEnd(queries) => self.epoch_ends(call, &queries),
             Request::DeleteRecords { items, timeout_ms } => self.delete_records(call, &items, timeout_ms),
+            Request::Elect { elections, timeout_ms } => self.elect(call, elections, timeout_ms),
             Request::TransferLeader { group, to } => self.transfer_asked(call, group, to),
             Request::Sizes => self.sizes(call),
             Request::Group { partition, request } => self.group_request(call, partition, *request),

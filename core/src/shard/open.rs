@@ -271,6 +271,7 @@ impl Shard {
             produces: BTreeMap::new(),
             stalled: std::collections::VecDeque::new(),
             handover: super::handover::Handover::default(),
+            elections: super::elections::Elections::default(),
             held: super::hold::Held::default(),
             proposed_bytes: 0,
             fetches: BTreeMap::new(),
