@@ -105,7 +105,9 @@ fn the_services_of_the_compose_file_are_three_nodes_of_one_cluster() {
 fn the_image_runs_our_command_line() {
     let text = deployed("Dockerfile");
     assert!(text.contains("FROM rust:") && text.contains("AS build"));
-    assert!(text.contains("COPY --from=build /src/target/release/chronik-server /usr/local/bin/chronik-server"));
+    assert!(
+        text.contains("COPY --from=build /src/target/release/chronik-server /usr/local/bin/chronik-server")
+    );
     assert!(text.contains("ENTRYPOINT [\"chronik-server\"]\nCMD [\"start\"]"));
     let cli = Cli::try_parse_from(["chronik-server", "start"]).unwrap();
     assert!(matches!(cli.command, Some(Command::Start(_))));

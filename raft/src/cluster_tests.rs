@@ -10,6 +10,7 @@
 
 mod calm;
 mod links;
+mod members;
 
 use std::collections::BTreeMap;
 

@@ -29,6 +29,7 @@ mod durable;
 mod elections;
 mod fetch;
 mod load;
+mod members;
 mod output;
 mod propose;
 mod ready;
@@ -40,10 +41,11 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use chronik_wal::entry::{GroupState, LogStart};
 use chronik_wal::tail::{LogPosition, Tail};
-use chronik_wal::types::{GroupId, KafkaOffset, PeerId, RaftIndex, Term, TurnNumber};
+use chronik_wal::types::{GroupId, KafkaOffset, RaftIndex, Term, TurnNumber};
 use raft::eraftpb::ConfState;
 
 pub use load::{GroupInit, NewGroup};
+pub use members::{MemberChange, MemberProgress};
 pub use output::{Committed, Compacted, DriverCounters, DriverOutput, EntryFetch, Installed, Outgoing};
 pub use propose::Proposal;
 
@@ -90,19 +92,6 @@ impl Default for DriverConfig {
             tail_budget_bytes: 64 << 20,
         }
     }
-}
-
-/// How far a member of a group has come, as its leader knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MemberProgress {
-    /// The member.
-    pub peer: PeerId,
-    /// Whether it votes (in either half of a joint configuration); else it is a learner.
-    pub is_voter: bool,
-    /// The last entry that it is known to hold durably.
-    pub matched: RaftIndex,
-    /// Whether it was heard from since the last quorum check.
-    pub is_recently_active: bool,
 }
 
 /// All groups of a shard.
@@ -239,27 +228,6 @@ impl Driver {
         self.group(group).map(|group| &group.storage().configuration)
     }
 
-    /// The members as their leader sees them, by peer id; empty where this replica does not lead.
-    #[must_use]
-    pub fn progress(&self, group: GroupId) -> Vec<MemberProgress> {
-        let Some(group) = self.group(group) else { return Vec::new() };
-        if !matches!(group.leadership(), Leadership::Leader { .. } | Leadership::Elected { .. }) {
-            return Vec::new();
-        }
-        let trackers = group.node.raft.prs();
-        let mut members: Vec<MemberProgress> = trackers
-            .iter()
-            .map(|(id, progress)| MemberProgress {
-                peer: PeerId(*id),
-                is_voter: trackers.conf().voters().contains(*id),
-                matched: RaftIndex(progress.matched),
-                is_recently_active: progress.recent_active || *id == group.peer.0,
-            })
-            .collect();
-        members.sort_unstable_by_key(|member| member.peer);
-        members
-    }
-
     /// The last entry that ends at or below `offset`, from the tail: what a log start at `offset` compacts to. None when the
     /// tail does not reach down that far: the partition's segment index knows.
     #[must_use]
@@ -319,6 +287,8 @@ impl Driver {
 
 #[cfg(test)]
 mod election_tests;
+#[cfg(test)]
+mod member_tests;
 #[cfg(test)]
 mod promise_tests;
 #[cfg(test)]

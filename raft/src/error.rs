@@ -1,6 +1,6 @@
 //! What can go wrong when a group is loaded, proposed to or sent a message.
 
-use chronik_wal::types::{GroupId, KafkaOffset, RaftIndex};
+use chronik_wal::types::{GroupId, KafkaOffset, PeerId, RaftIndex};
 
 /// Why a proposal was not taken. Nothing was appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -20,6 +20,18 @@ pub enum ProposeError {
     /// A configuration change is in the log and not yet applied, or the configuration does not allow this one.
     #[error("the configuration cannot change now")]
     ConfigurationBusy,
+    /// The change is about a replica that is no member (or, for a promotion, no learner).
+    #[error("peer {0} is no member of the group that could be changed so")]
+    NotMember(PeerId),
+    /// The replica is a member already.
+    #[error("peer {0} is a member of the group already")]
+    AlreadyMember(PeerId),
+    /// The learner lacks too much, or cannot be reached: as a voter it would be waited for.
+    #[error("peer {0} has not caught up with the group")]
+    NotCaughtUp(PeerId),
+    /// Without this voter there would be none.
+    #[error("peer {0} is the group's last voter")]
+    LastVoter(PeerId),
 }
 
 /// Why recovered state cannot be loaded. The replica is damaged (SAFETY.md, rule 8); nothing was changed.

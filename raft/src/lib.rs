@@ -50,7 +50,7 @@ mod test_replica;
 #[cfg(test)]
 mod test_support;
 
-pub use driver::{Driver, DriverConfig, DriverOutput, GroupInit, NewGroup, Proposal};
+pub use driver::{Driver, DriverConfig, DriverOutput, GroupInit, MemberChange, NewGroup, Proposal};
 pub use error::{LoadError, ProposeError, StepError};
 pub use leadership::Leadership;
 /// The crate whose messages go between peers, so that users need no dependency of their own on its version.
@@ -67,7 +67,13 @@ pub fn voters(configuration: &[u8]) -> Option<Vec<chronik_wal::types::PeerId>> {
 /// The encoded configuration of a group with one voter: what `log repair` writes where a group's own was lost.
 #[must_use]
 pub fn sole_voter_configuration(peer: chronik_wal::types::PeerId) -> bytes::Bytes {
+    configuration_of(&[peer])
+}
+
+/// The encoded configuration of a group with these voters.
+#[must_use]
+pub fn configuration_of(voters: &[chronik_wal::types::PeerId]) -> bytes::Bytes {
     let mut configuration = raft::eraftpb::ConfState::default();
-    configuration.voters.push(peer.0);
+    configuration.voters.extend(voters.iter().map(|voter| voter.0));
     storage::encode_configuration(&configuration)
 }

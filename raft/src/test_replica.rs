@@ -22,16 +22,21 @@ pub(crate) struct Replica {
 
 impl Replica {
     pub(crate) fn new() -> Self {
-        Self::with_voters(vec![PeerId(1), PeerId(2), PeerId(3)])
+        Self::with_voters(PeerId(1), vec![PeerId(1), PeerId(2), PeerId(3)])
     }
 
-    fn with_voters(voters: Vec<PeerId>) -> Self {
+    /// Peer 4, which is to join peers 1 to 3.
+    pub(crate) fn joiner() -> Self {
+        Self::with_voters(PeerId(4), vec![PeerId(1), PeerId(2), PeerId(3)])
+    }
+
+    fn with_voters(peer: PeerId, voters: Vec<PeerId>) -> Self {
         let mut replica = Self {
             driver: Driver::new(DriverConfig::default()),
             sink: TestSink::default(),
             out: DriverOutput::default(),
         };
-        let new = NewGroup { group: GROUP, peer: PeerId(1), voters, snapshot_data: Bytes::new() };
+        let new = NewGroup { group: GROUP, peer, voters, snapshot_data: Bytes::new() };
         replica.driver.create_group(new, &mut replica.sink).unwrap();
         replica.turn();
         replica
@@ -39,7 +44,7 @@ impl Replica {
 
     /// The only member of its group, and its leader in term 1.
     pub(crate) fn sole_voter() -> Self {
-        Self::with_voters(vec![PeerId(1)])
+        Self::with_voters(PeerId(1), vec![PeerId(1)])
     }
 
     /// Serves all groups; what they ask for is in `out`.

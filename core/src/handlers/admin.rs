@@ -11,8 +11,9 @@ use chronik_net::codec::messages::create_topics_response::CreatableTopicResult;
 use chronik_net::codec::messages::delete_topics_response::DeletableTopicResult;
 use chronik_net::codec::messages::incremental_alter_configs_response::AlterConfigsResourceResponse as IncrementalRow;
 use chronik_net::codec::messages::{
-    AlterConfigsResponse, CreatePartitionsResponse, CreateTopicsResponse, DeleteTopicsResponse,
-    FindCoordinatorRequest, IncrementalAlterConfigsResponse,
+    AddRaftVoterResponse, AlterConfigsResponse, AlterPartitionReassignmentsResponse,
+    CreatePartitionsResponse, CreateTopicsResponse, DeleteTopicsResponse, FindCoordinatorRequest,
+    IncrementalAlterConfigsResponse, RemoveRaftVoterResponse, UnregisterBrokerResponse,
 };
 use chronik_net::codec::{
     ErrorCode, MetadataBroker, MetadataHead, MetadataPartition, MetadataRequest, MetadataTopic,
@@ -24,6 +25,7 @@ use kafka_protocol::ResponseError;
 use super::metadata::{MetadataAnswer, MetadataQuery, TopicKey, TopicSelection, metadata};
 use super::service::Broker;
 use super::{cluster, configs, find_coordinator, topic_partitions};
+use crate::metadata::controller::AdminResponse;
 use crate::metadata::names::CONSUMER_OFFSETS;
 use crate::shard::controller::{AdminReply, AdminRequest};
 use crate::shard::message::{Reply, Request as Question};
@@ -33,6 +35,9 @@ const AUTO_CREATE_MS: u32 = 5_000;
 
 /// How long a change of configs may take; its request names no time.
 const ALTER_MS: u32 = 30_000;
+
+/// How long DescribeQuorum looks for a leader of the metadata group.
+const QUORUM_MS: u32 = 2_000;
 
 /// Answers; none when the protocol has no answer and the connection is to be closed.
 pub async fn answer(
@@ -89,7 +94,7 @@ async fn change(broker: &Rc<Broker>, version: i16, request: Request) -> Option<R
             let asked = AdminRequest::IncrementalAlterConfigs(request.clone());
             (asked, Request::IncrementalAlterConfigs(request), ALTER_MS)
         }
-        _ => return None,
+        request => return change_cluster(broker, version, request).await,
     };
     Some(match ask(broker, request, timeout_ms).await {
         AdminReply::CreateTopics(response) => Response::CreateTopics(response),
@@ -98,10 +103,67 @@ async fn change(broker: &Rc<Broker>, version: i16, request: Request) -> Option<R
         AdminReply::AlterConfigs(response) => Response::AlterConfigs(response),
         AdminReply::IncrementalAlterConfigs(response) => Response::IncrementalAlterConfigs(response),
         AdminReply::Refused(code, _) => refused(&original, code)?,
-        AdminReply::AutoCreate(_) | AdminReply::Done | AdminReply::NotController => {
-            refused(&original, ResponseError::NotController)?
-        }
+        _ => refused(&original, ResponseError::NotController)?,
     })
+}
+
+/// The same for where replicas and voters are; each of these answers fails as a whole.
+async fn change_cluster(broker: &Rc<Broker>, version: i16, request: Request) -> Option<Response> {
+    let timeout = |timeout_ms: i32| u32::try_from(timeout_ms).unwrap_or(0);
+    let (asked, timeout_ms) = match request.clone() {
+        Request::AlterPartitionReassignments(request) => {
+            let timeout_ms = timeout(request.timeout_ms);
+            (AdminRequest::Reassign(request), timeout_ms)
+        }
+        Request::AddRaftVoter(request) => {
+            let timeout_ms = timeout(request.timeout_ms);
+            (AdminRequest::AddVoter(request), timeout_ms)
+        }
+        Request::RemoveRaftVoter(request) => (AdminRequest::RemoveVoter(request), ALTER_MS),
+        Request::UnregisterBroker(request) => (AdminRequest::UnregisterBroker(request), ALTER_MS),
+        Request::DescribeQuorum(request) => (AdminRequest::DescribeQuorum(request), QUORUM_MS),
+        _ => return None,
+    };
+    let response = match ask(broker, asked, timeout_ms).await {
+        AdminReply::Reassign(response) => Response::AlterPartitionReassignments(response),
+        AdminReply::UnregisterBroker(response) => Response::UnregisterBroker(response),
+        AdminReply::AddVoter(response) => Response::AddRaftVoter(response),
+        AdminReply::RemoveVoter(response) => Response::RemoveRaftVoter(response),
+        AdminReply::DescribeQuorum(response) => {
+            Response::DescribeQuorum(cluster::quorum_for_version(response, version))
+        }
+        AdminReply::Refused(code, _) => refused_whole(broker, &request, code)?,
+        _ => refused_whole(broker, &request, ResponseError::NotController)?,
+    };
+    Some(response)
+}
+
+/// The answer of an API that fails as a whole, where nobody could decide.
+fn refused_whole(broker: &Rc<Broker>, request: &Request, code: ResponseError) -> Option<Response> {
+    Some(match request {
+        Request::AlterPartitionReassignments(request) => {
+            let factor = request.allow_replication_factor_change;
+            let response =
+                AlterPartitionReassignmentsResponse::default().with_allow_replication_factor_change(factor);
+            Response::AlterPartitionReassignments(failed(response, code))
+        }
+        Request::AddRaftVoter(_) => Response::AddRaftVoter(failed(AddRaftVoterResponse::default(), code)),
+        Request::RemoveRaftVoter(_) => {
+            Response::RemoveRaftVoter(failed(RemoveRaftVoterResponse::default(), code))
+        }
+        Request::UnregisterBroker(_) => {
+            Response::UnregisterBroker(failed(UnregisterBrokerResponse::default(), code))
+        }
+        Request::DescribeQuorum(request) => {
+            Response::DescribeQuorum(cluster::describe_quorum(None, &broker.router.snapshot(), request))
+        }
+        _ => return None,
+    })
+}
+
+fn failed<R: AdminResponse>(mut response: R, code: ResponseError) -> R {
+    response.fail(code);
+    response
 }
 
 async fn ask(broker: &Rc<Broker>, request: AdminRequest, timeout_ms: u32) -> AdminReply {

@@ -17,7 +17,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
-use super::{CLUSTER_OPERATIONS, NONE, OPERATIONS_NOT_ASKED};
+use super::{CLUSTER_OPERATIONS, OPERATIONS_NOT_ASKED};
 use crate::metadata::command::Replica;
 use crate::metadata::names::CLUSTER_METADATA;
 use crate::metadata::snapshot::{Snapshot, TopicView};
@@ -142,60 +142,75 @@ pub struct QuorumMember {
     pub is_heard: bool,
 }
 
-/// Answers DescribeQuorum. Entries stand for offsets: the log of the metadata group is counted by its Raft index. `view` is
-/// none where this node does not lead the group.
+/// Answers DescribeQuorum in its newest version. Entries stand for offsets: the log of the metadata group is counted by its
+/// Raft index. `view` is none where this node does not lead the group.
 #[must_use]
 pub fn describe_quorum(
     view: Option<&QuorumView>,
     snapshot: &Snapshot,
     request: &DescribeQuorumRequest,
-    version: i16,
 ) -> DescribeQuorumResponse {
-    let asked: Vec<(&str, i32)> = request
-        .topics
-        .iter()
-        .flat_map(|topic| {
-            topic.partitions.iter().map(move |row| (topic.topic_name.as_str(), row.partition_index))
-        })
-        .collect();
+    let response = DescribeQuorumResponse::default().with_error_message(None);
+    let rows = request.topics.iter().flat_map(|topic| {
+        topic.partitions.iter().map(move |row| (topic.topic_name.as_str(), row.partition_index))
+    });
+    let asked: Vec<(&str, i32)> = rows.collect();
     if asked != [(CLUSTER_METADATA, 0)] {
-        let refuse = |row: &(&str, i32)| {
-            quorum_topic(row.0, refused_quorum(row.1, ResponseError::UnknownTopicOrPartition))
+        let refuse = |(name, index): &(&str, i32)| {
+            quorum_topic(name, refused_quorum(*index, ResponseError::UnknownTopicOrPartition))
         };
-        return quorum_response(version).with_topics(asked.iter().map(refuse).collect());
+        return response.with_topics(asked.iter().map(refuse).collect());
     }
     let Some(view) = view else {
         let row = refused_quorum(0, ResponseError::NotLeaderOrFollower);
-        return quorum_response(version).with_topics(vec![quorum_topic(CLUSTER_METADATA, row)]);
-    };
-    let state = |member: &QuorumMember| {
-        let state = ReplicaState::default()
-            .with_replica_id(BrokerId(member.node.0))
-            .with_log_end_offset(member.matched.0 as i64 + 1);
-        let time = if member.is_heard { view.now_ms } else { -1 };
-        let is_level = member.is_heard && member.matched >= view.commit;
-        let state = match version {
-            0 => state,
-            _ => state.with_last_fetch_timestamp(time).with_last_caught_up_timestamp(if is_level {
-                time
-            } else {
-                -1
-            }),
-        };
-        if version >= 2 { state.with_replica_directory_id(member.directory) } else { state }
+        return response.with_topics(vec![quorum_topic(CLUSTER_METADATA, row)]);
     };
     let some = |is_voter: bool| {
-        view.members.iter().filter(move |member| member.is_voter == is_voter).map(state).collect()
+        let members = view.members.iter().filter(move |member| member.is_voter == is_voter);
+        members.map(|member| replica_state(member, view)).collect()
     };
     let row = PartitionData::default()
+        .with_error_message(None)
         .with_leader_id(BrokerId(view.leader.0))
         .with_leader_epoch(view.term.leader_epoch().0)
-        .with_high_watermark(view.commit.0 as i64 + 1)
+        .with_high_watermark(offset_after(view.commit))
         .with_current_voters(some(true))
         .with_observers(some(false));
-    let row = if version >= 2 { row.with_error_message(None) } else { row };
-    let response = quorum_response(version).with_topics(vec![quorum_topic(CLUSTER_METADATA, row)]);
-    if version >= 2 { response.with_nodes(quorum_nodes(view, snapshot)) } else { response }
+    response.with_topics(vec![quorum_topic(CLUSTER_METADATA, row)]).with_nodes(quorum_nodes(view, snapshot))
+}
+
+/// The same answer without what an older version has no room for.
+#[must_use]
+pub fn quorum_for_version(mut response: DescribeQuorumResponse, version: i16) -> DescribeQuorumResponse {
+    if version < 2 {
+        response.nodes.clear();
+    }
+    for row in response.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
+        for state in row.current_voters.iter_mut().chain(&mut row.observers) {
+            if version < 2 {
+                state.replica_directory_id = Uuid::nil();
+            }
+            if version < 1 {
+                (state.last_fetch_timestamp, state.last_caught_up_timestamp) = (-1, -1);
+            }
+        }
+    }
+    response
+}
+
+fn replica_state(member: &QuorumMember, view: &QuorumView) -> ReplicaState {
+    let time = if member.is_heard { view.now_ms } else { -1 };
+    let is_level = member.is_heard && member.matched >= view.commit;
+    ReplicaState::default()
+        .with_replica_id(BrokerId(member.node.0))
+        .with_replica_directory_id(member.directory)
+        .with_log_end_offset(offset_after(member.matched))
+        .with_last_fetch_timestamp(time)
+        .with_last_caught_up_timestamp(if is_level { time } else { -1 })
+}
+
+fn offset_after(index: RaftIndex) -> i64 {
+    i64::try_from(index.0).map_or(i64::MAX, |index| index.saturating_add(1))
 }
 
 fn quorum_nodes(view: &QuorumView, snapshot: &Snapshot) -> Vec<Node> {
@@ -210,11 +225,6 @@ fn quorum_nodes(view: &QuorumView, snapshot: &Snapshot) -> Vec<Node> {
     view.members.iter().filter_map(node).collect()
 }
 
-fn quorum_response(version: i16) -> DescribeQuorumResponse {
-    let response = DescribeQuorumResponse::default().with_error_code(NONE);
-    if version >= 2 { response.with_error_message(None) } else { response }
-}
-
 fn quorum_topic(name: &str, row: PartitionData) -> TopicData {
     let name = TopicName(StrBytes::from_string(name.to_owned()));
     TopicData::default().with_topic_name(name).with_partitions(vec![row])
@@ -224,6 +234,7 @@ fn refused_quorum(index: i32, error: ResponseError) -> PartitionData {
     PartitionData::default()
         .with_partition_index(index)
         .with_error_code(error.code())
+        .with_error_message(Some(StrBytes::from_string(error.to_string())))
         .with_leader_id(BrokerId(-1))
         .with_leader_epoch(-1)
         .with_high_watermark(-1)

@@ -5,9 +5,12 @@
 //! `forward.rs`, its plan in `shard/controller/requests.rs`.
 
 use chronik_net::codec::messages::{
-    AlterConfigsRequest, AlterConfigsResponse, CreatePartitionsRequest, CreatePartitionsResponse,
-    CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
-    IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
+    AddRaftVoterRequest, AddRaftVoterResponse, AlterConfigsRequest, AlterConfigsResponse,
+    AlterPartitionReassignmentsRequest, AlterPartitionReassignmentsResponse, CreatePartitionsRequest,
+    CreatePartitionsResponse, CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest,
+    DeleteTopicsResponse, DescribeQuorumRequest, DescribeQuorumResponse, IncrementalAlterConfigsRequest,
+    IncrementalAlterConfigsResponse, RemoveRaftVoterRequest, RemoveRaftVoterResponse,
+    UnregisterBrokerRequest, UnregisterBrokerResponse,
 };
 use chronik_wal::types::NodeId;
 use kafka_protocol::ResponseError;
@@ -30,6 +33,16 @@ pub enum AdminRequest {
     AlterConfigs(AlterConfigsRequest),
     /// IncrementalAlterConfigs.
     IncrementalAlterConfigs(IncrementalAlterConfigsRequest),
+    /// AlterPartitionReassignments.
+    Reassign(AlterPartitionReassignmentsRequest),
+    /// UnregisterBroker.
+    UnregisterBroker(UnregisterBrokerRequest),
+    /// AddRaftVoter.
+    AddVoter(AddRaftVoterRequest),
+    /// RemoveRaftVoter.
+    RemoveVoter(RemoveRaftVoterRequest),
+    /// DescribeQuorum: changes nothing, but only the leader of the group knows.
+    DescribeQuorum(DescribeQuorumRequest),
     /// Topics that a Metadata request named and that do not exist.
     AutoCreate(Vec<String>),
     /// A block of producer ids for a node; it comes with the metadata log.
@@ -60,6 +73,16 @@ pub enum AdminReply {
     AlterConfigs(AlterConfigsResponse),
     /// IncrementalAlterConfigs.
     IncrementalAlterConfigs(IncrementalAlterConfigsResponse),
+    /// AlterPartitionReassignments.
+    Reassign(AlterPartitionReassignmentsResponse),
+    /// UnregisterBroker.
+    UnregisterBroker(UnregisterBrokerResponse),
+    /// AddRaftVoter.
+    AddVoter(AddRaftVoterResponse),
+    /// RemoveRaftVoter.
+    RemoveVoter(RemoveRaftVoterResponse),
+    /// DescribeQuorum.
+    DescribeQuorum(DescribeQuorumResponse),
     /// The names that could not be made, and why.
     AutoCreate(Vec<(String, ResponseError)>),
     /// Done; there is nothing to say.
@@ -79,8 +102,12 @@ impl AdminReply {
             Self::CreatePartitions(response) => response.fail(code),
             Self::AlterConfigs(response) => response.fail(code),
             Self::IncrementalAlterConfigs(response) => response.fail(code),
+            Self::Reassign(response) => response.fail(code),
+            Self::UnregisterBroker(response) => response.fail(code),
+            Self::AddVoter(response) => response.fail(code),
+            Self::RemoveVoter(response) => response.fail(code),
             Self::Done => *self = Self::Refused(code, code.to_string()),
-            Self::AutoCreate(_) | Self::Refused(..) | Self::NotController => {}
+            Self::DescribeQuorum(_) | Self::AutoCreate(_) | Self::Refused(..) | Self::NotController => {}
         }
     }
 }

@@ -147,6 +147,11 @@ const DELETE_TOPICS_VERSIONS: (i16, i16) = (1, 6);
 const CREATE_PARTITIONS: (i16, i16) = (37, 3);
 const ALTER_CONFIGS: (i16, i16) = (33, 2);
 const INCREMENTAL_ALTER_CONFIGS: (i16, i16) = (44, 1);
+const ALTER_PARTITION_REASSIGNMENTS: (i16, i16) = (45, 1);
+const UNREGISTER_BROKER: (i16, i16) = (64, 0);
+const ADD_RAFT_VOTER: (i16, i16) = (80, 0);
+const REMOVE_RAFT_VOTER: (i16, i16) = (81, 0);
+const DESCRIBE_QUORUM: (i16, i16) = (55, 2);
 
 /// A question as bytes.
 #[must_use]
@@ -216,6 +221,11 @@ fn request_head(request: &AdminRequest, out: &mut BytesMut) -> RequestHead {
         AdminRequest::CreatePartitions(request) => put(request, CREATE_PARTITIONS, out),
         AdminRequest::AlterConfigs(request) => put(request, ALTER_CONFIGS, out),
         AdminRequest::IncrementalAlterConfigs(request) => put(request, INCREMENTAL_ALTER_CONFIGS, out),
+        AdminRequest::Reassign(request) => put(request, ALTER_PARTITION_REASSIGNMENTS, out),
+        AdminRequest::UnregisterBroker(request) => put(request, UNREGISTER_BROKER, out),
+        AdminRequest::AddVoter(request) => put(request, ADD_RAFT_VOTER, out),
+        AdminRequest::RemoveVoter(request) => put(request, REMOVE_RAFT_VOTER, out),
+        AdminRequest::DescribeQuorum(request) => put(request, DESCRIBE_QUORUM, out),
         AdminRequest::AutoCreate(names) => return RequestHead::AutoCreate { names: names.clone() },
         AdminRequest::ProducerIds(node) => return RequestHead::ProducerIds { node: *node },
         AdminRequest::Register(node, broker) => {
@@ -246,6 +256,11 @@ fn request_of(head: RequestHead, message: &mut Bytes) -> Result<AdminRequest, Fo
         CREATE_PARTITIONS => AdminRequest::CreatePartitions(take(kind, message)?),
         ALTER_CONFIGS => AdminRequest::AlterConfigs(take(kind, message)?),
         INCREMENTAL_ALTER_CONFIGS => AdminRequest::IncrementalAlterConfigs(take(kind, message)?),
+        ALTER_PARTITION_REASSIGNMENTS => AdminRequest::Reassign(take(kind, message)?),
+        UNREGISTER_BROKER => AdminRequest::UnregisterBroker(take(kind, message)?),
+        ADD_RAFT_VOTER => AdminRequest::AddVoter(take(kind, message)?),
+        REMOVE_RAFT_VOTER => AdminRequest::RemoveVoter(take(kind, message)?),
+        DESCRIBE_QUORUM => AdminRequest::DescribeQuorum(take(kind, message)?),
         _ => return Err(unknown(kind)),
     })
 }
@@ -257,6 +272,11 @@ fn reply_head(reply: &AdminReply, out: &mut BytesMut) -> ReplyHead {
         AdminReply::CreatePartitions(response) => put(response, CREATE_PARTITIONS, out),
         AdminReply::AlterConfigs(response) => put(response, ALTER_CONFIGS, out),
         AdminReply::IncrementalAlterConfigs(response) => put(response, INCREMENTAL_ALTER_CONFIGS, out),
+        AdminReply::Reassign(response) => put(response, ALTER_PARTITION_REASSIGNMENTS, out),
+        AdminReply::UnregisterBroker(response) => put(response, UNREGISTER_BROKER, out),
+        AdminReply::AddVoter(response) => put(response, ADD_RAFT_VOTER, out),
+        AdminReply::RemoveVoter(response) => put(response, REMOVE_RAFT_VOTER, out),
+        AdminReply::DescribeQuorum(response) => put(response, DESCRIBE_QUORUM, out),
         AdminReply::AutoCreate(failed) => {
             let failed = failed.iter().map(|(name, code)| (name.clone(), code.code())).collect();
             return ReplyHead::AutoCreate { failed };
@@ -287,6 +307,11 @@ fn reply_of(head: ReplyHead, message: &mut Bytes) -> Result<AdminReply, ForwardE
         CREATE_PARTITIONS => AdminReply::CreatePartitions(take(kind, message)?),
         ALTER_CONFIGS => AdminReply::AlterConfigs(take(kind, message)?),
         INCREMENTAL_ALTER_CONFIGS => AdminReply::IncrementalAlterConfigs(take(kind, message)?),
+        ALTER_PARTITION_REASSIGNMENTS => AdminReply::Reassign(take(kind, message)?),
+        UNREGISTER_BROKER => AdminReply::UnregisterBroker(take(kind, message)?),
+        ADD_RAFT_VOTER => AdminReply::AddVoter(take(kind, message)?),
+        REMOVE_RAFT_VOTER => AdminReply::RemoveVoter(take(kind, message)?),
+        DESCRIBE_QUORUM => AdminReply::DescribeQuorum(take(kind, message)?),
         _ => return Err(unknown(kind)),
     })
 }

@@ -14,6 +14,8 @@
 //! the cluster's id at least. Topics that were made after that prefix are forgotten: the next start moves their directories
 //! aside (`-stray`) and deletes none. A backup is the better way.
 
+pub mod recover;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -222,26 +224,7 @@ pub(crate) fn repair_with(
     accept_loss: bool,
 ) -> Result<Report, RepairError> {
     let identity = finish_switch(disk, data_dir, identity)?;
-    let mut shards = Vec::new();
-    for number in 0..identity.shards {
-        let config = WalConfig {
-            directory: chronik_wal::shard_wal::shard_directory(data_dir, ShardId(number)),
-            identity: identity.wal(ShardId(number)),
-            ..template.clone()
-        };
-        shards.push((recover(disk, &config)?, config));
-    }
-    let cache = Arc::new(FileCache::new(OPEN_FILES_MAX));
-    let store = FileStore { data_dir: data_dir.join("data"), cache };
-    let mut repair = Repair {
-        disk,
-        store,
-        shards,
-        report: Report::default(),
-        mended: BTreeMap::new(),
-        files: Vec::new(),
-        shared: None,
-    };
+    let mut repair = Repair::read(disk, data_dir, &identity, template)?;
     let state = repair.metadata(&identity)?;
     repair.partitions(&identity, &state)?;
     if accept_loss && !repair.report.damaged.is_empty() {
@@ -279,16 +262,53 @@ struct Prefix {
     damage: Option<String>,
 }
 
-impl Repair<'_> {
-    /// The state of the metadata, from the sound prefix of their log.
+impl<'a> Repair<'a> {
+    /// Reads the WALs of all shards.
+    fn read(
+        disk: &'a dyn Disk,
+        data_dir: &Path,
+        identity: &Identity,
+        template: &WalConfig,
+    ) -> Result<Self, RepairError> {
+        let mut shards = Vec::new();
+        for number in 0..identity.shards {
+            let config = WalConfig {
+                directory: chronik_wal::shard_wal::shard_directory(data_dir, ShardId(number)),
+                identity: identity.wal(ShardId(number)),
+                ..template.clone()
+            };
+            shards.push((recover(disk, &config)?, config));
+        }
+        let cache = Arc::new(FileCache::new(OPEN_FILES_MAX));
+        Ok(Self {
+            disk,
+            store: FileStore { data_dir: data_dir.join("data"), cache },
+            shards,
+            report: Report::default(),
+            mended: BTreeMap::new(),
+            files: Vec::new(),
+            shared: None,
+        })
+    }
+
+    /// The state of the metadata, from the sound prefix of their log. Damage is noted.
     fn metadata(&mut self, identity: &Identity) -> Result<MetadataState, RepairError> {
+        let Some((prefix, state)) = self.metadata_prefix(identity)? else {
+            return Ok(MetadataState::default());
+        };
+        self.note(ShardId(0), metadata_identity(), prefix, false);
+        Ok(state)
+    }
+
+    /// The sound prefix of the metadata log and what it adds up to; none for a node that was never started.
+    fn metadata_prefix(&self, identity: &Identity) -> Result<Option<(Prefix, MetadataState)>, RepairError> {
         let group = GroupId::METADATA;
         let (recovered, config) = &self.shards[0];
         let reason = recovered.damage.reason(group).map(str::to_owned);
         let found = match (recovered.groups.get(&group), &reason) {
             (Some(found), _) if found.state.is_some() => found.clone(),
             // A node that was never started.
-            (None, None) if identity.cluster_id.is_none() => return Ok(MetadataState::default()),
+            (None, None) if identity.cluster_id.is_none() => return Ok(None),
             _ => {
                 return Err(RepairError::MetadataLost(
                     reason.unwrap_or_else(|| "it is not in the WAL".to_owned()),
@@ -320,8 +340,7 @@ impl Repair<'_> {
         {
             return Err(lost("the cluster's id is gone".to_owned()));
         }
-        self.note(ShardId(0), name, prefix, false);
-        Ok(state)
+        Ok(Some((prefix, state)))
     }
 
     fn partitions(&mut self, identity: &Identity, state: &MetadataState) -> Result<(), RepairError> {

@@ -12,20 +12,20 @@ use uuid::Uuid;
 use super::*;
 use crate::metadata::command::{self, Command, PartitionPlacement, Replica};
 
-const DATA: &str = "/data";
-const NODE: NodeId = NodeId(1);
-const CLUSTER: &str = "MkU3OEVBNTcwNTJENDM2Qg";
+pub(super) const DATA: &str = "/data";
+pub(super) const NODE: NodeId = NodeId(1);
+pub(super) const CLUSTER: &str = "MkU3OEVBNTcwNTJENDM2Qg";
 const PEER: PeerId = PeerId(1);
 /// The groups of the two partitions of `orders`.
 const GROUPS: [GroupId; 2] = [GroupId(1), GroupId(2)];
 
-fn identity() -> Identity {
+pub(super) fn identity() -> Identity {
     let mut identity = Identity::new(NODE, *b"directory-for-te", 1);
     identity.cluster_id = Some(CLUSTER.to_owned());
     identity
 }
 
-fn wal_config() -> WalConfig {
+pub(super) fn wal_config() -> WalConfig {
     WalConfig {
         segment_bytes: 512 << 10,
         first_segment_bytes: 256 << 10,
@@ -35,7 +35,7 @@ fn wal_config() -> WalConfig {
     }
 }
 
-fn batch(index: u64, term: u64, offset: i64, values: &[Vec<u8>]) -> LogEntry {
+pub(super) fn batch(index: u64, term: u64, offset: i64, values: &[Vec<u8>]) -> LogEntry {
     let mut builder =
         BatchBuilder::new().base_offset(KafkaOffset(offset)).leader_epoch(Term(term).leader_epoch());
     for value in values {
@@ -50,7 +50,7 @@ fn batch(index: u64, term: u64, offset: i64, values: &[Vec<u8>]) -> LogEntry {
     }
 }
 
-fn empty(index: u64, term: u64, offset: i64) -> LogEntry {
+pub(super) fn empty(index: u64, term: u64, offset: i64) -> LogEntry {
     let (kind, data) = (EntryKind::Empty, Bytes::new());
     LogEntry { index: RaftIndex(index), term: Term(term), kind, base_offset: KafkaOffset(offset), data }
 }
@@ -64,7 +64,7 @@ fn state(term: u64) -> GroupState {
     }
 }
 
-fn flush(disk: &SimDisk, wal: &mut ShardWal) {
+pub(super) fn flush(disk: &SimDisk, wal: &mut ShardWal) {
     while let Some(turn) = wal.start_turn() {
         write_turn_blocking(disk, &turn).unwrap();
         wal.turn_done(turn.turn);
@@ -130,7 +130,7 @@ fn run(disk: &SimDisk, accept_loss: bool) -> Result<Report, RepairError> {
     repair_with(disk, Path::new(DATA), identity, &wal_config(), accept_loss)
 }
 
-fn recovered(disk: &SimDisk) -> Recovered {
+pub(super) fn recovered(disk: &SimDisk) -> Recovered {
     recover(disk, &wal_config()).unwrap()
 }
 

@@ -146,6 +146,8 @@ pub struct Partition {
     pub unwritten_since_ms: Option<u64>,
     /// Bytes of batches applied since the producer state was last kept in a file.
     pub unkept_bytes: u64,
+    /// This replica led until a moment ago: until then (monotonic ms) requests wait for word of the new leader.
+    pub successor_until_ms: u64,
     /// A proposal that moves the log start is on its way.
     pub trimming: bool,
 }
@@ -180,6 +182,7 @@ impl Partition {
             unwritten_bytes: 0,
             unwritten_since_ms: None,
             unkept_bytes: 0,
+            successor_until_ms: 0,
             trimming: false,
         }
     }

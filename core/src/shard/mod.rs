@@ -19,6 +19,7 @@ pub mod fetch;
 pub mod formation;
 pub mod forward;
 pub mod groups;
+pub mod hold;
 pub mod housekeeping;
 pub mod in_sync;
 pub mod message;
@@ -27,6 +28,7 @@ pub mod open;
 pub mod peers;
 pub mod produce;
 pub mod pump;
+mod quorum;
 pub mod recycle;
 pub mod registration;
 pub mod report;
@@ -246,6 +248,8 @@ pub struct Shard {
     pub(crate) leader_events: Vec<LeaderEvent>,
     pub(crate) produces: BTreeMap<u64, produce::PendingProduce>,
     pub(crate) stalled: VecDeque<produce::Stalled>,
+    /// Batches that wait for a group which takes no proposals just now.
+    pub(crate) held: hold::Held,
     /// Bytes proposed since Raft was last asked what is ready: neither the WAL nor the tails count them yet.
     pub(crate) proposed_bytes: u64,
     pub(crate) fetches: BTreeMap<u64, fetch::PendingFetch>,

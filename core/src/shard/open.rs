@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use chronik_raft::driver::{Driver, DriverConfig, GroupInit};
 use chronik_wal::batch::BatchInfo;
 use chronik_wal::disk::Disk;
@@ -24,12 +25,13 @@ use chronik_wal::partition::{
 };
 use chronik_wal::recovery::{EntryReader, Recovered, RecoveredGroup, recover};
 use chronik_wal::shard_wal::{ShardWal, WalConfig, WalError};
-use chronik_wal::types::{GroupId, NodeId, RaftIndex, ShardId};
+use chronik_wal::types::{GroupId, NodeId, PeerId, RaftIndex, ShardId};
 
 use super::controller::{ControllerHost, apply_batch};
 use super::topics::metadata_identity;
 use super::{Shard, ShardLimits, Timer, groups, topics};
 use crate::config::topic::TopicConfig;
+use crate::metadata::command::Replica;
 use crate::metadata::image;
 use crate::metadata::names::{CLUSTER_METADATA, CONSUMER_OFFSETS};
 use crate::metadata::snapshot::Snapshot;
@@ -269,6 +271,7 @@ impl Shard {
             leader_events: Vec::new(),
             produces: BTreeMap::new(),
             stalled: std::collections::VecDeque::new(),
+            held: super::hold::Held::default(),
             proposed_bytes: 0,
             fetches: BTreeMap::new(),
             fetch_calls: BTreeMap::new(),
@@ -314,33 +317,6 @@ impl Shard {
         let partition = Partition::recovered(name, group, config, opened.files, &opened.state, &self.config);
         self.add_recovered(partition, opened.state, opened.entries)?;
         self.name_metadata_members();
-        Ok(())
-    }
-
-    /// Makes the metadata group of several founders, whose first state holds this image of the metadata; at a later start,
-    /// only says who they are.
-    ///
-    /// # Errors
-    /// When the configuration makes no sense.
-    pub fn found_registered(
-        &mut self,
-        peer: PeerId,
-        members: &[Replica],
-        image: &Bytes,
-    ) -> Result<(), OpenError> {
-        let group = GroupId::METADATA;
-        if let Some(partition) = self.partitions.get_mut(&group) {
-            partition.members = members.to_vec();
-        }
-        if self.driver.contains(group) {
-            return Ok(());
-        }
-        let voters = members.iter().map(|member| member.peer).collect();
-        let new = chronik_raft::driver::NewGroup { group, peer, voters, snapshot_data: image.clone() };
-        self.driver
-            .create_group(new, &mut self.wal)
-            .map_err(|error| OpenError::Group { group, why: error.to_string() })?;
-        self.metadata_installed(RaftIndex(0), image);
         Ok(())
     }
 

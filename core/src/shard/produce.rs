@@ -3,7 +3,7 @@
 //! A slice is answered when each of its batches has an outcome: refused at once, applied as proposed, or timed out.
 //! When the WAL or the memory budget has no room, batches wait in `stalled`, in order of arrival, until there is room or
 //! their time is up (SAFETY.md, rules 4 and 7). When there is none because the disk is full, they are refused with
-//! KAFKA_STORAGE_ERROR, which clients retry (rule 5).
+//! KAFKA_STORAGE_ERROR, which clients retry (rule 5). While a group hands its leadership over, its batches wait too (`hold.rs`).
 
 use std::collections::VecDeque;
 
@@ -15,6 +15,7 @@ use chronik_raft::leadership::Leadership;
 use chronik_wal::entry::EntryKind;
 use chronik_wal::types::{GroupId, KafkaOffset, LeaderEpoch, NodeId, Term};
 
+use super::hold::HeldItem;
 use super::housekeeping::Stopping;
 use super::message::{Acks, Call, LeaderHint, ProduceItem, ProduceOutcome, ProduceSlice, Reply};
 use super::{Shard, Timer};
@@ -97,7 +98,7 @@ impl Shard {
     /// Whether so many bytes may be proposed.
     pub(crate) fn has_room(&self, bytes: u64) -> bool {
         let unseen = self.proposed_bytes;
-        let in_memory = self.driver.tail_bytes() as u64 + unseen;
+        let in_memory = self.driver.tail_bytes() as u64 + unseen + self.held.bytes();
         // A batch larger than the whole budget still passes when nothing else is in the way.
         let budget = in_memory == 0 || in_memory + bytes <= self.limits.tail_bytes_max;
         budget && self.wal.has_room(usize::try_from(unseen + bytes).unwrap_or(usize::MAX))
@@ -107,8 +108,23 @@ impl Shard {
         self.wal.disk_is_full() || self.write_behind.is_full()
     }
 
-    /// Proposes one batch. Gives the outcome where it is known already.
+    /// Proposes one batch, or holds it back while its group takes none. Gives the outcome where it is known already.
     fn propose_item(
+        &mut self,
+        slice: u64,
+        place: u32,
+        acks: Acks,
+        item: ProduceItem,
+    ) -> Option<ProduceOutcome> {
+        if self.takes_none_now(item.group, item.records.len()) {
+            self.held.push(HeldItem { slice, place, acks, item });
+            return None;
+        }
+        self.propose_now(slice, place, acks, item)
+    }
+
+    /// Proposes one batch. Gives the outcome where it is known already.
+    pub(crate) fn propose_now(
         &mut self,
         slice: u64,
         place: u32,
@@ -195,11 +211,16 @@ impl Shard {
         outcome
     }
 
-    /// Who leads, as far as Raft or the metadata snapshot knows.
+    /// Who leads, as far as Raft or the metadata snapshot knows; none when all that is known is that this node did.
     pub(crate) fn leader_hint(&self, group: GroupId) -> Option<LeaderHint> {
+        if let Some(Leadership::Follower { leader, term }) = self.driver.leadership(group)
+            && let Some(node) = self.node_of(group, leader)
+        {
+            return Some(LeaderHint { node, epoch: term.leader_epoch() });
+        }
         let name = &self.partitions.get(&group)?.name;
         let leader = self.snapshot.topic_by_id(&name.topic_id)?.partition(name.index)?.leader?;
-        Some(LeaderHint { node: leader.node, epoch: leader.epoch })
+        (leader.node != self.node).then_some(LeaderHint { node: leader.node, epoch: leader.epoch })
     }
 
     /// Why this shard has no such partition.

@@ -11,6 +11,7 @@ use chronik_raft::leadership::Leadership;
 use chronik_wal::entry::{LogEntry, LogStart};
 use chronik_wal::types::{GroupId, KafkaOffset, NodeId, PeerId, RaftIndex};
 
+use super::hold::SUCCESSOR_MS;
 use super::write_behind::Drop;
 use super::{Job, JobOwner, Now, Shard, Timer};
 use crate::partition::apply::Applied;
@@ -23,8 +24,9 @@ impl Shard {
     /// Carries on with everything that events have set in motion. True when there is more to do at once.
     pub fn turn(&mut self, now: Now) -> bool {
         self.now = now;
-        self.fire_timers();
         self.driver.tick(now.mono_ms);
+        self.fire_timers();
+        self.retry_held();
         self.retry_stalled();
         self.retry_coordinators();
         let mut more = true;
@@ -162,11 +164,15 @@ impl Shard {
             let mut decided = Vec::new();
             if let Some(partition) = self.partitions.get_mut(&group) {
                 partition.fail_waiters(&mut decided);
+                if !partition.in_sync.nodes().is_empty() {
+                    partition.successor_until_ms = self.now.mono_ms + SUCCESSOR_MS;
+                }
                 partition.producers.abandon_in_flight();
                 partition.trimming = false;
             }
             self.decide(group, decided);
         }
+        self.retry_held_of(group);
         self.touched.insert(group);
         match leads {
             true => self.in_sync_begins(group),

@@ -133,7 +133,6 @@ impl Driver {
     }
 
     fn hold_election(&mut self, slot: usize) {
-        let now_ms = self.now_ms;
         let Some(election) = self.at(slot).election else { return };
         self.cancel_election(slot);
         let group = self.at(slot);
@@ -147,12 +146,23 @@ impl Driver {
             return;
         }
         let has_begun = group.stand();
-        let tries = election.tries + 1;
-        let wait_ms = (RETRY_MS << election.tries) + group.noise(NOISE_MS);
         self.counters.elections_begun += u64::from(has_begun);
         self.mark_dirty(slot);
-        if tries < TRIES_MAX {
-            self.schedule(slot, Election { due_ms: now_ms + wait_ms, tries });
+        self.schedule_retry(slot, election.tries);
+    }
+
+    /// After a first try that was asked for.
+    pub(super) fn try_again(&mut self, slot: usize) {
+        if !self.at(slot).is_sole_voter() {
+            self.schedule_retry(slot, 0);
+        }
+    }
+
+    fn schedule_retry(&mut self, slot: usize, tries: u32) {
+        let wait_ms = (RETRY_MS << tries) + self.at(slot).noise(NOISE_MS);
+        let due_ms = self.now_ms + wait_ms;
+        if tries + 1 < TRIES_MAX {
+            self.schedule(slot, Election { due_ms, tries: tries + 1 });
         }
     }
 

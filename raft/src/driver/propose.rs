@@ -51,6 +51,14 @@ impl Driver {
         result
     }
 
+    /// Whether [`Driver::propose`] would take a proposal of so many bytes now, and in which term.
+    ///
+    /// # Errors
+    /// As [`Driver::propose`].
+    pub fn may_propose(&self, group: GroupId, bytes: usize) -> Result<Term, ProposeError> {
+        self.group(group).ok_or(ProposeError::UnknownGroup(group))?.check_proposable(bytes)
+    }
+
     /// Appends a configuration change. One at a time: the next is taken once this one is applied and durable here.
     ///
     /// A change of more than one member goes through a joint configuration, which raft leaves by itself.
@@ -98,12 +106,15 @@ impl Driver {
     }
 
     /// Stands for election now, with a pre-vote first: the placement's first replica of a new group, or when the leader's node is
-    /// known to be down. Returns whether an election began.
+    /// known to be down. Tried again soon, a few times: the others may not have a new group yet. Returns whether an election began.
     pub fn campaign(&mut self, group: GroupId) -> bool {
         let Some(slot) = self.slot_of(group) else { return false };
         self.wake(slot);
         let has_begun = self.at(slot).campaign();
         self.mark_dirty(slot);
+        if has_begun {
+            self.try_again(slot);
+        }
         has_begun
     }
 }

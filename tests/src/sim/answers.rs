@@ -96,7 +96,6 @@ impl World {
         reply: &Reply,
         stale: &[(GroupId, u64)],
     ) -> Result<(), String> {
-        let now_us = self.now_us();
         for (group, since_us) in stale {
             self.count("answers of older leaders");
             let Some(place) = pending.groups.iter().position(|other| other == group) else { continue };
@@ -109,12 +108,14 @@ impl World {
                 },
                 _ => false,
             };
-            if answers && since_us + STALE_US_MAX < now_us {
+            // What was asked before is answered as of then.
+            if answers && since_us + STALE_US_MAX < pending.asked_us {
                 return Err(format!(
-                    "node {} answers for group {group} as its leader, another leads since {} ms: {:?}",
+                    "node {} answers for group {group} as its leader, another leads since {} ms: {:?}, {}",
                     pending.node,
                     since_us / 1_000,
-                    pending.asked
+                    pending.asked,
+                    self.replicas_of(*group)
                 ));
             }
         }

@@ -115,6 +115,7 @@ pub struct Pending {
     pub(super) asked: Asked,
     pub(super) node: usize,
     pub(super) groups: Vec<GroupId>,
+    pub(super) asked_us: u64,
     pub(super) deadline_us: u64,
     /// When the client gives up, should the node stand still.
     patience_us: u64,
@@ -210,7 +211,8 @@ impl World {
                 (timeout_us + LATE_US_MAX, timeout_us + PATIENCE_US)
             }
         };
-        let pending = Pending { asked, node: to.node, groups, deadline_us, patience_us };
+        let asked_us = self.now_us();
+        let pending = Pending { asked, node: to.node, groups, asked_us, deadline_us, patience_us };
         self.pending.insert(id, pending);
         let Self { nodes, rng, .. } = self;
         nodes[to.node].ask(connection, to.shard, id, request, rng);

@@ -8,6 +8,7 @@ use chronik_core::shard::message::{Acks, FetchSlice, Isolation, ProduceItem, Pro
 use chronik_net::codec::ErrorCode;
 use chronik_raft::leadership::Leadership;
 use chronik_wal::partition::FileDone;
+use chronik_wal::types::GroupId;
 
 use super::asks::{fetch_item, offset_query};
 use super::clients::{Asked, InRequest};
@@ -111,12 +112,33 @@ impl World {
                     node.number, topic.name
                 ));
             }
-            let lags = |host: &Host| self.watch.lags(node.number, &host.shard).err();
-            if let Some(why) = node.hosts.iter().find_map(lags) {
-                return Some(why);
+            let lags = |host: &Host| self.watch.lags(node.number, &host.shard);
+            if let Some((group, why)) = node.hosts.iter().find_map(lags) {
+                return Some(format!("{why}: {}", self.replicas_of(group)));
             }
         }
         None
+    }
+
+    /// Every replica of a group, for whoever looks for the cause of something.
+    pub(super) fn replicas_of(&self, group: GroupId) -> String {
+        let mut text = String::new();
+        for node in &self.nodes {
+            for host in node.hosts.iter().filter(|host| host.shard.driver().contains(group)) {
+                let driver = host.shard.driver();
+                let (last, commit) = (driver.last_index(group), driver.commit(group));
+                let (applied, configuration) = (driver.applied(group), driver.configuration(group));
+                let members = host.shard.partitions().get(&group).map(|partition| &partition.members);
+                text += &format!(
+                    "node {}: {:?}, last {last:?}, commit {commit:?}, applied {applied:?}, {configuration:?}, {members:?}, \
+                     progress {:?}; ",
+                    node.number,
+                    driver.leadership(group),
+                    driver.progress(group)
+                );
+            }
+        }
+        text
     }
 
     fn is_led_as_told(&self, view: &PartitionView) -> bool {

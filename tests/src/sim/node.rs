@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use super::disk::NodeDisk;
 use super::queue::Queue;
-use super::setup::{DATA, Founders, Planted, WALL_START_MS, data_setup, endpoint, node_id, node_number};
+use super::setup::{DATA, Planted, WALL_START_MS, data_setup, endpoint, node_id, node_number};
 
 /// Helper threads of a shard.
 const HELPERS: usize = 2;
@@ -93,7 +93,7 @@ pub struct Node {
     planted: Option<Planted>,
     /// Its shards, while it runs.
     pub hosts: Vec<Host>,
-    founders: Option<Founders>,
+    nodes: usize,
     identity: Option<Identity>,
     /// When the newest message from one shard to another arrives: later ones come later.
     arrivals: BTreeMap<(usize, usize), u64>,
@@ -101,7 +101,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node that has never been started. `founders` are none for a node that is its own cluster.
+    /// A node that has never been started. `nodes` is the size of its cluster.
     #[must_use]
     pub fn new(
         number: usize,
@@ -109,7 +109,7 @@ impl Node {
         wal: WalConfig,
         limits: ShardLimits,
         planted: Option<Planted>,
-        founders: Option<Founders>,
+        nodes: usize,
     ) -> Self {
         Self {
             number,
@@ -125,7 +125,7 @@ impl Node {
             limits,
             planted,
             hosts: Vec::new(),
-            founders,
+            nodes,
             identity: None,
             arrivals: BTreeMap::new(),
             turns: 0,
@@ -176,20 +176,14 @@ impl Node {
             }
         };
         let wall_ms = self.now(self.queue.now_us()).wall_ms;
-        let nodes = self.founders.as_ref().map_or(1, |founders| founders.members.len());
-        let setup = data_setup(self.number, nodes, &self.wal, &self.limits, shards, rng.next_u64(), wall_ms);
+        let setup =
+            data_setup(self.number, self.nodes, &self.wal, &self.limits, shards, rng.next_u64(), wall_ms);
         let identity = fit_shards(&disk, &setup, identity).map_err(|error| text(&error))?;
         let own = registration(&identity, self.starts);
         let starts = open_shards(&disk, &setup, &identity, own).map_err(|error| text(&error))?;
         let snapshot = starts[0].snapshot.clone();
-        let mut opened = Vec::new();
-        for start in starts {
-            opened.push(match &self.founders {
-                None => start.open(&disk),
-                Some(founders) => founders.open(self.number, start, &disk),
-            });
-        }
-        let opened = opened.into_iter().collect::<Result<Vec<_>, _>>().map_err(|error| text(&error))?;
+        let opened = starts.into_iter().map(|start| start.open(&disk));
+        let opened = opened.collect::<Result<Vec<_>, _>>().map_err(|error| text(&error))?;
         self.identity = Some(identity);
         self.snapshot = Some(snapshot);
         for (number, shard) in opened.into_iter().enumerate() {

@@ -4,20 +4,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use bytes::Bytes;
-use chronik_core::metadata::command::{Command, Endpoint, Replica};
-use chronik_core::metadata::image;
-use chronik_core::metadata::state::MetadataState;
-use chronik_core::node::data::{DataSetup, ShardStart};
-use chronik_core::shard::open::OpenError;
-use chronik_core::shard::{Shard, ShardLimits};
-use chronik_wal::disk::Disk;
+use chronik_core::config::server::Peer;
+use chronik_core::metadata::command::Endpoint;
+use chronik_core::node::data::DataSetup;
+use chronik_core::shard::ShardLimits;
 use chronik_wal::frame::WalIdentity;
 use chronik_wal::shard_wal::WalConfig;
-use chronik_wal::types::{NodeId, PeerId, ShardId};
+use chronik_wal::types::{NodeId, ShardId};
 use rand::Rng;
 use rand::rngs::SmallRng;
-use uuid::Uuid;
 
 /// The data directory on the simulated disk.
 pub const DATA: &str = "/data";
@@ -188,7 +183,7 @@ pub fn data_setup(
 ) -> DataSetup {
     DataSetup {
         node: node_id(number),
-        peers: BTreeMap::new(),
+        peers: if nodes > 1 { (0..nodes).map(peer).collect() } else { BTreeMap::new() },
         data_dir: DATA.into(),
         shards,
         wal: wal.clone(),
@@ -200,48 +195,9 @@ pub fn data_setup(
     }
 }
 
-/// The nodes that form a cluster, put together by hand: every one a voter of the metadata group, whose first state has them
-/// all registered.
-#[derive(Clone, Debug)]
-pub struct Founders {
-    /// Who votes.
-    pub members: Vec<Replica>,
-    image: Bytes,
-}
-
-impl Founders {
-    /// So many nodes.
-    #[must_use]
-    pub fn new(nodes: usize) -> Self {
-        let member = |number| Replica { node: node_id(number), peer: PeerId(number as u64 + 1) };
-        let mut state = MetadataState::default();
-        let mint = Command::MintClusterId { cluster_id: "c2ltdWxhdGVkY2x1c3Rlcg".to_owned() };
-        let register = |number: usize| Command::RegisterBroker {
-            node: node_id(number),
-            directory: Uuid::from_bytes([7 + number as u8; 16]),
-            incarnation: Uuid::from_u128(0),
-            rack: None,
-            listeners: BTreeMap::from([("PLAINTEXT".to_owned(), endpoint(number))]),
-            raft: None,
-        };
-        for command in [mint].into_iter().chain((0..nodes).map(register)) {
-            state.apply(&command).expect("the first commands fit");
-        }
-        Self { members: (0..nodes).map(member).collect(), image: image::encode(&state).into() }
-    }
-
-    /// Opens a shard of a founder.
-    ///
-    /// # Errors
-    /// As of [`Shard::open`].
-    pub fn open(&self, number: usize, start: ShardStart, disk: &dyn Disk) -> Result<Shard, OpenError> {
-        let ShardStart { seed, recovered, snapshot, metadata, .. } = start;
-        let mut shard = Shard::open(disk, &seed, recovered, snapshot, metadata)?;
-        if seed.shard == ShardId(0) {
-            shard.found_registered(self.members[number].peer, &self.members, &self.image)?;
-        }
-        Ok(shard)
-    }
+/// How a node's configuration names another.
+fn peer(number: usize) -> (NodeId, Peer) {
+    (node_id(number), Peer { kafka: endpoint(number), raft: endpoint(number) })
 }
 
 /// Where clients reach a node.

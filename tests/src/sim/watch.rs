@@ -181,19 +181,15 @@ impl Watch {
         Ok(())
     }
 
-    /// Whether a replica has applied everything that is committed; the first one that has not.
-    ///
-    /// # Errors
-    /// Which one lags.
-    pub fn lags(&self, node: usize, shard: &Shard) -> Result<(), String> {
-        for group in shard.partitions().keys() {
+    /// The first replica of a shard that has not applied everything that is committed.
+    #[must_use]
+    pub fn lags(&self, node: usize, shard: &Shard) -> Option<(GroupId, String)> {
+        shard.partitions().keys().find_map(|group| {
             let applied = shard.driver().applied(*group).unwrap_or_default().0;
             let committed = self.committed(*group);
-            if applied < committed {
-                return Err(format!("group {group}: node {node} has applied {applied} of {committed}"));
-            }
-        }
-        Ok(())
+            let why = || format!("group {group}: node {node} has applied {applied} of {committed}");
+            (applied < committed).then(|| (*group, why()))
+        })
     }
 
     /// Compares what a replica's log holds, files included, with what was committed.

@@ -20,7 +20,7 @@ use super::model::Model;
 use super::network::{NetEvent, Network};
 use super::node::{Node, Step, Told};
 use super::queue::Queue;
-use super::setup::{Founders, Planted, RunPlan, sizes};
+use super::setup::{Planted, RunPlan, sizes};
 use super::watch::Watch;
 
 /// No run takes so many steps.
@@ -115,12 +115,14 @@ pub fn run(plan: &RunPlan) -> Result<Report, String> {
 impl World {
     fn new(plan: RunPlan) -> Self {
         let mut rng = SmallRng::seed_from_u64(plan.seed);
-        let (wal, limits) = sizes(&mut rng);
+        let (wal, mut limits) = sizes(&mut rng);
+        if plan.nodes > 1 {
+            limits.metadata_log_bytes = 1 << 20;
+        }
         let tail_bytes_max = limits.tail_bytes_max;
-        let founders = (plan.nodes > 1).then(|| Founders::new(plan.nodes));
         let node = |number| {
             let disk = SimDisk::new(rng.next_u64());
-            Node::new(number, disk, wal.clone(), limits.clone(), plan.planted, founders.clone())
+            Node::new(number, disk, wal.clone(), limits.clone(), plan.planted, plan.nodes)
         };
         let nodes = (0..plan.nodes).map(node).collect();
         let network = Network::new(plan.disorder);

@@ -22,6 +22,14 @@ impl Shard {
         request: &AdminRequest,
         timeout_ms: u32,
     ) {
+        if let AdminRequest::DescribeQuorum(request) = request {
+            let response = AdminReply::DescribeQuorum(self.describe_quorum(request));
+            return self.carry_plan(
+                asker,
+                Plan { commands: Vec::new(), response, awaited: Vec::new() },
+                timeout_ms,
+            );
+        }
         let now_ms = self.now.mono_ms;
         let Some(host) = &mut self.controller else { return };
         let Some(plan) = host.plan(request, id, now_ms) else { return };
@@ -56,6 +64,19 @@ impl ControllerHost {
             AdminRequest::IncrementalAlterConfigs(request) => controller
                 .plan_incremental_alter_configs(request, &context)
                 .map(AdminReply::IncrementalAlterConfigs),
+            AdminRequest::Reassign(request) => {
+                controller.plan_reassignments(request, &context).map(AdminReply::Reassign)
+            }
+            AdminRequest::UnregisterBroker(request) => {
+                controller.plan_unregistration(request, &context).map(AdminReply::UnregisterBroker)
+            }
+            AdminRequest::AddVoter(request) => {
+                controller.plan_voter(request, &context).map(AdminReply::AddVoter)
+            }
+            AdminRequest::RemoveVoter(request) => {
+                controller.plan_voter_removal(request, &context).map(AdminReply::RemoveVoter)
+            }
+            AdminRequest::DescribeQuorum(_) => return None,
             AdminRequest::AutoCreate(names) => {
                 let names: Vec<&str> = names.iter().map(String::as_str).collect();
                 controller.plan_auto_creation(&names, &mut context).map(AdminReply::AutoCreate)

@@ -29,7 +29,7 @@ impl Shard {
             }
             let Some((_, records)) = host.waiting.front() else { return };
             let bytes: usize = records.iter().map(record_bytes).sum();
-            if !self.has_room(bytes as u64) {
+            if !self.has_room(bytes as u64) || self.takes_none_now(group, bytes) {
                 self.coordinators.without_room.insert(group);
                 return;
             }

@@ -1,0 +1,118 @@
+//! Changes of one member, as the leader takes and refuses them.
+
+use chronik_wal::entry::EntryKind;
+use chronik_wal::types::PeerId;
+use raft::eraftpb::MessageType;
+
+use super::*;
+use crate::driver::members::MemberChange::{AddLearner, Promote, Remove};
+use crate::error::ProposeError;
+use crate::test_replica::{GROUP, Replica, message};
+use crate::test_support::batch_bytes;
+
+/// Peer 2, or another, has everything up to here.
+fn accept(replica: &mut Replica, from: u64, index: u64) {
+    let mut accept = message(MessageType::MsgAppendResponse, 1);
+    (accept.from, accept.index) = (from, index);
+    replica.step(accept).unwrap();
+    replica.turn();
+}
+
+fn change(replica: &mut Replica, change: MemberChange) -> Result<(), ProposeError> {
+    replica.driver.change_member(GROUP, change).map(|_| replica.turn())
+}
+
+#[test]
+fn a_sole_voter_takes_a_learner_and_promotes_it_once_it_has_caught_up() {
+    let mut replica = Replica::sole_voter();
+    assert_eq!(change(&mut replica, Promote(PeerId(2))), Err(ProposeError::NotMember(PeerId(2))));
+    assert_eq!(change(&mut replica, Remove(PeerId(1))), Err(ProposeError::LastVoter(PeerId(1))));
+    assert_eq!(change(&mut replica, Remove(PeerId(2))), Err(ProposeError::NotMember(PeerId(2))));
+    change(&mut replica, AddLearner(PeerId(2))).unwrap();
+    replica.turn();
+    let again = change(&mut replica, AddLearner(PeerId(2)));
+    assert_eq!(again, Err(ProposeError::AlreadyMember(PeerId(2))));
+    assert_eq!(change(&mut replica, Promote(PeerId(2))), Err(ProposeError::NotCaughtUp(PeerId(2))));
+    accept(&mut replica, 2, 2);
+    assert!(replica.driver.is_caught_up(GROUP, PeerId(2)));
+    replica.driver.peer_lost(GROUP, PeerId(2), 0, false);
+    let lost = change(&mut replica, Promote(PeerId(2)));
+    assert_eq!(lost, Err(ProposeError::NotCaughtUp(PeerId(2))), "it would be waited for");
+    replica.driver.peer_found(GROUP, PeerId(2));
+    accept(&mut replica, 2, 2);
+    change(&mut replica, Promote(PeerId(2))).unwrap();
+    replica.turn();
+    assert_eq!(replica.driver.configuration(GROUP).unwrap().get_voters(), [1, 2]);
+}
+
+/// What it lacks is counted in entries and in bytes.
+#[test]
+fn a_learner_that_lacks_much_has_not_caught_up() {
+    let is_caught_up = |count: usize, payload_bytes: usize| {
+        let mut replica = Replica::sole_voter();
+        change(&mut replica, AddLearner(PeerId(2))).unwrap();
+        replica.turn();
+        accept(&mut replica, 2, 2);
+        for _ in 0..count {
+            let base = replica.driver.log_end_offset(GROUP).unwrap().0;
+            let data = batch_bytes(base, 1, 1, payload_bytes);
+            replica.driver.propose(GROUP, Proposal { kind: EntryKind::Batch, data }).unwrap();
+        }
+        replica.turn();
+        replica.driver.is_caught_up(GROUP, PeerId(2))
+    };
+    assert!(is_caught_up(1000, 5));
+    assert!(!is_caught_up(1100, 5));
+    assert!(is_caught_up(3, 1 << 20));
+    assert!(!is_caught_up(5, 1 << 20));
+}
+
+#[test]
+fn a_second_change_waits_for_the_first() {
+    let mut replica = Replica::leader();
+    change(&mut replica, AddLearner(PeerId(4))).unwrap();
+    let early = change(&mut replica, Remove(PeerId(3)));
+    assert_eq!(early, Err(ProposeError::ConfigurationBusy));
+    accept(&mut replica, 2, 2);
+    replica.turn();
+    change(&mut replica, Remove(PeerId(3))).unwrap();
+}
+
+#[test]
+fn a_leader_that_is_to_go_hands_over_first() {
+    let mut replica = Replica::leader();
+    accept(&mut replica, 3, 1);
+    assert_eq!(change(&mut replica, Remove(PeerId(1))), Err(ProposeError::Transferring));
+    replica.run();
+    let told: Vec<_> = replica.out.messages.iter().map(|outgoing| outgoing.message.get_msg_type()).collect();
+    assert_eq!((replica.out.messages[0].to, told), (PeerId(2), vec![MessageType::MsgTimeoutNow]));
+    // Nobody to hand over to.
+    let mut replica = Replica::leader();
+    replica.driver.peer_lost(GROUP, PeerId(2), 0, true);
+    replica.driver.peer_lost(GROUP, PeerId(3), 0, true);
+    assert_eq!(change(&mut replica, Remove(PeerId(1))), Err(ProposeError::ConfigurationBusy));
+    let mut follower = Replica::follower();
+    assert_eq!(change(&mut follower, AddLearner(PeerId(4))), Err(ProposeError::NotLeader));
+}
+
+/// A joiner has a configuration without itself.
+#[test]
+fn who_is_no_voter_stands_for_nothing() {
+    let mut replica = Replica::joiner();
+    replica.driver.tick(0);
+    assert!(!replica.driver.campaign(GROUP));
+    let mut heartbeat = message(MessageType::MsgHeartbeat, 1);
+    heartbeat.to = 4;
+    replica.driver.step(PeerId(2), GROUP, heartbeat).unwrap();
+    replica.turn();
+    replica.driver.peer_lost(GROUP, PeerId(2), 0, true);
+    let mut timeout_now = message(MessageType::MsgTimeoutNow, 1);
+    timeout_now.to = 4;
+    replica.driver.step(PeerId(2), GROUP, timeout_now).unwrap();
+    for now_ms in (30..3000).step_by(30) {
+        replica.driver.tick(now_ms);
+        replica.run();
+    }
+    assert!(replica.out.messages.is_empty(), "{:?}", replica.out.messages);
+    assert!(matches!(replica.driver.leadership(GROUP), Some(Leadership::Unknown { .. })));
+}
