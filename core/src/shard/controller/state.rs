@@ -142,6 +142,7 @@ impl Shard {
                 self.controller.iter().flat_map(|host| host.plans.keys().copied()).collect();
             waiting.into_iter().for_each(|number| self.finish_plan(number));
             self.forwards_applied();
+            self.look_at_elections();
         }
         self.propose_plans();
         self.serve_producer_ids();
