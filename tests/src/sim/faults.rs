@@ -5,8 +5,8 @@
 
 use chronik_wal::disk::SimDisk;
 use chronik_wal::disk::sim::{SimFaults, Survival};
-use rand::{Rng, RngCore};
 use rand::rngs::SmallRng;
+use rand::{Rng, RngCore};
 
 use super::disk::forget_producers;
 use super::setup::{Planted, RunPlan};

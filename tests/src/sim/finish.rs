@@ -136,15 +136,23 @@ impl World {
             if let Some((topic, view)) = wrong {
                 let leads = self.watch.leader(view.group);
                 return Some(format!(
-                    "node {} says of {}: {view:?}, {leads:?} leads",
-                    node.number, topic.name
+                    "node {} says of {}: {:?}, {leads:?} leads: {}",
+                    node.number,
+                    topic.name,
+                    view.leader,
+                    self.replicas_of(view.group)
                 ));
             }
             let moving = snapshot.topics.values().find(|topic| {
                 topic.partitions.iter().any(|view| !view.adding.is_empty() || !view.removing.is_empty())
             });
             if let Some(topic) = moving {
-                return Some(format!("the replicas of {} are not where they are to be: {topic:?}", topic.name));
+                return Some(format!(
+                    "the replicas of {} are not where they are to be: {:?}, {}",
+                    topic.name,
+                    topic.partitions,
+                    self.replicas_of(topic.partitions[0].group)
+                ));
             }
             let lags = |host: &Host| self.watch.lags(node.number, &host.shard);
             if let Some((group, why)) = node.hosts.iter().find_map(lags) {
@@ -164,10 +172,11 @@ impl World {
                 let (applied, configuration) = (driver.applied(group), driver.configuration(group));
                 let members = host.shard.partitions().get(&group).map(|partition| &partition.members);
                 text += &format!(
-                    "node {}: {:?}, last {last:?}, commit {commit:?}, applied {applied:?}, {configuration:?}, {members:?}, \
+                    "node {}: {:?}, resting {}, last {last:?}, commit {commit:?}, applied {applied:?}, {configuration:?}, {members:?}, \
                      progress {:?}; ",
                     node.number,
                     driver.leadership(group),
+                    driver.is_resting(group),
                     driver.progress(group)
                 );
             }
