@@ -132,3 +132,36 @@ fn planted_bugs_are_found() {
         eprintln!("{planted:?}: {}", &why[..why.len().min(160)]);
     }
 }
+
+/// Bugs of clusters, most of them within the product: each is found.
+#[cfg(debug_assertions)]
+#[test]
+#[expect(clippy::print_stderr, reason = "how each was found")]
+fn planted_bugs_of_clusters_are_found() {
+    use chronik_tests::sim::{Bug, Planted};
+    let bugs = [
+        Planted::DurableBeforeWrite,
+        Planted::Within(Bug::HardStateDropped),
+        Planted::Within(Bug::TruncationSkipped),
+        Planted::Within(Bug::ProducersForgotten),
+        Planted::Within(Bug::QuorumUnchecked),
+        Planted::Within(Bug::WaiterByIndex),
+        Planted::Within(Bug::TrimmedAlone),
+        Planted::Within(Bug::RecycledEarly),
+    ];
+    for planted in bugs {
+        let found = (0..SEEDS_FOR_A_BUG).find_map(|seed| {
+            let sound = RunPlan { wipes: planted == Planted::WipedVotes, ..RunPlan::cluster(seed, 3) };
+            let found = run(&RunPlan { planted: Some(planted), ..sound.clone() }).err()?;
+            // It is the planted bug that was found: without it the seed passes.
+            run(&sound).unwrap_or_else(|why| panic!("{why}"));
+            Some(found)
+        });
+        let why = found.unwrap_or_else(|| panic!("{planted:?} was not found within {SEEDS_FOR_A_BUG} seeds"));
+        eprintln!("{planted:?}: {}", &why[..why.len().min(200)]);
+    }
+}
+
+/// So many runs may be needed to find a planted bug.
+#[cfg(debug_assertions)]
+const SEEDS_FOR_A_BUG: u64 = 60;
