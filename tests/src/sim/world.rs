@@ -46,6 +46,39 @@ pub struct Report {
     pub counts: BTreeMap<&'static str, u64>,
 }
 
+/// What counts as a fault.
+const FAULTS: [&str; 21] = [
+    "at the last write of the start",
+    "clean stop",
+    "clock jump",
+    "crash at a write",
+    "crash in or after a start",
+    "cut off",
+    "disk wiped",
+    "full disk",
+    "killed",
+    "links broken",
+    "nobody is heard",
+    "one way cut",
+    "power cut",
+    "power cut, torn",
+    "process killed",
+    "process paused",
+    "scripted crash",
+    "slow disk",
+    "sync error",
+    "two apart",
+    "write error",
+];
+
+impl Report {
+    /// How many faults struck.
+    #[must_use]
+    pub fn faults(&self) -> u64 {
+        FAULTS.iter().filter_map(|name| self.counts.get(name)).sum()
+    }
+}
+
 /// Where a run stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
