@@ -100,7 +100,8 @@ impl Shard {
         }
     }
 
-    fn not_sent(&mut self, group: GroupId, to: PeerId, kind: MessageType) {
+    /// A message could not go out: Raft sends it again when the other side has answered, instead of at once and in vain.
+    pub(crate) fn not_sent(&mut self, group: GroupId, to: PeerId, kind: MessageType) {
         match kind {
             MessageType::MsgSnapshot => self.driver.report_snapshot(group, to, false),
             MessageType::MsgAppend => self.driver.report_unreachable(group, to),
@@ -116,11 +117,12 @@ impl Shard {
     /// A node can be reached now.
     pub(crate) fn node_up(&mut self, node: NodeId) {
         self.nodes_up.insert(node);
+        self.handover_node(node, true);
         for (group, peer) in self.replicas_on(node) {
             self.driver.peer_found(group, peer);
             self.watch_in_sync(group);
         }
-        self.reachable_changed(node, true);
+        self.reachable_changed(node, true, false);
     }
 
     /// A node cannot be reached any more: the groups that it leads look for another leader, one replica after the other.
@@ -130,6 +132,7 @@ impl Shard {
             self.refresh_in_sync(group);
         }
         self.nodes_up.remove(&node);
+        self.handover_node(node, false);
         for (group, peer) in self.replicas_on(node) {
             let Some(partition) = self.partitions.get(&group) else { continue };
             let others = partition.members.iter().filter(|member| member.node != node);
@@ -140,7 +143,7 @@ impl Shard {
                 false => self.watch_in_sync(group),
             }
         }
-        self.reachable_changed(node, false);
+        self.reachable_changed(node, false, refused);
     }
 
     /// A group that is new on this shard: which of its members cannot be reached. Its leader does not wait for these before the

@@ -6,6 +6,7 @@ mod cluster_rig;
 mod controller;
 mod fetch;
 mod groups;
+mod handover;
 mod hold;
 mod offsets;
 mod produce;
