@@ -23,6 +23,7 @@ pub mod handover;
 pub mod hold;
 pub mod housekeeping;
 pub mod in_sync;
+pub mod membership;
 pub mod message;
 pub mod offsets;
 pub mod open;
@@ -215,6 +216,10 @@ pub(crate) enum Timer {
     Coordinator(GroupId),
     /// Time to give leaderships back to the preferred replicas.
     Balance,
+    /// Time for the next steps towards other placements.
+    Membership,
+    /// Time to read on for followers.
+    CatchUp,
     /// Time to look at transfers of leadership.
     Handover,
     /// Time to look at who is in sync.
@@ -254,6 +259,8 @@ pub struct Shard {
     pub(crate) produces: BTreeMap<u64, produce::PendingProduce>,
     pub(crate) stalled: VecDeque<produce::Stalled>,
     pub(crate) handover: handover::Handover,
+    pub(crate) membership: membership::Membership,
+    pub(crate) catch_up: peers::CatchUp,
     /// Batches that wait for a group which takes no proposals just now.
     pub(crate) held: hold::Held,
     /// Bytes proposed since Raft was last asked what is ready: neither the WAL nor the tails count them yet.

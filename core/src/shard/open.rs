@@ -13,7 +13,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use chronik_raft::driver::{Driver, DriverConfig, GroupInit};
 use chronik_wal::batch::BatchInfo;
 use chronik_wal::disk::Disk;
@@ -25,13 +24,12 @@ use chronik_wal::partition::{
 };
 use chronik_wal::recovery::{EntryReader, Recovered, RecoveredGroup, recover};
 use chronik_wal::shard_wal::{ShardWal, WalConfig, WalError};
-use chronik_wal::types::{GroupId, NodeId, PeerId, RaftIndex, ShardId};
+use chronik_wal::types::{GroupId, NodeId, RaftIndex, ShardId};
 
 use super::controller::{ControllerHost, apply_batch};
 use super::topics::metadata_identity;
 use super::{Shard, ShardLimits, Timer, groups, topics};
 use crate::config::topic::TopicConfig;
-use crate::metadata::command::Replica;
 use crate::metadata::image;
 use crate::metadata::names::{CLUSTER_METADATA, CONSUMER_OFFSETS};
 use crate::metadata::snapshot::Snapshot;
@@ -273,6 +271,8 @@ impl Shard {
             produces: BTreeMap::new(),
             stalled: std::collections::VecDeque::new(),
             handover: super::handover::Handover::default(),
+            membership: super::membership::Membership::default(),
+            catch_up: super::peers::CatchUp::default(),
             held: super::hold::Held::default(),
             proposed_bytes: 0,
             fetches: BTreeMap::new(),
