@@ -273,6 +273,7 @@ impl Shard {
             handover: super::handover::Handover::default(),
             membership: super::membership::Membership::default(),
             catch_up: super::peers::CatchUp::default(),
+            elections: super::elections::Elections::default(),
             held: super::hold::Held::default(),
             proposed_bytes: 0,
             fetches: BTreeMap::new(),
@@ -447,6 +448,7 @@ impl Shard {
         };
         self.driver.add_group(init).map_err(|error| OpenError::Group { group, why: error.to_string() })?;
         self.partitions.insert(group, partition);
+        self.tell_unreachable(group);
         self.drop_left_segments(group);
         Ok(())
     }

@@ -97,6 +97,7 @@ impl Shard {
                 Timer::Fetch(fetch) => self.fetch_due(fetch),
                 Timer::Delete(request) => self.finish_delete(request, true),
                 Timer::Plan(plan) => self.plan_timed_out(plan),
+                Timer::Election(number) => self.proceed_election(number),
                 Timer::Forward(sequence) => self.forward_timed_out(sequence),
                 Timer::Tend => self.tend(),
                 Timer::Coordinator(group) => self.coordinator_due(group),
