@@ -24,7 +24,12 @@ impl Shard {
     /// Carries on with everything that events have set in motion. True when there is more to do at once.
     pub fn turn(&mut self, now: Now) -> bool {
         self.now = now;
+        // ORDER: missed ticks are made up for before anything is answered or expires, so that a leader that has slept
+        // steps down (SAFETY.md, rule 22).
         self.driver.tick(now.mono_ms);
+        if std::mem::take(&mut self.is_local_due) {
+            self.local_durable();
+        }
         self.fire_timers();
         self.retry_held();
         self.retry_stalled();
@@ -123,6 +128,13 @@ impl Shard {
         for (group, leadership) in output.leadership {
             self.leadership_changed(group, leadership);
         }
+        for group in output.contacts {
+            self.contact_settled(group);
+            self.is_local_due |= self.local_waits.contains(&group);
+        }
+        if std::mem::take(&mut self.is_local_due) {
+            self.local_durable();
+        }
         self.send_out(output.messages, output.heartbeats);
         for fetch in output.fetches {
             self.read_for_follower(fetch);
@@ -187,6 +199,9 @@ impl Shard {
         self.handover_changed(group, leadership);
         self.drive_membership(group);
         self.coordinator_leadership(group, leads);
+        if !leads {
+            self.contact_settled(group);
+        }
         if group == GroupId::METADATA {
             self.controller_leadership(leads);
         }
