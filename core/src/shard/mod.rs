@@ -13,6 +13,7 @@
 //! turn that holds it is; every pending request has a deadline.
 
 pub mod acks;
+pub mod contact;
 pub mod controller;
 pub mod dissemination;
 pub mod elections;
@@ -24,6 +25,7 @@ pub mod handover;
 pub mod hold;
 pub mod housekeeping;
 pub mod in_sync;
+pub mod membership;
 pub mod message;
 pub mod offsets;
 pub mod open;
@@ -226,6 +228,10 @@ pub(crate) enum Timer {
     Coordinator(GroupId),
     /// Time to give leaderships back to the preferred replicas.
     Balance,
+    /// Time for the next steps towards other placements.
+    Membership,
+    /// Time to read on for followers.
+    CatchUp,
     /// Leaders that somebody wants are asked for again, or given up.
     Election(u64),
     /// Time to look at transfers of leadership.
@@ -266,7 +272,11 @@ pub struct Shard {
     pub(crate) leader_events: Vec<LeaderEvent>,
     pub(crate) produces: BTreeMap<u64, produce::PendingProduce>,
     pub(crate) stalled: VecDeque<produce::Stalled>,
+    /// Questions that wait for a quorum's word.
+    pub(crate) contacts: contact::Contacts,
     pub(crate) handover: handover::Handover,
+    pub(crate) membership: membership::Membership,
+    pub(crate) catch_up: peers::CatchUp,
     pub(crate) elections: elections::Elections,
     /// Batches that wait for a group which takes no proposals just now.
     pub(crate) held: hold::Held,
@@ -278,6 +288,8 @@ pub struct Shard {
     pub(crate) offset_requests: BTreeMap<u64, offsets::PendingOffsets>,
     pub(crate) deletes: BTreeMap<u64, offsets::PendingDelete>,
     pub(crate) touched: BTreeSet<GroupId>,
+    /// A turn has become durable since [`Shard::local_waits`] was looked at.
+    pub(crate) is_local_due: bool,
     /// Groups with somebody who waits for this disk alone.
     pub(crate) local_waits: BTreeSet<GroupId>,
     /// Groups whose followers may hold more than when those who wait for them were last looked at.
@@ -307,7 +319,7 @@ impl Shard {
             Event::TurnDurable(turn) => {
                 self.wal.turn_done(turn);
                 self.driver.on_durable(turn);
-                self.local_durable();
+                self.is_local_due = true;
                 self.drops_durable(turn);
             }
             Event::JobDone(id, done) => self.job_done(id, done),
@@ -322,6 +334,12 @@ impl Shard {
     }
 
     fn request(&mut self, call: Call, request: Request) {
+        if let Some(request) = self.until_contact(call, request) {
+            self.serve(call, request);
+        }
+    }
+
+    pub(crate) fn serve(&mut self, call: Call, request: Request) {
         match request {
             Request::Produce(slice) => self.produce(call, slice),
             Request::Fetch(slice) => self.fetch(call, slice),
@@ -408,7 +426,11 @@ impl Shard {
 
     pub(crate) fn pending_count(&self) -> usize {
         // A stalled slice is among `produces` too.
-        self.produces.len() + self.fetches.len() + self.offset_requests.len() + self.deletes.len()
+        self.produces.len()
+            + self.fetches.len()
+            + self.offset_requests.len()
+            + self.deletes.len()
+            + self.contacts.count()
     }
 }
 

@@ -86,7 +86,8 @@ impl Shard {
             if let Some(here) = self.partitions.get_mut(&group) {
                 here.members = partition.replicas.to_vec();
             }
-            return;
+            self.drive_membership(group);
+            return self.watch_in_sync(group);
         }
         // What is here belongs to a replica that is none any more, or to one that has lost its log.
         self.remove_partition(group);
@@ -174,6 +175,7 @@ impl Shard {
         self.decide(group, decided);
         let Some(partition) = self.partitions.remove(&group) else { return };
         self.driver.remove_group(group, &mut self.wal);
+        self.contact_settled(group);
         for fetch in partition.fetch_waiters {
             self.read_again(fetch, group);
             self.decide_fetch(fetch);

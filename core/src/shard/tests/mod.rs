@@ -3,11 +3,13 @@
 mod acks;
 mod cluster;
 mod cluster_rig;
+mod contact;
 mod controller;
 mod fetch;
 mod groups;
 mod handover;
 mod hold;
+mod membership;
 mod offsets;
 mod produce;
 mod recycle;
