@@ -239,3 +239,7 @@ fn refused_quorum(index: i32, error: ResponseError) -> PartitionData {
         .with_leader_epoch(-1)
         .with_high_watermark(-1)
 }
+
+#[cfg(test)]
+#[path = "cluster_tests.rs"]
+mod tests;

@@ -5,7 +5,7 @@
 //! refused (SAFETY.md, rule 25). Pure.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use chronik_wal::types::{NodeId, RaftIndex};
+use chronik_wal::types::{GroupId, NodeId, RaftIndex};
 use kafka_protocol::ResponseError;
 use kafka_protocol::protocol::{Decodable, Encodable};
 use serde::{Deserialize, Serialize};
@@ -50,6 +50,11 @@ pub enum Ask {
     Hello {
         /// Where the asker can be reached: the other node may have never heard of it.
         raft: Option<Endpoint>,
+    },
+    /// Hand over what you lead of these groups, each to this node. Not answered.
+    Transfer {
+        /// The groups, and to whom.
+        transfers: Vec<(GroupId, NodeId)>,
     },
     /// Do this, if you lead the metadata group.
     Request {
@@ -97,6 +102,7 @@ struct VersionIn {
 #[serde(tag = "type", rename_all = "snake_case")]
 enum AskHead {
     Hello { raft: Option<Endpoint> },
+    Transfer { transfers: Vec<(GroupId, NodeId)> },
     Request { id: RequestId, timeout_ms: u32, request: RequestHead },
 }
 
@@ -168,6 +174,7 @@ pub fn encode_ask(ask: &Ask) -> Bytes {
     let mut message = BytesMut::new();
     let head = match ask {
         Ask::Hello { raft } => AskHead::Hello { raft: raft.clone() },
+        Ask::Transfer { transfers } => AskHead::Transfer { transfers: transfers.clone() },
         Ask::Request { id, timeout_ms, request } => AskHead::Request {
             id: *id,
             timeout_ms: *timeout_ms,
@@ -185,6 +192,7 @@ pub fn decode_ask(bytes: &Bytes) -> Result<Ask, ForwardError> {
     let (head, mut message) = split(bytes)?;
     Ok(match head {
         AskHead::Hello { raft } => Ask::Hello { raft },
+        AskHead::Transfer { transfers } => Ask::Transfer { transfers },
         AskHead::Request { id, timeout_ms, request } => {
             Ask::Request { id, timeout_ms, request: request_of(request, &mut message)? }
         }

@@ -27,14 +27,15 @@ use chronik_net::peer::{
 };
 use chronik_net::peer::{DownReason, listener::IncomingStats};
 use chronik_net::rt::mailbox::Receiver;
-use chronik_wal::types::{NodeId, ShardId};
+use chronik_wal::types::{NodeId, PeerId, ShardId};
 
 use self::members::Addresses;
 use super::Notice;
 use crate::metadata::command::Endpoint;
 use crate::metadata::snapshot::Snapshot;
-use crate::shard::message::{Message, PeerOut};
-use crate::shard::router::Router;
+use crate::shard::Event;
+use crate::shard::message::{Message, PeerMessage, PeerOut};
+use crate::shard::router::{Inbound, Router};
 
 /// What the shards of a node share of its links.
 #[derive(Debug)]
@@ -167,15 +168,23 @@ impl Peers {
                 unsent += 1;
                 continue;
             };
+            let raft = match &message {
+                PeerMessage::Raft { group, message } => {
+                    Some((*group, PeerId(message.to), message.get_msg_type()))
+                }
+                _ => None,
+            };
             wire::encode(message, shard_count, |frame| {
-                if let Err(refused) = link.try_send(frame) {
-                    unsent += 1;
-                    match refused.reason {
-                        NotSentReason::Invalid(error) => {
-                            tracing::error!(node = node.0, %error, "a message is too long for the link");
-                        }
-                        reason => tracing::trace!(node = node.0, %reason, "a frame is dropped"),
+                let Err(refused) = link.try_send(frame) else { return };
+                unsent += 1;
+                match refused.reason {
+                    NotSentReason::Invalid(error) => {
+                        tracing::error!(node = node.0, %error, "a message is too long for the link");
                     }
+                    reason => tracing::trace!(node = node.0, %reason, "a frame is dropped"),
+                }
+                if let Some((group, to, kind)) = raft {
+                    self.router.receive(Inbound::Event(Event::Unsent { group, to, kind }));
                 }
             });
         }

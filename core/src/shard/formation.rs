@@ -131,6 +131,7 @@ impl Shard {
                 let Some(hello) = self.hello() else { return };
                 self.answer_node(from, ask, &Answer::Hello(hello));
             }
+            Ask::Transfer { transfers } => self.pass_on_transfers(&transfers),
             Ask::Request { id, timeout_ms, request } => {
                 let leads = self.controller.as_ref().is_some_and(super::controller::ControllerHost::leads);
                 if !leads || self.has_too_many_plans() {

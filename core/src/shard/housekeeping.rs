@@ -24,6 +24,8 @@ pub enum Stopping {
     /// The shard runs.
     #[default]
     No,
+    /// Others take over what is led here; everything is served meanwhile.
+    HandingOver,
     /// What is in flight is answered.
     Draining,
     /// The last turn is on its way.
@@ -95,16 +97,31 @@ impl Shard {
     /// Begins a clean stop.
     pub(crate) fn stop(&mut self) {
         if self.stopping == Stopping::No {
-            self.stopping = Stopping::Draining;
-            let fetches: Vec<u64> = self.fetches.keys().copied().collect();
-            fetches.into_iter().for_each(|fetch| self.fetch_due(fetch));
+            match self.begin_stop_handover() {
+                true => self.stopping = Stopping::HandingOver,
+                false => self.drain(),
+            }
         }
+    }
+
+    fn drain(&mut self) {
+        self.stopping = Stopping::Draining;
+        let fetches: Vec<u64> = self.fetches.keys().copied().collect();
+        fetches.into_iter().for_each(|fetch| self.fetch_due(fetch));
+    }
+
+    /// Whether requests are served as ever.
+    pub(crate) fn serves(&self) -> bool {
+        matches!(self.stopping, Stopping::No | Stopping::HandingOver)
     }
 
     /// The next step of a clean stop, once the one before is done. Partition files are not flushed: the WAL has everything,
     /// and thousands of fsyncs would hold up the stop. The closing turn comes last.
     pub(crate) fn proceed_stop(&mut self) {
         let quiet = self.produces.is_empty() && self.stalled.is_empty();
+        if self.stopping == Stopping::HandingOver && self.proceed_stop_handover() {
+            self.drain();
+        }
         match self.stopping {
             Stopping::Draining if quiet && self.jobs_are_done() => {
                 self.checkpoint();
@@ -132,7 +149,7 @@ impl Shard {
 
     /// Whether files and segments are worked on; not any more once the last turn is on its way.
     pub(crate) fn tends_files(&self) -> bool {
-        matches!(self.stopping, Stopping::No | Stopping::Draining)
+        self.serves() || self.stopping == Stopping::Draining
     }
 
     /// Whether somebody waits for something that this shard has under way.

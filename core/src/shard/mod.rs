@@ -15,13 +15,16 @@
 pub mod acks;
 pub mod controller;
 pub mod dissemination;
+pub mod elections;
 pub mod fetch;
 pub mod formation;
 pub mod forward;
 pub mod groups;
+pub mod handover;
 pub mod hold;
 pub mod housekeeping;
 pub mod in_sync;
+pub mod membership;
 pub mod message;
 pub mod offsets;
 pub mod open;
@@ -41,10 +44,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use chronik_raft::driver::Driver;
+use chronik_raft::eraftpb::MessageType;
 use chronik_wal::disk::Disk;
 use chronik_wal::partition::{FileDone, FileJob, FileStore, PartitionLog};
 use chronik_wal::shard_wal::{ShardWal, TurnWrite, WalJob};
-use chronik_wal::types::{GroupId, KafkaOffset, NodeId, RaftIndex, ShardId, TurnNumber};
+use chronik_wal::types::{GroupId, KafkaOffset, NodeId, PeerId, RaftIndex, ShardId, TurnNumber};
 
 use self::message::{Call, LeaderEvent, Message, PeerMessage, PeerOut, Reply, Request};
 use crate::config::broker::BrokerConfig;
@@ -95,6 +99,15 @@ pub enum Event {
         node: NodeId,
         /// Its process is known to be gone, not only silent.
         refused: bool,
+    },
+    /// A message of Raft found no room on the link to its node.
+    Unsent {
+        /// The group.
+        group: GroupId,
+        /// The replica that it was for.
+        to: PeerId,
+        /// What it was.
+        kind: MessageType,
     },
     /// Stop: refuse what is new, answer what is in flight, write everything out.
     Stop,
@@ -214,6 +227,16 @@ pub(crate) enum Timer {
     /// Shard 0 looks after its part in the cluster.
     Tend,
     Coordinator(GroupId),
+    /// Time to give leaderships back to the preferred replicas.
+    Balance,
+    /// Time for the next steps towards other placements.
+    Membership,
+    /// Time to read on for followers.
+    CatchUp,
+    /// Leaders that somebody wants are asked for again, or given up.
+    Election(u64),
+    /// Time to look at transfers of leadership.
+    Handover,
     /// Time to look at who is in sync.
     InSync,
     /// Time to look at what only time changes: expired segments, producers, renamed files.
@@ -252,6 +275,10 @@ pub struct Shard {
     pub(crate) leader_events: Vec<LeaderEvent>,
     pub(crate) produces: BTreeMap<u64, produce::PendingProduce>,
     pub(crate) stalled: VecDeque<produce::Stalled>,
+    pub(crate) handover: handover::Handover,
+    pub(crate) membership: membership::Membership,
+    pub(crate) catch_up: peers::CatchUp,
+    pub(crate) elections: elections::Elections,
     /// Batches that wait for a group which takes no proposals just now.
     pub(crate) held: hold::Held,
     /// Bytes proposed since Raft was last asked what is ready: neither the WAL nor the tails count them yet.
@@ -300,6 +327,7 @@ impl Shard {
             Event::Peer { from, message } => self.peer_says(from, message),
             Event::NodeUp(node) => self.node_up(node),
             Event::NodeDown { node, refused } => self.node_down(node, refused),
+            Event::Unsent { group, to, kind } => self.not_sent(group, to, kind),
             Event::Stop => self.stop(),
         }
     }
@@ -312,6 +340,8 @@ impl Shard {
             Request::ListOffsets(queries) => self.list_offsets(call, &queries),
             Request::EpochEnd(queries) => self.epoch_ends(call, &queries),
             Request::DeleteRecords { items, timeout_ms } => self.delete_records(call, &items, timeout_ms),
+            Request::Elect { elections, timeout_ms } => self.elect(call, elections, timeout_ms),
+            Request::TransferLeader { group, to } => self.transfer_asked(call, group, to),
             Request::Sizes => self.sizes(call),
             Request::Group { partition, request } => self.group_request(call, partition, *request),
             Request::GroupAll(request) => self.group_request_all(call, &request),

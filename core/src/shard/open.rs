@@ -236,6 +236,7 @@ impl Shard {
             shard.wal.put_removed(*group);
         }
         shard.set_timer(0, Timer::Housekeeping);
+        shard.set_timer(0, Timer::Balance);
         Ok(shard)
     }
 
@@ -270,6 +271,10 @@ impl Shard {
             leader_events: Vec::new(),
             produces: BTreeMap::new(),
             stalled: std::collections::VecDeque::new(),
+            handover: super::handover::Handover::default(),
+            membership: super::membership::Membership::default(),
+            catch_up: super::peers::CatchUp::default(),
+            elections: super::elections::Elections::default(),
             held: super::hold::Held::default(),
             proposed_bytes: 0,
             fetches: BTreeMap::new(),
@@ -453,6 +458,7 @@ impl Shard {
         };
         self.driver.add_group(init).map_err(|error| OpenError::Group { group, why: error.to_string() })?;
         self.partitions.insert(group, partition);
+        self.tell_unreachable(group);
         self.drop_left_segments(group);
         Ok(())
     }

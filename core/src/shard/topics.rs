@@ -92,7 +92,8 @@ impl Shard {
             if let Some(here) = self.partitions.get_mut(&group) {
                 here.members = partition.replicas.to_vec();
             }
-            return;
+            self.drive_membership(group);
+            return self.watch_in_sync(group);
         }
         // What is here belongs to a replica that is none any more, or to one that has lost its log.
         self.remove_partition(group);
@@ -151,6 +152,7 @@ impl Shard {
         let mut made = Partition::new(name, partition.group, topic.config.clone(), files, &self.config);
         made.members = partition.replicas.to_vec();
         self.partitions.insert(partition.group, made);
+        self.tell_unreachable(partition.group);
         if &*topic.name == CONSUMER_OFFSETS {
             self.add_coordinator(partition.group, number as i32);
         }

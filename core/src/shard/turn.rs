@@ -97,9 +97,15 @@ impl Shard {
                 Timer::Fetch(fetch) => self.fetch_due(fetch),
                 Timer::Delete(request) => self.finish_delete(request, true),
                 Timer::Plan(plan) => self.plan_timed_out(plan),
+                Timer::Election(number) => self.proceed_election(number),
                 Timer::Forward(sequence) => self.forward_timed_out(sequence),
                 Timer::Tend => self.tend(),
                 Timer::Coordinator(group) => self.coordinator_due(group),
+                Timer::Balance => self.balance(),
+                // The turn goes on with a stop; those who asked for a transfer hear what became of it.
+                Timer::Handover => self.handover_due(),
+                Timer::Membership => self.membership_due(),
+                Timer::CatchUp => self.catch_up_due(),
                 Timer::InSync => self.in_sync_due(),
                 Timer::Housekeeping => self.keep_house(),
             }
@@ -178,6 +184,8 @@ impl Shard {
             true => self.in_sync_begins(group),
             false => self.in_sync_ends(group),
         }
+        self.handover_changed(group, leadership);
+        self.drive_membership(group);
         self.coordinator_leadership(group, leads);
         if group == GroupId::METADATA {
             self.controller_leadership(leads);

@@ -15,7 +15,6 @@ use chronik_wal::entry::{LogEntry, LogStart};
 use chronik_wal::partition::{FileDone, FilesError, ProducerSnapshot, RollPolicy};
 use chronik_wal::types::{GroupId, RaftIndex, TurnNumber};
 
-use super::housekeeping::Stopping;
 use super::{Job, JobOwner, Shard};
 
 /// Jobs on partition files in flight at once: enough to keep the helper threads busy.
@@ -147,7 +146,7 @@ impl Shard {
 
     /// Starts as many jobs as may run.
     pub(crate) fn write_behind(&mut self) {
-        if self.stopping != Stopping::No {
+        if !self.serves() {
             return;
         }
         self.choose_by_age();
