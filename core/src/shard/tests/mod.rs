@@ -5,6 +5,7 @@ mod cluster;
 mod cluster_rig;
 mod controller;
 mod fetch;
+mod formation;
 mod groups;
 mod handover;
 mod hold;
