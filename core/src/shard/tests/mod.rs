@@ -6,6 +6,7 @@ mod cluster_rig;
 mod contact;
 mod controller;
 mod fetch;
+mod formation;
 mod groups;
 mod handover;
 mod hold;
