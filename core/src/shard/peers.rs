@@ -179,6 +179,7 @@ impl Shard {
             }
         };
         entries.truncate(entries.partition_point(|entry| entry.index < high));
+        self.metrics.catch_up_bytes.add(entries.iter().map(|entry| entry.data.len() as u64).sum());
         self.driver.on_entries_fetched(group, low, entries);
     }
 
