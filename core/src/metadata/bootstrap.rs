@@ -16,13 +16,13 @@
 //! list, so that any two who form have named the same nodes with the same directories; a node whose disk was
 //! exchanged on the way has another directory, is not the one that they mean, and can only register.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chronik_wal::types::{NodeId, PeerId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::command::{MetadataReplica, uuid_text};
+use super::command::{Endpoint, MetadataReplica, uuid_text};
 use super::state::MetadataReplicas;
 
 /// How often the others are asked.
@@ -30,6 +30,9 @@ pub const ASK_EVERY_MS: u64 = 200;
 
 /// What was heard longer ago does not count: the node may have another disk by now.
 const HEARD_LATE_MS: u64 = 3_000;
+
+/// Members remembered from what others say: more than any cluster has.
+const NAMED_MAX: usize = 64;
 
 /// How a node stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +63,9 @@ pub enum Standing {
         replicas: MetadataReplicas,
         /// The leader of the metadata group, if it knows one.
         leader: Option<NodeId>,
+        /// Where the brokers are to be reached: the file of the one who asks may name but one of them.
+        #[serde(default)]
+        addresses: Vec<(NodeId, Endpoint)>,
     },
 }
 
@@ -97,6 +103,8 @@ pub struct Bootstrap {
     node: NodeId,
     directory: Uuid,
     peers: Vec<NodeId>,
+    /// Members of a cluster that others have named.
+    named: BTreeSet<NodeId>,
     /// What the others said last, and when.
     heard: BTreeMap<NodeId, (u64, Hello)>,
 }
@@ -108,7 +116,7 @@ impl Bootstrap {
         peers.push(node);
         peers.sort_unstable();
         peers.dedup();
-        Self { node, directory, peers, heard: BTreeMap::new() }
+        Self { node, directory, peers, named: BTreeSet::new(), heard: BTreeMap::new() }
     }
 
     /// How this node stands.
@@ -119,14 +127,20 @@ impl Bootstrap {
     }
 
     /// The nodes to ask.
-    pub fn others(&self) -> impl Iterator<Item = NodeId> {
-        self.peers.iter().copied().filter(|peer| *peer != self.node)
+    #[must_use]
+    pub fn others(&self) -> BTreeSet<NodeId> {
+        let all = self.peers.iter().chain(&self.named).copied();
+        all.filter(|peer| *peer != self.node).collect()
     }
 
     /// A node says how it stands.
     pub fn heard(&mut self, from: NodeId, hello: Hello, now_ms: u64) {
         // Whoever speaks for another node is not believed.
         if hello.node == from && from != self.node {
+            if let Standing::Member { addresses, .. } = &hello.standing {
+                let room = NAMED_MAX.saturating_sub(self.named.len());
+                self.named.extend(addresses.iter().map(|(node, _)| *node).take(room));
+            }
             self.heard.insert(from, (now_ms, hello));
         }
     }
@@ -157,7 +171,7 @@ impl Bootstrap {
         let members: Vec<(&Option<String>, &MetadataReplicas, Option<NodeId>, NodeId)> = heard
             .iter()
             .filter_map(|hello| match &hello.standing {
-                Standing::Member { cluster_id, replicas, leader } => {
+                Standing::Member { cluster_id, replicas, leader, .. } => {
                     Some((cluster_id, replicas, *leader, hello.node))
                 }
                 Standing::Fresh { .. } => None,
@@ -192,13 +206,11 @@ impl Bootstrap {
     /// Forms a cluster, if everybody is there, fresh, and of the same mind.
     fn form(&self, heard: &[&Hello]) -> Decision {
         let mut founders = vec![(self.node, self.directory)];
-        for peer in self.others() {
+        let others = || self.peers.iter().copied().filter(|peer| *peer != self.node);
+        for peer in others() {
             let Some(hello) = heard.iter().find(|hello| hello.node == peer) else {
-                let missing: Vec<String> = self
-                    .others()
-                    .filter(|peer| !heard.iter().any(|hello| hello.node == *peer))
-                    .map(|peer| peer.to_string())
-                    .collect();
+                let silent = |peer: &NodeId| !heard.iter().any(|hello| hello.node == *peer);
+                let missing: Vec<String> = others().filter(silent).map(|peer| peer.to_string()).collect();
                 return Decision::Wait(format!(
                     "the cluster forms once all of its nodes are up; not heard of yet: node {}",
                     missing.join(", ")

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::admin::{AdminReply, AdminRequest};
 use super::bootstrap::Hello;
-use super::command::{Replica, RequestId, uuid_text};
+use super::command::{Endpoint, Replica, RequestId, uuid_text};
 use super::state::Broker;
 
 /// The newest version that this build reads, and the one it writes.
@@ -47,7 +47,10 @@ pub enum ForwardError {
 #[derive(Clone, Debug)]
 pub enum Ask {
     /// How do you stand? Asked by nodes that have no metadata yet.
-    Hello,
+    Hello {
+        /// Where the asker can be reached: the other node may have never heard of it.
+        raft: Option<Endpoint>,
+    },
     /// Hand over what you lead of these groups, each to this node. Not answered.
     Transfer {
         /// The groups, and to whom.
@@ -98,7 +101,7 @@ struct VersionIn {
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum AskHead {
-    Hello,
+    Hello { raft: Option<Endpoint> },
     Transfer { transfers: Vec<(GroupId, NodeId)> },
     Request { id: RequestId, timeout_ms: u32, request: RequestHead },
 }
@@ -164,7 +167,7 @@ const DESCRIBE_QUORUM: (i16, i16) = (55, 2);
 pub fn encode_ask(ask: &Ask) -> Bytes {
     let mut message = BytesMut::new();
     let head = match ask {
-        Ask::Hello => AskHead::Hello,
+        Ask::Hello { raft } => AskHead::Hello { raft: raft.clone() },
         Ask::Transfer { transfers } => AskHead::Transfer { transfers: transfers.clone() },
         Ask::Request { id, timeout_ms, request } => AskHead::Request {
             id: *id,
@@ -182,7 +185,7 @@ pub fn encode_ask(ask: &Ask) -> Bytes {
 pub fn decode_ask(bytes: &Bytes) -> Result<Ask, ForwardError> {
     let (head, mut message) = split(bytes)?;
     Ok(match head {
-        AskHead::Hello => Ask::Hello,
+        AskHead::Hello { raft } => Ask::Hello { raft },
         AskHead::Transfer { transfers } => Ask::Transfer { transfers },
         AskHead::Request { id, timeout_ms, request } => {
             Ask::Request { id, timeout_ms, request: request_of(request, &mut message)? }

@@ -27,15 +27,16 @@ use chronik_net::peer::{
 };
 use chronik_net::peer::{DownReason, listener::IncomingStats};
 use chronik_net::rt::mailbox::Receiver;
-use chronik_wal::types::{NodeId, ShardId};
+use chronik_wal::types::{NodeId, PeerId, ShardId};
 
 use self::members::Addresses;
 use super::Notice;
 use crate::metadata::command::Endpoint;
 use crate::metadata::snapshot::Snapshot;
-use crate::shard::message::{Message, PeerOut};
+use crate::shard::Event;
+use crate::shard::message::{Message, PeerMessage, PeerOut};
 use crate::shard::report::{IncomingReport, LinkReport};
-use crate::shard::router::Router;
+use crate::shard::router::{Inbound, Router};
 
 /// What the shards of a node share of its links.
 #[derive(Debug)]
@@ -168,15 +169,23 @@ impl Peers {
                 unsent += 1;
                 continue;
             };
+            let raft = match &message {
+                PeerMessage::Raft { group, message } => {
+                    Some((*group, PeerId(message.to), message.get_msg_type()))
+                }
+                _ => None,
+            };
             wire::encode(message, shard_count, |frame| {
-                if let Err(refused) = link.try_send(frame) {
-                    unsent += 1;
-                    match refused.reason {
-                        NotSentReason::Invalid(error) => {
-                            tracing::error!(node = node.0, %error, "a message is too long for the link");
-                        }
-                        reason => tracing::trace!(node = node.0, %reason, "a frame is dropped"),
+                let Err(refused) = link.try_send(frame) else { return };
+                unsent += 1;
+                match refused.reason {
+                    NotSentReason::Invalid(error) => {
+                        tracing::error!(node = node.0, %error, "a message is too long for the link");
                     }
+                    reason => tracing::trace!(node = node.0, %reason, "a frame is dropped"),
+                }
+                if let Some((group, to, kind)) = raft {
+                    self.router.receive(Inbound::Event(Event::Unsent { group, to, kind }));
                 }
             });
         }
@@ -186,8 +195,9 @@ impl Peers {
     /// The metadata are these now: nodes may have come, gone or moved.
     pub fn metadata(&self, snapshot: &Arc<Snapshot>) {
         let before = self.adopted.borrow().clone();
-        let same_brokers =
-            before.as_ref().is_some_and(|before| Arc::ptr_eq(&before.brokers, &snapshot.brokers));
+        let same_brokers = before.as_ref().is_some_and(|before| {
+            Arc::ptr_eq(&before.brokers, &snapshot.brokers) && Arc::ptr_eq(&before.guests, &snapshot.guests)
+        });
         let same_cluster = before.as_ref().is_some_and(|before| before.cluster_id == snapshot.cluster_id);
         if same_brokers && same_cluster {
             return;

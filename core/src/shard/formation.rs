@@ -48,11 +48,10 @@ impl Shard {
 
     /// Asks the others how they stand and acts on what is known.
     pub(crate) fn bootstrap(&mut self) {
-        let Some(bootstrap) = self.controller.as_ref().and_then(|host| host.bootstrap.as_ref()) else {
-            return;
-        };
-        let body = encode_ask(&Ask::Hello);
-        let asked: Vec<NodeId> = bootstrap.others().filter(|node| self.nodes_up.contains(node)).collect();
+        let Some(host) = &self.controller else { return };
+        let Some(bootstrap) = &host.bootstrap else { return };
+        let body = encode_ask(&Ask::Hello { raft: host.own.raft.clone() });
+        let asked: Vec<NodeId> = bootstrap.others().intersection(&self.nodes_up).copied().collect();
         for node in asked {
             self.out.peer.push(PeerOut { node, message: PeerMessage::Ask { id: 0, body: body.clone() } });
         }
@@ -92,6 +91,7 @@ impl Shard {
         if let Some(host) = &mut self.controller {
             host.bootstrap = None;
             host.obstacle = None;
+            host.dissemination.begin();
         }
         self.tend_within(0);
     }
@@ -121,7 +121,10 @@ impl Shard {
             Err(error) => return tracing::warn!(node = from.0, %error, "a question cannot be read"),
         };
         match question {
-            Ask::Hello => {
+            Ask::Hello { raft } => {
+                if let (Some(raft), Some(host)) = (raft, &mut self.controller) {
+                    host.builder.guest_known(from, raft);
+                }
                 let Some(hello) = self.hello() else { return };
                 self.answer_node(from, ask, &Answer::Hello(hello));
             }
@@ -144,10 +147,12 @@ impl Shard {
             return Some(bootstrap.hello());
         }
         let leads = matches!(self.driver.leadership(GroupId::METADATA), Some(Leadership::Leader { .. }));
+        let brokers = host.state.brokers().iter();
         let standing = Standing::Member {
             cluster_id: host.state.cluster_id().map(|id| id.to_string()),
             replicas: (**host.state.metadata_replicas()).clone(),
             leader: if leads { Some(self.node) } else { self.metadata_leader() },
+            addresses: brokers.filter_map(|(node, broker)| Some((*node, broker.raft.clone()?))).collect(),
         };
         Some(Hello { node: self.node, directory: Uuid::from_bytes(self.directory), standing })
     }

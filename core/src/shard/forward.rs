@@ -218,7 +218,8 @@ impl Shard {
     pub(crate) fn forwards_applied(&mut self) {
         let joins = !self.driver.contains(GroupId::METADATA);
         let Some(host) = &mut self.controller else { return };
-        let applied = host.applied;
+        // Whoever asked here reads here what came of it.
+        let applied = host.readable();
         let is_due = |forward: &Forward| matches!(&forward.stage, Stage::Answered { index, .. } if joins || *index <= applied);
         let due: Vec<u64> = host
             .forwards

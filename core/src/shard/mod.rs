@@ -43,10 +43,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use chronik_raft::driver::Driver;
+use chronik_raft::eraftpb::MessageType;
 use chronik_wal::disk::Disk;
 use chronik_wal::partition::{FileDone, FileJob, FileStore, PartitionLog};
 use chronik_wal::shard_wal::{ShardWal, TurnWrite, WalJob};
-use chronik_wal::types::{GroupId, KafkaOffset, NodeId, RaftIndex, ShardId, TurnNumber};
+use chronik_wal::types::{GroupId, KafkaOffset, NodeId, PeerId, RaftIndex, ShardId, TurnNumber};
 
 use self::message::{Call, LeaderEvent, Message, PeerMessage, PeerOut, Reply, Request};
 use crate::config::broker::BrokerConfig;
@@ -97,6 +98,15 @@ pub enum Event {
         node: NodeId,
         /// Its process is known to be gone, not only silent.
         refused: bool,
+    },
+    /// A message of Raft found no room on the link to its node.
+    Unsent {
+        /// The group.
+        group: GroupId,
+        /// The replica that it was for.
+        to: PeerId,
+        /// What it was.
+        kind: MessageType,
     },
     /// Stop: refuse what is new, answer what is in flight, write everything out.
     Stop,
@@ -306,6 +316,7 @@ impl Shard {
             Event::Peer { from, message } => self.peer_says(from, message),
             Event::NodeUp(node) => self.node_up(node),
             Event::NodeDown { node, refused } => self.node_down(node, refused),
+            Event::Unsent { group, to, kind } => self.not_sent(group, to, kind),
             Event::Stop => self.stop(),
         }
     }

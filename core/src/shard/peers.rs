@@ -100,7 +100,8 @@ impl Shard {
         }
     }
 
-    fn not_sent(&mut self, group: GroupId, to: PeerId, kind: MessageType) {
+    /// A message could not go out: Raft sends it again when the other side has answered, instead of at once and in vain.
+    pub(crate) fn not_sent(&mut self, group: GroupId, to: PeerId, kind: MessageType) {
         match kind {
             MessageType::MsgSnapshot => self.driver.report_snapshot(group, to, false),
             MessageType::MsgAppend => self.driver.report_unreachable(group, to),
@@ -121,7 +122,7 @@ impl Shard {
             self.driver.peer_found(group, peer);
             self.watch_in_sync(group);
         }
-        self.reachable_changed(node, true);
+        self.reachable_changed(node, true, false);
     }
 
     /// A node cannot be reached any more: the groups that it leads look for another leader, one replica after the other.
@@ -142,7 +143,17 @@ impl Shard {
                 false => self.watch_in_sync(group),
             }
         }
-        self.reachable_changed(node, false);
+        self.reachable_changed(node, false, refused);
+    }
+
+    /// A group that is new on this shard: which of its members cannot be reached. Its leader does not wait for these before the
+    /// group rests; a link that comes up says otherwise.
+    pub(crate) fn tell_unreachable(&mut self, group: GroupId) {
+        let Some(partition) = self.partitions.get(&group) else { return };
+        let others = partition.members.iter().filter(|member| member.node != self.node);
+        for member in others.filter(|member| !self.nodes_up.contains(&member.node)) {
+            self.driver.peer_lost(group, member.peer, 0, false);
+        }
     }
 
     fn replicas_on(&self, node: NodeId) -> Vec<(GroupId, PeerId)> {

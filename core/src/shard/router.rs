@@ -27,7 +27,7 @@ const INBOX_MAX: usize = 8_192;
 
 /// What waits for a shard's pump.
 #[derive(Debug)]
-pub(super) enum Inbound {
+pub(crate) enum Inbound {
     /// For the shard itself.
     Event(Event),
     /// The answer to a question of this shard's connections.
@@ -195,7 +195,7 @@ impl Router {
     }
 
     /// Puts something into the pump's queue and wakes it.
-    pub(super) fn receive(&self, inbound: Inbound) {
+    pub(crate) fn receive(&self, inbound: Inbound) {
         self.inbox.borrow_mut().push_back(inbound);
         self.wake.notify();
     }

@@ -121,6 +121,7 @@ impl Shard {
         let mut made = Partition::new(name, partition.group, topic.config.clone(), files, &self.config);
         made.members = partition.replicas.to_vec();
         self.partitions.insert(partition.group, made);
+        self.tell_unreachable(partition.group);
         if &*topic.name == CONSUMER_OFFSETS {
             self.add_coordinator(partition.group, number as i32);
         }

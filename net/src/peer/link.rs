@@ -203,7 +203,7 @@ impl Core {
     }
 
     fn log_refusal(&self, refusal: &Refusal, by: &'static str) {
-        if self.registry.is_news(self.node, Direction::Out, refusal.code) {
+        if self.registry.is_news(self.node, Direction::Out, refusal.code, clock::monotonic_ms()) {
             let address = &*self.address.borrow();
             tracing::error!(node = self.node, address, by, reason = %refusal, "link between nodes refused");
         }

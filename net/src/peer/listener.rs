@@ -228,7 +228,7 @@ async fn serve_one<S: FrameSink>(
             let watching = or(keep_alive(&session), session.watch(&held.claim));
             let reason = or(stopping, or(receiving, watching)).await;
             if let DownReason::RefusedByPeer(refusal) = &reason
-                && links.registry.is_news(from.node, Direction::In, refusal.code)
+                && links.registry.is_news(from.node, Direction::In, refusal.code, clock::monotonic_ms())
             {
                 tracing::error!(node = from.node, by = "the other node", reason = %refusal, "link between nodes refused");
             }
@@ -255,7 +255,7 @@ fn turn_away<S: FrameSink>(links: &IncomingLinks<S>, session: Session, peer: Soc
         DownReason::Frame(FrameError::Magic) => {
             // The same for every stranger: -1 is no node's id.
             let refusal = super::RefusalCode::Malformed;
-            if links.registry.is_news(-1, Direction::In, refusal) {
+            if links.registry.is_news(-1, Direction::In, refusal, clock::monotonic_ms()) {
                 tracing::warn!(%peer, %reason, "connection on the raft port closed");
             }
             session.socket.finish();
@@ -279,7 +279,7 @@ async fn greet<S: FrameSink>(
     }
     let theirs = Greeting::from_frame(&frame).map_err(DownReason::RefusedByUs)?;
     let refused = |refusal: Refusal| {
-        if links.registry.is_news(theirs.node, Direction::In, refusal.code) {
+        if links.registry.is_news(theirs.node, Direction::In, refusal.code, clock::monotonic_ms()) {
             tracing::error!(node = theirs.node, by = "this node", reason = %refusal, "link between nodes refused");
         }
         DownReason::RefusedByUs(refusal)

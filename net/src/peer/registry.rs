@@ -6,7 +6,7 @@
 //! Invariant: of the connections of one link (node, source shard, direction) at most one delivers frames: a newer one is
 //! admitted only when the one before has ended, so that frames stay in order across a reconnect.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -16,6 +16,10 @@ use super::handshake::{ClusterId, Greeting, Members, Refusal, RefusalCode, VERSI
 
 /// Refusals remembered as logged: beyond, they are forgotten and may be logged again. Bounds what strangers can make us keep.
 const SAID_MAX: usize = 256;
+
+/// A second node with an id in use is mentioned when it has been there for so long: right after a restart it is the one before, whose
+/// connections have not ended yet.
+const DUPLICATE_AFTER_MS: u64 = 5_000;
 
 /// A connection that was heard from for so long has held: what was logged of the node before may be logged again.
 const HELD_MS: u64 = 1_000;
@@ -164,7 +168,14 @@ struct State {
     ours: Greeting,
     members: Members,
     claims: Claims,
-    said: BTreeSet<(i32, Direction, RefusalCode)>,
+    said: BTreeMap<(i32, Direction, RefusalCode), Said>,
+}
+
+/// When a refusal was first met, and whether it has been logged.
+#[derive(Clone, Copy, Debug)]
+struct Said {
+    first_ms: u64,
+    logged: bool,
 }
 
 /// The registry of a node, shared by its shards.
@@ -188,7 +199,7 @@ impl Registry {
             dialled_node: identity.node,
             address: identity.address.clone(),
         };
-        let state = State { ours, members, claims: Claims::default(), said: BTreeSet::new() };
+        let state = State { ours, members, claims: Claims::default(), said: BTreeMap::new() };
         Arc::new(Self { state: Mutex::new(state) })
     }
 
@@ -233,18 +244,23 @@ impl Registry {
         let held_ms = claim.heard_ms.load(Ordering::Relaxed).saturating_sub(claim.admitted_ms);
         if held_ms >= HELD_MS {
             let (node, direction, _) = claim.key;
-            state.said.retain(|said| (said.0, said.1) != (node, direction));
+            state.said.retain(|key, _| (key.0, key.1) != (node, direction));
         }
     }
 
     /// Whether this refusal has not been logged since a link with the node last held: each is said once, not once a try
     /// and shard.
-    pub(super) fn is_news(&self, node: i32, direction: Direction, code: RefusalCode) -> bool {
+    pub(super) fn is_news(&self, node: i32, direction: Direction, code: RefusalCode, now_ms: u64) -> bool {
         let mut state = self.lock();
         if state.said.len() >= SAID_MAX {
             state.said.clear();
         }
-        state.said.insert((node, direction, code))
+        let said =
+            state.said.entry((node, direction, code)).or_insert(Said { first_ms: now_ms, logged: false });
+        let wait_ms = if code == RefusalCode::DuplicateNode { DUPLICATE_AFTER_MS } else { 0 };
+        let is_news = !said.logged && now_ms.saturating_sub(said.first_ms) >= wait_ms;
+        said.logged |= is_news;
+        is_news
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -346,18 +362,23 @@ mod tests {
             address: None,
         };
         let registry = Registry::new(&identity, Members { admits_strangers: true, ..Members::default() });
-        assert!(registry.is_news(2, Direction::Out, RefusalCode::Cluster));
-        assert!(!registry.is_news(2, Direction::Out, RefusalCode::Cluster));
-        assert!(registry.is_news(2, Direction::Out, RefusalCode::Version));
+        let is_news = |code| registry.is_news(2, Direction::Out, code, 0);
+        assert!(is_news(RefusalCode::Cluster));
+        assert!(!is_news(RefusalCode::Cluster));
+        assert!(is_news(RefusalCode::Version));
+        for (now_ms, is_news) in [(0, false), (4_999, false), (5_000, true), (5_001, false)] {
+            let duplicate = registry.is_news(2, Direction::In, RefusalCode::DuplicateNode, now_ms);
+            assert_eq!(duplicate, is_news, "at {now_ms} ms");
+        }
         for (heard_ms, is_news_again) in [(HELD_MS - 1, false), (HELD_MS, true)] {
             let admission = registry.admit(Direction::Out, 0, &greeting(2, 20, 1), 0, 500);
             let Admission::Admitted(claim) = admission else { panic!() };
             claim.heard(heard_ms);
             registry.release(&claim);
-            assert_eq!(registry.is_news(2, Direction::Out, RefusalCode::Cluster), is_news_again);
+            assert_eq!(is_news(RefusalCode::Cluster), is_news_again);
         }
         for node in 0..10_000 {
-            registry.is_news(node, Direction::In, RefusalCode::Stranger);
+            registry.is_news(node, Direction::In, RefusalCode::Stranger, 0);
         }
         assert!(registry.lock().said.len() <= SAID_MAX);
     }

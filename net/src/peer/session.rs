@@ -142,9 +142,9 @@ impl Session {
 
     /// Asks for keepalives and ends when the other side is silent, stalls, or has a newer connection.
     pub(super) async fn watch(&self, claim: &Claim) -> DownReason {
-        let pause = Duration::from_millis(self.config.liveness.tick_ms());
         loop {
-            sleep(pause).await;
+            let pause_ms = self.liveness.borrow_mut().pause_ms(clock::monotonic_ms());
+            sleep(Duration::from_millis(pause_ms)).await;
             if claim.is_superseded() {
                 return DownReason::Superseded;
             }

@@ -312,7 +312,7 @@ impl World {
             return Ok(());
         }
         self.check_stale(&pending, &reply, stale)?;
-        self.check_answer(pending.asked, reply, stale)
+        self.check_answer(pending.node, pending.asked, reply, stale)
     }
 
     /// The process is gone with all its connections: what was under way may or may not have happened.

@@ -195,13 +195,13 @@ pub fn data_setup(
     }
 }
 
-/// How a node's configuration names another.
-fn peer(number: usize) -> (NodeId, Peer) {
-    (node_id(number), Peer { kafka: endpoint(number), raft: endpoint(number) })
-}
-
 /// Where clients reach a node.
 #[must_use]
 pub fn endpoint(number: usize) -> Endpoint {
     Endpoint { host: "localhost".to_owned(), port: 9092 + number as u16 }
+}
+
+fn peer(number: usize) -> (NodeId, Peer) {
+    let raft = Endpoint { host: "localhost".to_owned(), port: 5001 + number as u16 };
+    (node_id(number), Peer { kafka: endpoint(number), raft })
 }

@@ -115,10 +115,7 @@ pub fn run(plan: &RunPlan) -> Result<Report, String> {
 impl World {
     fn new(plan: RunPlan) -> Self {
         let mut rng = SmallRng::seed_from_u64(plan.seed);
-        let (wal, mut limits) = sizes(&mut rng);
-        if plan.nodes > 1 {
-            limits.metadata_log_bytes = 1 << 20;
-        }
+        let (wal, limits) = sizes(&mut rng);
         let tail_bytes_max = limits.tail_bytes_max;
         let node = |number| {
             let disk = SimDisk::new(rng.next_u64());

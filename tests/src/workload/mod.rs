@@ -142,6 +142,12 @@ impl Load {
         self.shared.read.load(Ordering::Relaxed)
     }
 
+    /// The id of the group.
+    #[must_use]
+    pub fn group_id(&self) -> &str {
+        &self.group_id
+    }
+
     /// How often members of the group had their partitions changed so far.
     #[must_use]
     pub fn rebalances(&self) -> u64 {

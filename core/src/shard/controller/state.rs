@@ -132,7 +132,8 @@ impl Shard {
         if let Some(snapshot) = host.builder.publish() {
             let changes = std::mem::take(&mut host.changes).into();
             let turn = host.commit_turn;
-            host.unpublished.push_back(Unpublished { turn, snapshot, changes });
+            let applied = host.applied;
+            host.unpublished.push_back(Unpublished { turn, snapshot, changes, applied });
             let applied = host.plans.values_mut().filter(|plan| plan.applied);
             applied.for_each(|plan| plan.published_with = plan.published_with.or(Some(turn)));
         }
@@ -156,6 +157,7 @@ impl Shard {
             && host.unpublished.front().is_some_and(|next| next.turn <= durable)
             && let Some(next) = host.unpublished.pop_front()
         {
+            host.published = next.applied;
             self.publish(next.snapshot, next.changes);
             published = true;
         }
