@@ -24,6 +24,7 @@ pub mod handover;
 pub mod hold;
 pub mod housekeeping;
 pub mod in_sync;
+pub mod membership;
 pub mod message;
 pub mod offsets;
 pub mod open;
@@ -226,6 +227,10 @@ pub(crate) enum Timer {
     Coordinator(GroupId),
     /// Time to give leaderships back to the preferred replicas.
     Balance,
+    /// Time for the next steps towards other placements.
+    Membership,
+    /// Time to read on for followers.
+    CatchUp,
     /// Leaders that somebody wants are asked for again, or given up.
     Election(u64),
     /// Time to look at transfers of leadership.
@@ -267,6 +272,8 @@ pub struct Shard {
     pub(crate) produces: BTreeMap<u64, produce::PendingProduce>,
     pub(crate) stalled: VecDeque<produce::Stalled>,
     pub(crate) handover: handover::Handover,
+    pub(crate) membership: membership::Membership,
+    pub(crate) catch_up: peers::CatchUp,
     pub(crate) elections: elections::Elections,
     /// Batches that wait for a group which takes no proposals just now.
     pub(crate) held: hold::Held,

@@ -271,6 +271,8 @@ impl Shard {
             produces: BTreeMap::new(),
             stalled: std::collections::VecDeque::new(),
             handover: super::handover::Handover::default(),
+            membership: super::membership::Membership::default(),
+            catch_up: super::peers::CatchUp::default(),
             elections: super::elections::Elections::default(),
             held: super::hold::Held::default(),
             proposed_bytes: 0,

@@ -86,7 +86,8 @@ impl Shard {
             if let Some(here) = self.partitions.get_mut(&group) {
                 here.members = partition.replicas.to_vec();
             }
-            return;
+            self.drive_membership(group);
+            return self.watch_in_sync(group);
         }
         // What is here belongs to a replica that is none any more, or to one that has lost its log.
         self.remove_partition(group);

@@ -104,6 +104,8 @@ impl Shard {
                 Timer::Balance => self.balance(),
                 // The turn goes on with a stop; those who asked for a transfer hear what became of it.
                 Timer::Handover => self.handover_due(),
+                Timer::Membership => self.membership_due(),
+                Timer::CatchUp => self.catch_up_due(),
                 Timer::InSync => self.in_sync_due(),
                 Timer::Housekeeping => self.keep_house(),
             }
@@ -183,6 +185,7 @@ impl Shard {
             false => self.in_sync_ends(group),
         }
         self.handover_changed(group, leadership);
+        self.drive_membership(group);
         self.coordinator_leadership(group, leads);
         if group == GroupId::METADATA {
             self.controller_leadership(leads);

@@ -14,7 +14,7 @@ use chronik_wal::disk::SimDisk;
 use chronik_wal::types::{GroupId, KafkaOffset, NodeId};
 
 use super::{Rig, Setup, WALL_MS, creation_of, fetch_of, offsets_in, slice};
-use crate::shard::controller::AdminReply;
+use crate::shard::controller::{AdminReply, AdminRequest};
 use crate::shard::message::*;
 use crate::shard::{Event, Now};
 
@@ -278,8 +278,29 @@ impl Cluster {
 
     /// Makes a topic on all nodes; its partitions lead when this returns.
     pub(crate) fn topic(&mut self, name: &str, partitions: i32, configs: &[(&str, &str)]) -> GroupId {
+        self.topic_of(name, partitions, 3, configs)
+    }
+
+    /// Asks the controller.
+    pub(crate) fn admin(&mut self, request: AdminRequest) -> AdminReply {
         let controller = self.leader(GroupId::METADATA);
-        let Reply::Admin(reply) = self.answer(controller, creation_of(name, partitions, 3, configs)) else {
+        match self.answer(controller, Request::Admin { request: Box::new(request), timeout_ms: 10_000 }) {
+            Reply::Admin(reply) => *reply,
+            other => panic!("an answer of the controller, not {other:?}"),
+        }
+    }
+
+    /// As [`Cluster::topic`], with so many replicas of each partition.
+    pub(crate) fn topic_of(
+        &mut self,
+        name: &str,
+        partitions: i32,
+        replicas: i16,
+        configs: &[(&str, &str)],
+    ) -> GroupId {
+        let controller = self.leader(GroupId::METADATA);
+        let request = creation_of(name, partitions, replicas, configs);
+        let Reply::Admin(reply) = self.answer(controller, request) else {
             panic!("an answer of the controller")
         };
         let AdminReply::CreateTopics(made) = *reply else { panic!("an answer to CreateTopics") };

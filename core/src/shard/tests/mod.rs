@@ -8,6 +8,7 @@ mod fetch;
 mod groups;
 mod handover;
 mod hold;
+mod membership;
 mod offsets;
 mod produce;
 mod recycle;
