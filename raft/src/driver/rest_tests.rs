@@ -249,6 +249,27 @@ fn a_resting_follower_keeps_to_its_leader_while_that_can_be_reached() {
     assert_eq!(replica.out.messages[0].message.get_msg_type(), MessageType::MsgRequestPreVoteResponse);
 }
 
+/// It stood still after its offer, found its quorum silent, and leads no more; its links have held.
+#[test]
+fn a_resting_follower_is_woken_when_its_leader_asks_for_votes() {
+    let mut replica = follower();
+    replica.step(offered(2, 1)).unwrap();
+    replica.turn();
+    let mut candidate = message(MessageType::MsgRequestPreVote, 4);
+    (candidate.index, candidate.log_term) = (2, 3);
+    assert_eq!(candidate.from, 2, "from the leader");
+    replica.step(candidate.clone()).unwrap();
+    assert!(!replica.driver.is_resting(GROUP));
+    let grants = |now_ms: u64| {
+        replica.driver.tick(now_ms);
+        replica.step(candidate.clone()).unwrap();
+        replica.run();
+        let said = replica.out.messages.drain(..).map(|outgoing| outgoing.message);
+        said.into_iter().any(|m| m.get_msg_type() == MessageType::MsgRequestPreVoteResponse && !m.reject)
+    };
+    assert!((30..=900).step_by(30).any(grants), "within three election timeouts");
+}
+
 #[test]
 fn a_resting_follower_is_woken_by_its_leaders_work() {
     let plain = message(MessageType::MsgHeartbeat, 3);
