@@ -187,6 +187,11 @@ impl Load {
 }
 
 impl Report {
+    /// Fails the test when the history has an anomaly, whatever the clients were told.
+    pub fn assert_no_anomaly(&self) {
+        check(&self.history).assert_clean(0);
+    }
+
     /// Fails the test when the history has an anomaly, a client was given an error, or a commit is lost. `least` records must have
     /// been acknowledged, and read.
     pub fn assert_clean(&self, least: usize) -> Findings {
