@@ -138,7 +138,7 @@ fn leader_kills(three: &mut Three, rows: &mut Rows) {
     let mut gaps: Vec<u128> = killed_at
         .iter()
         .map(|at| longest_gap(&finished.history, &place, *at, *at + GAP_WINDOW.min(Duration::from_secs(8))))
-        .map(|gap| gap.as_millis())
+        .map(|gap| gap.length.as_millis())
         .collect();
     gaps.sort_unstable();
     let (median, most) = (gaps[gaps.len() / 2], gaps[gaps.len() - 1]);
