@@ -3,6 +3,7 @@
 use chronik_raft::driver::Proposal;
 use chronik_raft::leadership::Leadership;
 use chronik_wal::entry::EntryKind;
+use chronik_wal::planted::{Bug, is_planted};
 use chronik_wal::types::{GroupId, KafkaOffset};
 
 use super::{Job, JobOwner, Shard, Timer};
@@ -86,11 +87,22 @@ impl Shard {
 
     /// Proposes a log start that nobody waits for. [`crate::partition::Partition::trimming`] is set.
     pub(crate) fn propose_trim(&mut self, group: GroupId, start: KafkaOffset) {
+        if is_planted(Bug::TrimmedAlone) && group != GroupId::METADATA {
+            return self.trim_alone(group, start);
+        }
         let data = bytes::Bytes::copy_from_slice(&start.0.to_le_bytes());
         if self.driver.propose(group, Proposal { kind: EntryKind::LogStart, data }).is_err()
             && let Some(partition) = self.partitions.get_mut(&group)
         {
             partition.trimming = false;
+        }
+    }
+
+    /// What [`Bug::TrimmedAlone`] does.
+    fn trim_alone(&mut self, group: GroupId, start: KafkaOffset) {
+        if let Some(partition) = self.partitions.get_mut(&group) {
+            partition.trimming = false;
+            partition.log_start = start;
         }
     }
 

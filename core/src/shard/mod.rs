@@ -13,6 +13,7 @@
 //! turn that holds it is; every pending request has a deadline.
 
 pub mod acks;
+pub mod contact;
 pub mod controller;
 pub mod dissemination;
 pub mod elections;
@@ -275,6 +276,8 @@ pub struct Shard {
     pub(crate) leader_events: Vec<LeaderEvent>,
     pub(crate) produces: BTreeMap<u64, produce::PendingProduce>,
     pub(crate) stalled: VecDeque<produce::Stalled>,
+    /// Questions that wait for a quorum's word.
+    pub(crate) contacts: contact::Contacts,
     pub(crate) handover: handover::Handover,
     pub(crate) membership: membership::Membership,
     pub(crate) catch_up: peers::CatchUp,
@@ -289,6 +292,8 @@ pub struct Shard {
     pub(crate) offset_requests: BTreeMap<u64, offsets::PendingOffsets>,
     pub(crate) deletes: BTreeMap<u64, offsets::PendingDelete>,
     pub(crate) touched: BTreeSet<GroupId>,
+    /// A turn has become durable since [`Shard::local_waits`] was looked at.
+    pub(crate) is_local_due: bool,
     /// Groups with somebody who waits for this disk alone.
     pub(crate) local_waits: BTreeSet<GroupId>,
     /// Groups whose followers may hold more than when those who wait for them were last looked at.
@@ -318,7 +323,7 @@ impl Shard {
             Event::TurnDurable(turn) => {
                 self.wal.turn_done(turn);
                 self.driver.on_durable(turn);
-                self.local_durable();
+                self.is_local_due = true;
                 self.drops_durable(turn);
             }
             Event::JobDone(id, done) => self.job_done(id, done),
@@ -333,6 +338,12 @@ impl Shard {
     }
 
     fn request(&mut self, call: Call, request: Request) {
+        if let Some(request) = self.until_contact(call, request) {
+            self.serve(call, request);
+        }
+    }
+
+    pub(crate) fn serve(&mut self, call: Call, request: Request) {
         match request {
             Request::Produce(slice) => self.produce(call, slice),
             Request::Fetch(slice) => self.fetch(call, slice),
@@ -420,7 +431,11 @@ impl Shard {
 
     pub(crate) fn pending_count(&self) -> usize {
         // A stalled slice is among `produces` too.
-        self.produces.len() + self.fetches.len() + self.offset_requests.len() + self.deletes.len()
+        self.produces.len()
+            + self.fetches.len()
+            + self.offset_requests.len()
+            + self.deletes.len()
+            + self.contacts.count()
     }
 }
 

@@ -271,6 +271,8 @@ impl Shard {
             leader_events: Vec::new(),
             produces: BTreeMap::new(),
             stalled: std::collections::VecDeque::new(),
+            contacts: super::contact::Contacts::default(),
+            is_local_due: false,
             handover: super::handover::Handover::default(),
             membership: super::membership::Membership::default(),
             catch_up: super::peers::CatchUp::default(),

@@ -205,6 +205,7 @@ impl Shard {
         self.decide(group, decided);
         let Some(partition) = self.partitions.remove(&group) else { return };
         self.driver.remove_group(group, &mut self.wal);
+        self.contact_settled(group);
         for fetch in partition.fetch_waiters {
             self.read_again(fetch, group);
             self.decide_fetch(fetch);

@@ -3,6 +3,7 @@
 mod acks;
 mod cluster;
 mod cluster_rig;
+mod contact;
 mod controller;
 mod fetch;
 mod formation;
