@@ -227,20 +227,16 @@ impl Shard {
         }
     }
 
-    /// Hands out the answers for which this node has applied enough of the metadata log.
+    /// Hands out the answers for which this node has published enough of the metadata log.
     pub(crate) fn forwards_applied(&mut self) {
         let joins = !self.driver.contains(GroupId::METADATA);
         let Some(host) = &mut self.controller else { return };
-        // Whoever asked here reads here what came of it.
-        let applied = host.readable();
-        let is_due = |forward: &Forward| matches!(&forward.stage, Stage::Answered { index, .. } if joins || *index <= applied);
-        let due: Vec<u64> = host
-            .forwards
-            .by_sequence
-            .iter()
-            .filter(|(_, f)| is_due(f))
-            .map(|(sequence, _)| *sequence)
-            .collect();
+        let readable = host.readable();
+        let is_due = |(sequence, forward): (&u64, &Forward)| match &forward.stage {
+            Stage::Answered { index, .. } if joins || *index <= readable => Some(*sequence),
+            _ => None,
+        };
+        let due: Vec<u64> = host.forwards.by_sequence.iter().filter_map(is_due).collect();
         for sequence in due {
             self.end_forward(sequence, None);
         }

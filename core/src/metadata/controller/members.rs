@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{Controller, Plan};
 use crate::metadata::command::{Command, Replica};
-use crate::metadata::names::is_internal;
+use crate::metadata::names::{CONSUMER_OFFSETS, TRANSACTION_STATE};
 use crate::metadata::placement::{Candidate, place, ring};
 use crate::metadata::snapshot::Snapshot;
 use crate::metadata::state::Partition;
@@ -63,8 +63,10 @@ impl Controller {
         let ring = ring(&candidates);
         let mut commands = Vec::new();
         let (_, PeerId(mut peer)) = self.speculative.next_ids();
-        let internal: Vec<_> =
-            self.speculative.topics().values().filter(|topic| is_internal(&topic.name)).cloned().collect();
+        let internal: Vec<_> = [CONSUMER_OFFSETS, TRANSACTION_STATE]
+            .iter()
+            .filter_map(|name| self.speculative.topic(name))
+            .collect();
         if internal.iter().flat_map(|topic| &topic.partitions).any(Partition::is_reassigning) {
             return self.finish(Vec::new(), (), Vec::new());
         }
