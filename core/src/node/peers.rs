@@ -35,6 +35,7 @@ use crate::metadata::command::Endpoint;
 use crate::metadata::snapshot::Snapshot;
 use crate::shard::Event;
 use crate::shard::message::{Message, PeerMessage, PeerOut};
+use crate::shard::report::{IncomingReport, LinkReport};
 use crate::shard::router::{Inbound, Router};
 
 /// What the shards of a node share of its links.
@@ -305,6 +306,30 @@ impl Peers {
         {
             incoming.resume();
         }
+    }
+
+    /// How the links stand, for the admin endpoint.
+    #[must_use]
+    pub fn report(&self) -> (Vec<LinkReport>, IncomingReport) {
+        let outgoing = self.outgoing.borrow();
+        let links = outgoing.iter().map(|(node, Outgoing { link, .. })| {
+            let stats = link.stats();
+            LinkReport {
+                node: *node,
+                is_up: link.shard_count().is_some(),
+                waiting: link.waiting(),
+                sent_frames: stats.sent_frames,
+                dropped_frames: stats.lost_frames + stats.refused_frames,
+                connections: stats.connections,
+            }
+        });
+        let (incoming, lost) = (self.incoming_stats(), self.stats());
+        let incoming = IncomingReport {
+            frames: incoming.received_frames,
+            dropped_frames: incoming.dropped_no_shard + lost.malformed_frames,
+            unsent_frames: lost.unsent_frames,
+        };
+        (links.collect(), incoming)
     }
 
     /// Counters of the links that this shard dials.

@@ -211,8 +211,10 @@ pub(crate) enum JobOwner {
     Load(GroupId, KafkaOffset),
     /// The WAL itself.
     Wal,
-    /// The files of a partition that was deleted.
+    /// Files that were dropped.
     Deleted,
+    /// All files of a replica that was removed.
+    Buried(GroupId),
 }
 
 /// A time at which something is due.
@@ -259,6 +261,8 @@ pub struct Shard {
     pub(crate) damaged: BTreeMap<GroupId, open::Damaged>,
     /// Files of deleted partitions on which a job still works.
     pub(crate) dying: BTreeMap<GroupId, PartitionLog>,
+    /// Partitions whose old files are on their way out, by topic and number: a new replica of one waits for that.
+    pub(crate) leaving: BTreeMap<GroupId, (uuid::Uuid, i32)>,
     pub(crate) coordinators: groups::Coordinators,
     pub(crate) controller: Option<controller::ControllerHost>,
     pub(crate) snapshot: Arc<Snapshot>,
@@ -372,6 +376,7 @@ impl Shard {
             }
             (JobOwner::Load(group, from), JobDone::File(done)) => self.coordinator_read(group, from, done),
             (JobOwner::Deleted, JobDone::File(done)) => self.deleted_files(done),
+            (JobOwner::Buried(group), JobDone::File(done)) => self.buried(group, done),
             (owner, done) => unreachable!("a job of {owner:?} ended as {done:?}"),
         }
     }

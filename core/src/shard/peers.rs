@@ -240,6 +240,7 @@ impl Shard {
         };
         entries.truncate(entries.partition_point(|entry| entry.index < high));
         let bytes: usize = entries.iter().map(|entry| entry.data.len()).sum();
+        self.metrics.catch_up_bytes.add(bytes as u64);
         let cost_ms = bytes as u64 * 1_000 / CATCH_UP_BYTES_PER_S;
         self.catch_up.free_at_ms = self.catch_up.free_at_ms.max(self.now.mono_ms) + cost_ms;
         self.driver.on_entries_fetched(group, low, entries);

@@ -9,13 +9,15 @@
 use chronik_raft::driver::DriverOutput;
 use chronik_raft::leadership::Leadership;
 use chronik_wal::entry::{LogEntry, LogStart};
+use chronik_wal::planted::{Bug, is_planted};
+use chronik_wal::producer_state::ProducerTable;
 use chronik_wal::types::{GroupId, KafkaOffset, NodeId, PeerId, RaftIndex};
 
 use super::hold::SUCCESSOR_MS;
 use super::write_behind::Drop;
 use super::{Job, JobOwner, Now, Shard, Timer};
 use crate::partition::apply::Applied;
-use crate::partition::{Waiter, Waiting};
+use crate::partition::{Waiter, Waiting, producer_limits};
 
 /// Ready passes in one turn. More is left for the next turn, so that no turn keeps the executor for long.
 const PASSES_MAX: usize = 8;
@@ -189,6 +191,12 @@ impl Shard {
                 partition.trimming = false;
             }
             self.decide(group, decided);
+        }
+        if leads && is_planted(Bug::ProducersForgotten) {
+            let limits = producer_limits(&self.config);
+            if let Some(partition) = self.partitions.get_mut(&group) {
+                partition.producers = ProducerTable::new(limits);
+            }
         }
         self.retry_held_of(group);
         self.touched.insert(group);

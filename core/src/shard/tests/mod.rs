@@ -8,6 +8,7 @@ mod controller;
 mod failover;
 mod fetch;
 mod followers;
+mod formation;
 mod groups;
 mod handover;
 mod hold;
