@@ -346,7 +346,8 @@ impl Shard {
     pub(crate) fn serve(&mut self, call: Call, request: Request) {
         match request {
             Request::Produce(slice) => self.produce(call, slice),
-            Request::Fetch(slice) => self.fetch(call, slice),
+            Request::Fetch(slice) => self.fetch(call, slice, None),
+            Request::FetchFrom { slice, rack } => self.fetch(call, slice, Some(rack)),
             Request::FetchNow { fetch } => self.fetch_now(fetch),
             Request::ListOffsets(queries) => self.list_offsets(call, &queries),
             Request::EpochEnd(queries) => self.epoch_ends(call, &queries),
