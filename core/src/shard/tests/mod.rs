@@ -4,6 +4,7 @@ mod acks;
 mod cluster;
 mod cluster_rig;
 mod controller;
+mod elections;
 mod fetch;
 mod groups;
 mod handover;
