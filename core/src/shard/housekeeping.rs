@@ -3,6 +3,7 @@
 use chronik_raft::driver::Proposal;
 use chronik_raft::leadership::Leadership;
 use chronik_wal::entry::EntryKind;
+use chronik_wal::planted::{Bug, is_planted};
 use chronik_wal::types::{GroupId, KafkaOffset};
 
 use super::{Job, JobOwner, Shard, Timer};
@@ -14,6 +15,8 @@ const UNLINK_EVERY_MS: u64 = 1_000;
 #[derive(Debug, Default)]
 pub struct Housekeeping {
     retention_at_ms: u64,
+    /// When fresh ids for damaged replicas may be asked for again.
+    pub(crate) renewal_at_ms: u64,
 }
 
 /// How far a clean stop has come.
@@ -36,6 +39,7 @@ impl Shard {
     pub(crate) fn keep_house(&mut self) {
         self.set_timer(self.now.mono_ms + UNLINK_EVERY_MS, Timer::Housekeeping);
         let now_ms = self.now.mono_ms;
+        self.ask_for_renewal();
         let due: Vec<GroupId> = self.partitions.keys().copied().collect();
         for group in &due {
             let job = self.partitions.get_mut(group).and_then(|partition| partition.files.tick(now_ms));
@@ -83,11 +87,22 @@ impl Shard {
 
     /// Proposes a log start that nobody waits for. [`crate::partition::Partition::trimming`] is set.
     pub(crate) fn propose_trim(&mut self, group: GroupId, start: KafkaOffset) {
+        if is_planted(Bug::TrimmedAlone) && group != GroupId::METADATA {
+            return self.trim_alone(group, start);
+        }
         let data = bytes::Bytes::copy_from_slice(&start.0.to_le_bytes());
         if self.driver.propose(group, Proposal { kind: EntryKind::LogStart, data }).is_err()
             && let Some(partition) = self.partitions.get_mut(&group)
         {
             partition.trimming = false;
+        }
+    }
+
+    /// What [`Bug::TrimmedAlone`] does.
+    fn trim_alone(&mut self, group: GroupId, start: KafkaOffset) {
+        if let Some(partition) = self.partitions.get_mut(&group) {
+            partition.trimming = false;
+            partition.log_start = start;
         }
     }
 
@@ -133,7 +148,9 @@ impl Shard {
     }
 
     fn jobs_are_done(&self) -> bool {
-        self.jobs.values().all(|owner| matches!(owner, JobOwner::Wal | JobOwner::Deleted))
+        self.jobs
+            .values()
+            .all(|owner| matches!(owner, JobOwner::Wal | JobOwner::Deleted | JobOwner::Buried(_)))
     }
 
     /// Whether a clean stop has ended.

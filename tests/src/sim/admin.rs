@@ -245,7 +245,9 @@ impl World {
         let view = snapshot.topic(name).cloned();
         match ask {
             AdminAsk::Create(name) => {
-                let Some(view) = view else { return Err(format!("{name} was made and is not there")) };
+                let Some(view) = view else {
+                    return Err(format!("{name} was made and is not on node {node}, which was asked"));
+                };
                 // Another node than the one that leads the metadata may hear of the leaders later.
                 let here = self.plan.nodes == 1;
                 if here && view.partitions.iter().any(|partition| partition.leader.is_none()) {
@@ -255,7 +257,7 @@ impl World {
             }
             AdminAsk::Delete(name, id) => {
                 if view.is_some_and(|view| view.id == *id) {
-                    return Err(format!("{name} was deleted and is there"));
+                    return Err(format!("{name} was deleted and is still on node {node}, which was asked"));
                 }
                 self.topic_went(name, *id);
                 Ok(())

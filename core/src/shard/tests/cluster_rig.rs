@@ -62,6 +62,13 @@ impl Cluster {
 
     /// As [`Cluster::new`], each node set up like this.
     pub(crate) fn with(setup: &Setup) -> Self {
+        let mut cluster = Self::start(setup);
+        cluster.leader(GroupId::METADATA);
+        cluster
+    }
+
+    /// As [`Cluster::with`], before anything has happened.
+    pub(crate) fn start(setup: &Setup) -> Self {
         let now = Now { mono_ms: 1_000_000, wall_ms: WALL_MS };
         let names: Vec<NodeId> = (1..=3).map(NodeId).collect();
         let start = |node: &NodeId| {
@@ -82,8 +89,20 @@ impl Cluster {
         for node in &names {
             cluster.links_up(*node);
         }
-        cluster.leader(GroupId::METADATA);
         cluster
+    }
+
+    /// A killed node starts again with an empty disk.
+    pub(crate) fn restart_wiped(&mut self, node: i32) {
+        assert!(self.down.remove(&NodeId(node)), "it was killed");
+        let place = node as usize - 1;
+        let killed = self.nodes.remove(place);
+        let disks = killed.setup.disks + 1;
+        let setup = Setup { fresh: true, disks, ..killed.setup };
+        let seed = 100 * disks + node as u64;
+        let wiped = Rig::start(Arc::new(SimDisk::new(seed)), setup, self.now, seed);
+        self.nodes.insert(place, wiped);
+        self.links_up(NodeId(node));
     }
 
     fn runs(&self, node: NodeId) -> bool {

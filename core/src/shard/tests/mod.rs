@@ -3,9 +3,11 @@
 mod acks;
 mod cluster;
 mod cluster_rig;
+mod contact;
 mod controller;
 mod elections;
 mod fetch;
+mod formation;
 mod groups;
 mod handover;
 mod hold;
