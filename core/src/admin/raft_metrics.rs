@@ -10,9 +10,12 @@ use super::inspect::Answers;
 use super::prometheus::{Figure, by_answer, by_shard, label};
 use crate::shard::report::{IncomingReport, LinkReport};
 
+type CountOf = fn(&DriverCounters) -> u64;
+type LinkOf = fn(&LinkReport) -> u64;
+
 /// Raft of all groups together, by shard: a series a group would be too many.
 pub(super) fn raft(families: &mut Families, view: &NodeView, answers: &Answers) {
-    let counters: [Figure<fn(&DriverCounters) -> u64>; 5] = [
+    let counters: [Figure<CountOf>; 5] = [
         ("chronik_raft_elections_total", "Elections begun here because the leader's node was lost.", |c| {
             c.elections_begun
         }),
@@ -55,7 +58,7 @@ pub(super) fn links(families: &mut Families, answers: &Answers) {
     for link in answers.reports.iter().flat_map(|report| &report.links) {
         by_node.entry(link.node.0).or_default().push(link);
     }
-    let gauges: [Figure<fn(&LinkReport) -> u64>; 2] = [
+    let gauges: [Figure<LinkOf>; 2] = [
         ("chronik_links_up", "Links of this node's shards to the other node that are up.", |l| {
             u64::from(l.is_up)
         }),
@@ -69,7 +72,7 @@ pub(super) fn links(families: &mut Families, answers: &Answers) {
             families.set(label("peer", node), links.iter().map(|link| figure(link)).sum::<u64>());
         }
     }
-    let counters: [Figure<fn(&LinkReport) -> u64>; 3] = [
+    let counters: [Figure<LinkOf>; 3] = [
         ("chronik_link_frames_out_total", "Frames sent to the other node.", |l| l.sent_frames),
         (
             "chronik_link_frames_dropped_total",
