@@ -50,6 +50,7 @@ pub(super) fn metrics(state: &State, view: &NodeView) -> Response {
     let mut families = Families::default();
     node(&mut families, state, view);
     shards(&mut families, view, &answers);
+    links(&mut families, view);
     wal(&mut families, view, &answers);
     requests(&mut families, view);
     traffic(&mut families, view);
@@ -165,6 +166,33 @@ fn shards(families: &mut Families, view: &NodeView, answers: &Answers) {
     by_answer(families, answers, |totals| totals.fetches as u64);
     families.gauge("chronik_file_jobs", "Jobs on files that helper threads have or will get.");
     by_answer(families, answers, |totals| totals.jobs as u64);
+}
+
+fn links(families: &mut Families, view: &NodeView) {
+    families.gauge("chronik_peer_links", "Links that the shard keeps to other nodes: one to each.");
+    by_shard(families, view, |metrics| &metrics.peers.links);
+    families.gauge("chronik_peer_links_up", "Those of them that can be sent on now.");
+    by_shard(families, view, |metrics| &metrics.peers.links_up);
+    families.counter("chronik_peer_connections_total", "Connections made to other nodes.");
+    by_shard(families, view, |metrics| &metrics.peers.connections);
+    families.counter("chronik_peer_sent_frames_total", "Frames sent to other nodes.");
+    by_shard(families, view, |metrics| &metrics.peers.sent_frames);
+    families.counter("chronik_peer_sent_bytes_total", "Bytes sent to other nodes.");
+    by_shard(families, view, |metrics| &metrics.peers.sent_bytes);
+    families.counter(
+        "chronik_peer_lost_frames_total",
+        "Frames to other nodes that were dropped because the link was down, full or broke; what matters is sent again.",
+    );
+    by_shard(families, view, |metrics| &metrics.peers.lost_frames);
+    families.counter("chronik_peer_received_frames_total", "Frames received from other nodes.");
+    by_shard(families, view, |metrics| &metrics.peers.received_frames);
+    families.counter("chronik_peer_malformed_frames_total", "Frames from other nodes that made no sense.");
+    by_shard(families, view, |metrics| &metrics.peers.malformed_frames);
+    families.counter(
+        "chronik_peer_paused_total",
+        "How often another node had to wait because this shard was behind.",
+    );
+    by_shard(families, view, |metrics| &metrics.peers.paused);
 }
 
 fn wal(families: &mut Families, view: &NodeView, answers: &Answers) {

@@ -22,10 +22,9 @@ use std::sync::{Arc, mpsc};
 
 use chronik_net::acceptor::Accepted;
 use chronik_net::peer::{
-    ClusterId, Frame, FrameSink, Identity, IncomingLinks, Link, LinkEvent, NotSentReason, PeerConfig,
-    PeerInfo, Registry, link,
+    ClusterId, DownReason, Frame, FrameSink, Identity, IncomingLinks, Link, LinkEvent, LinkStats,
+    NotSentReason, PeerConfig, PeerInfo, Registry,
 };
-use chronik_net::peer::{DownReason, listener::IncomingStats};
 use chronik_net::rt::mailbox::Receiver;
 use chronik_wal::types::{NodeId, PeerId, ShardId};
 
@@ -33,6 +32,7 @@ use self::members::Addresses;
 use super::Notice;
 use crate::metadata::command::Endpoint;
 use crate::metadata::snapshot::Snapshot;
+use crate::metrics::PeerMetrics;
 use crate::shard::Event;
 use crate::shard::message::{Message, PeerMessage, PeerOut};
 use crate::shard::router::{Inbound, Router};
@@ -77,12 +77,12 @@ impl PeerNetwork {
 }
 
 /// What was lost on the way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PeerStats {
+#[derive(Clone, Copy, Debug, Default)]
+struct PeerStats {
     /// Frames that were not sent: the link was down or full.
-    pub unsent_frames: u64,
+    unsent_frames: u64,
     /// Frames received that could not be understood.
-    pub malformed_frames: u64,
+    malformed_frames: u64,
 }
 
 /// What this shard has been told of a node.
@@ -115,6 +115,8 @@ pub struct Peers {
     /// What the links and members are of.
     adopted: RefCell<Option<Arc<Snapshot>>>,
     stats: Cell<PeerStats>,
+    /// What the links that are no more have counted.
+    ended: Cell<LinkStats>,
 }
 
 impl Peers {
@@ -137,6 +139,7 @@ impl Peers {
             addresses: RefCell::default(),
             adopted: RefCell::default(),
             stats: Cell::default(),
+            ended: Cell::default(),
         });
         if let Some(network) = &peers.network {
             let sink = Rc::new(Sink { peers: peers.own.clone() });
@@ -225,6 +228,9 @@ impl Peers {
             let stays = addresses.contains_key(node);
             if !stays {
                 outgoing.link.stop();
+                let mut ended = self.ended.get();
+                ended.add(&outgoing.link.stats());
+                self.ended.set(ended);
             }
             stays
         });
@@ -306,26 +312,23 @@ impl Peers {
         }
     }
 
-    /// Counters of the links that this shard dials.
-    #[must_use]
-    pub fn link_stats(&self) -> Vec<(NodeId, bool, link::LinkStats)> {
+    /// Brings the figures for the admin endpoint up to date.
+    pub fn report(&self, metrics: &PeerMetrics) {
         let outgoing = self.outgoing.borrow();
-        let each = outgoing
-            .iter()
-            .map(|(node, outgoing)| (*node, outgoing.link.shard_count().is_some(), outgoing.link.stats()));
-        each.collect()
-    }
-
-    /// Counters of the links that other nodes have dialled to this shard.
-    #[must_use]
-    pub fn incoming_stats(&self) -> IncomingStats {
-        self.incoming.borrow().as_ref().map_or_else(IncomingStats::default, |incoming| incoming.stats())
-    }
-
-    /// What was lost on the way.
-    #[must_use]
-    pub fn stats(&self) -> PeerStats {
-        self.stats.get()
+        let up = outgoing.values().filter(|outgoing| outgoing.link.shard_count().is_some()).count();
+        let mut sum = self.ended.get();
+        outgoing.values().for_each(|outgoing| sum.add(&outgoing.link.stats()));
+        let stats = self.stats.get();
+        let incoming = self.incoming.borrow().as_ref().map(|incoming| incoming.stats()).unwrap_or_default();
+        metrics.links_up.set(up as u64);
+        metrics.links.set(outgoing.len() as u64);
+        metrics.connections.set(sum.connections);
+        metrics.sent_frames.set(sum.sent_frames);
+        metrics.sent_bytes.set(sum.sent_bytes);
+        metrics.lost_frames.set(sum.lost_frames + stats.unsent_frames);
+        metrics.received_frames.set(incoming.received_frames);
+        metrics.malformed_frames.set(stats.malformed_frames);
+        metrics.paused.set(incoming.paused);
     }
 
     fn count(&self, change: impl FnOnce(&mut PeerStats)) {

@@ -247,6 +247,7 @@ impl Pump {
         let safety = safety::stats();
         metrics.safety_wakes.set(safety.rescues);
         metrics.safety_late_us.set(safety.worst_tick_late_ns / 1_000);
+        self.peers.report(&metrics.peers);
         // Whoever asked may have given up.
         let _ = inquiry.answer.send(self.shard.report(&inquiry.scope));
     }
