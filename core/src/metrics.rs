@@ -112,31 +112,8 @@ pub struct ShardMetrics {
     pub leadership_changes: Counter,
     /// Fetch sessions of this shard's connections now.
     pub fetch_sessions: Counter,
-    /// Links to and from other nodes; as of the last inquiry.
-    pub peers: PeerMetrics,
-}
-
-/// The counters of a shard's links with other nodes, as of the last inquiry.
-#[derive(Debug, Default)]
-pub struct PeerMetrics {
-    /// Nodes that this shard can send to now.
-    pub links_up: Counter,
-    /// Nodes that it would like to send to.
-    pub links: Counter,
-    /// Connections that were made to other nodes.
-    pub connections: Counter,
-    /// Frames sent.
-    pub sent_frames: Counter,
-    /// Bytes sent.
-    pub sent_bytes: Counter,
-    /// Frames that were dropped because a link was down, full or broke.
-    pub lost_frames: Counter,
-    /// Frames received.
-    pub received_frames: Counter,
-    /// Frames received that could not be understood.
-    pub malformed_frames: Counter,
-    /// How often a connection had to wait because this node was behind.
-    pub paused: Counter,
+    /// Bytes of entries read from files for followers that lag, since the start.
+    pub catch_up_bytes: Counter,
 }
 
 impl Default for ShardMetrics {
@@ -157,7 +134,7 @@ impl Default for ShardMetrics {
             safety_late_us: Counter::default(),
             leadership_changes: Counter::default(),
             fetch_sessions: Counter::default(),
-            peers: PeerMetrics::default(),
+            catch_up_bytes: Counter::default(),
         }
     }
 }

@@ -11,6 +11,7 @@ use chronik_core::metadata::{command, image};
 use chronik_net::codec::{
     ApiKey, FetchResponse, MetadataResponse, ProduceResponse, check_request, decode_request_slice,
 };
+use chronik_raft::frames;
 use chronik_wal::batch::{self, ProduceLimits};
 use chronik_wal::compress::{Compression, DecompressCaps, decompress};
 use chronik_wal::disk::{Disk, SimDisk};
@@ -31,7 +32,7 @@ const CAPS: DecompressCaps = DecompressCaps { bytes_max: 1 << 20, ratio_max: 1 <
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets. The names are those of the binaries in `tests/fuzz`.
-pub const TARGETS: [Target; 15] = [
+pub const TARGETS: [Target; 16] = [
     ("request", request),
     ("shape", shape),
     ("produce_response", produce_response),
@@ -47,6 +48,7 @@ pub const TARGETS: [Target; 15] = [
     ("wal", wal_image),
     ("partition", partition_files),
     ("identity", node_identity),
+    ("raft_frame", raft_frame),
 ];
 
 /// Runs the body of this name.
@@ -263,5 +265,23 @@ pub fn node_identity(data: &[u8]) {
     disk.plant(&identity_path(Path::new("/data")), data.to_vec());
     if let Ok(Some(identity)) = Identity::load(&disk, Path::new("/data"), NodeId(1)) {
         assert!(identity.shards > 0);
+    }
+}
+
+/// A frame of a peer link that claims to be Raft's: 24 fixed bytes, then parts, each after its length (two bytes).
+pub fn raft_frame(data: &[u8]) {
+    let Some((small, mut rest)) = data.split_first_chunk::<24>() else { return };
+    let mut parts = Vec::new();
+    while let Some((length, after)) = rest.split_first_chunk::<2>() {
+        let bytes = usize::from(u16::from_le_bytes(*length)).min(after.len());
+        parts.push(bytes::Bytes::copy_from_slice(&after[..bytes]));
+        rest = &after[bytes..];
+    }
+    if let Ok(heartbeats) = frames::decode_heartbeats(small, &parts) {
+        assert!(heartbeats.len() <= frames::HEARTBEATS_MAX);
+    }
+    if let Ok(message) = frames::decode(GroupId(1), small, parts) {
+        let again = frames::encode(message.clone());
+        assert_eq!(frames::decode(GroupId(1), &again.small, again.parts), Ok(message));
     }
 }

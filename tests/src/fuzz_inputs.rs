@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use chronik_core::metadata::{command, image, state::MetadataState};
 use chronik_net::codec::ApiKey;
+use chronik_raft::eraftpb::{ConfState, Entry, Message, MessageType};
+use chronik_raft::frames;
 use chronik_wal::compress::{Compression, CompressionLevels, compress_into};
 use chronik_wal::disk::SimDisk;
 use chronik_wal::entry::{EntryKind, GroupState, LogEntry, LogSink, LogStart};
@@ -51,6 +53,7 @@ pub fn inputs(target: &str) -> Vec<Vec<u8>> {
         "wal" => vec![wal()],
         "partition" => vec![partition()],
         "identity" => vec![identity()],
+        "raft_frame" => raft_frames(),
         target => panic!("no inputs for {target}"),
     }
 }
@@ -237,4 +240,31 @@ fn identity() -> Vec<u8> {
     let data = Path::new("/data");
     Identity::new(NodeId(1), [7; 16], 2).store(&disk, data).expect("a disk without faults");
     disk.contents(&identity_path(data)).expect("it was just written")
+}
+
+/// An append, a snapshot, an answer and heartbeats.
+fn raft_frames() -> Vec<Vec<u8>> {
+    let mut append = Message::default();
+    append.set_msg_type(MessageType::MsgAppend);
+    (append.from, append.to, append.term, append.index) = (1, 2, 3, 4);
+    let mut entry = Entry::default();
+    (entry.index, entry.term, entry.data) = (5, 3, batch(0, Compression::None));
+    append.set_entries(vec![entry.clone(), Entry::default(), entry].into());
+    let mut snapshot = Message::default();
+    snapshot.set_msg_type(MessageType::MsgSnapshot);
+    snapshot.mut_snapshot().mut_metadata().set_conf_state(ConfState::from((vec![1, 2], vec![3])));
+    snapshot.mut_snapshot().data = Bytes::from_static(b"state");
+    let mut answer = Message::default();
+    answer.set_msg_type(MessageType::MsgHeartbeatResponse);
+    let heartbeats = frames::encode_heartbeats(&[(GroupId(1), answer.clone()), (GroupId(2), answer.clone())]);
+    let frames = [append, snapshot, answer].map(frames::encode).into_iter().chain(heartbeats);
+    let flat = |frame: frames::Encoded| {
+        let mut bytes = frame.small.to_vec();
+        for part in &frame.parts {
+            bytes.extend_from_slice(&u16::try_from(part.len()).expect("small parts").to_le_bytes());
+            bytes.extend_from_slice(part);
+        }
+        bytes
+    };
+    frames.map(flat).collect()
 }

@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 /// How long a broker may look for its controller after a start.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a broker may take for a topic.
+const CREATE_TIMEOUT_MS: i32 = 60_000;
+
 /// Asks for a topic and gives the error code of the answer, 0 for success. NOT_CONTROLLER is waited out, as every client does.
 pub fn create_code(
     connection: &mut Connection,
@@ -17,7 +20,7 @@ pub fn create_code(
     partitions: i32,
     configs: &[(&str, &str)],
 ) -> i16 {
-    create_replicated_code(connection, name, partitions, 1, configs)
+    create_code_within(connection, name, partitions, 1, configs, CREATE_TIMEOUT_MS)
 }
 
 /// The same for a topic of `replicas`; −1 for the broker's default.
@@ -28,6 +31,18 @@ pub fn create_replicated_code(
     replicas: i16,
     configs: &[(&str, &str)],
 ) -> i16 {
+    create_code_within(connection, name, partitions, replicas, configs, CREATE_TIMEOUT_MS)
+}
+
+/// The same, where the broker may take at most `timeout_ms`.
+pub fn create_code_within(
+    connection: &mut Connection,
+    name: &str,
+    partitions: i32,
+    replicas: i16,
+    configs: &[(&str, &str)],
+    timeout_ms: i32,
+) -> i16 {
     let config = |(name, value): &(&str, &str)| {
         CreatableTopicConfig::default().with_name(text(name)).with_value(Some(text(value)))
     };
@@ -36,7 +51,7 @@ pub fn create_replicated_code(
         .with_num_partitions(partitions)
         .with_replication_factor(replicas)
         .with_configs(configs.iter().map(config).collect());
-    let request = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(60_000);
+    let request = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(timeout_ms);
     let deadline = Instant::now() + SETTLE_TIMEOUT;
     loop {
         let answer: CreateTopicsResponse =

@@ -9,7 +9,7 @@ use chronik_net::codec::ErrorCode;
 use chronik_tests::cluster::view::View;
 use chronik_tests::cluster::{Cluster, Options};
 use chronik_tests::records::{batch, read_all};
-use chronik_tests::topics::create_replicated_code;
+use chronik_tests::topics::{create_code_within, create_replicated_code};
 use chronik_tests::wire::Connection;
 use chronik_tests::{lock, report};
 use std::time::{Duration, Instant};
@@ -63,7 +63,7 @@ fn nothing_is_placed_before_all_are_registered() {
         if let Ok(mut connection) = Connection::try_open(&cluster.address(id)) {
             let view = View::of(&cluster.address(id)).expect("Metadata is answered");
             assert!(view.topics.is_empty() && view.brokers.len() < 3, "{view:?}");
-            let code = create_replicated_code(&mut connection, "too-early", 1, 3, &[]);
+            let code = create_code_within(&mut connection, "too-early", 1, 3, &[], 1000);
             assert_ne!(code, 0, "nothing can be placed on {id} of three nodes");
         }
     }

@@ -34,6 +34,7 @@ pub mod frame;
 pub mod identity;
 pub mod lock;
 pub mod partition;
+pub mod planted;
 pub mod producer_state;
 pub mod records;
 pub mod recovery;

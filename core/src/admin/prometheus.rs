@@ -14,7 +14,7 @@ use super::collector::{Families, Labels};
 use super::inspect::{Answers, Watermarks, inspect};
 use super::process::{Process, disk};
 use super::request::Response;
-use super::{NodeView, State};
+use super::{NodeView, State, raft_metrics};
 use crate::coordinator::report::GroupReport;
 use crate::metrics::{Counter, ShardMetrics};
 use crate::shard::report::{GroupPage, PartitionPage, PartitionReport, ReportScope, Totals};
@@ -35,7 +35,7 @@ const GROUP_STATES: [&str; 5] = ["Empty", "PreparingRebalance", "CompletingRebal
 const ALWAYS_TIMED: [ApiKey; 2] = [ApiKey::Produce, ApiKey::Fetch];
 
 /// A family: its name, its help, and where its value is found.
-type Figure<Read> = (&'static str, &'static str, Read);
+pub(super) type Figure<Read> = (&'static str, &'static str, Read);
 type CounterOf = fn(&ShardMetrics) -> &Counter;
 type TotalOf = fn(&Totals) -> usize;
 type PartitionFigure = fn(&PartitionReport) -> i64;
@@ -50,11 +50,12 @@ pub(super) fn metrics(state: &State, view: &NodeView) -> Response {
     let mut families = Families::default();
     node(&mut families, state, view);
     shards(&mut families, view, &answers);
-    links(&mut families, view);
     wal(&mut families, view, &answers);
     requests(&mut families, view);
     traffic(&mut families, view);
     cluster(&mut families, view, &answers);
+    raft_metrics::raft(&mut families, view, &answers);
+    raft_metrics::links(&mut families, &answers);
     let partitions_left_out = partitions(&mut families, &answers);
     let (groups_left_out, offsets_left_out) = groups(&mut families, view, &answers);
     families
@@ -71,7 +72,7 @@ pub(super) fn metrics(state: &State, view: &NodeView) -> Response {
     }
 }
 
-fn label(name: &'static str, value: impl ToString) -> Labels {
+pub(super) fn label(name: &'static str, value: impl ToString) -> Labels {
     vec![(name, value.to_string())]
 }
 
@@ -110,7 +111,11 @@ fn node(families: &mut Families, state: &State, view: &NodeView) {
 }
 
 /// One sample a shard, from a counter.
-fn by_shard(families: &mut Families, view: &NodeView, counter: impl Fn(&ShardMetrics) -> &Counter) {
+pub(super) fn by_shard(
+    families: &mut Families,
+    view: &NodeView,
+    counter: impl Fn(&ShardMetrics) -> &Counter,
+) {
     for (number, metrics) in view.metrics.iter().enumerate() {
         families.set(label("shard", number), counter(metrics).get());
     }
@@ -124,7 +129,7 @@ fn seconds_by_shard(families: &mut Families, view: &NodeView, counter: impl Fn(&
 }
 
 /// One sample a shard, from what it answered.
-fn by_answer(families: &mut Families, answers: &Answers, value: impl Fn(&Totals) -> u64) {
+pub(super) fn by_answer(families: &mut Families, answers: &Answers, value: impl Fn(&Totals) -> u64) {
     for report in &answers.reports {
         families.set(label("shard", report.shard.0), value(&report.totals));
     }
@@ -166,33 +171,6 @@ fn shards(families: &mut Families, view: &NodeView, answers: &Answers) {
     by_answer(families, answers, |totals| totals.fetches as u64);
     families.gauge("chronik_file_jobs", "Jobs on files that helper threads have or will get.");
     by_answer(families, answers, |totals| totals.jobs as u64);
-}
-
-fn links(families: &mut Families, view: &NodeView) {
-    families.gauge("chronik_peer_links", "Links that the shard keeps to other nodes: one to each.");
-    by_shard(families, view, |metrics| &metrics.peers.links);
-    families.gauge("chronik_peer_links_up", "Those of them that can be sent on now.");
-    by_shard(families, view, |metrics| &metrics.peers.links_up);
-    families.counter("chronik_peer_connections_total", "Connections made to other nodes.");
-    by_shard(families, view, |metrics| &metrics.peers.connections);
-    families.counter("chronik_peer_sent_frames_total", "Frames sent to other nodes.");
-    by_shard(families, view, |metrics| &metrics.peers.sent_frames);
-    families.counter("chronik_peer_sent_bytes_total", "Bytes sent to other nodes.");
-    by_shard(families, view, |metrics| &metrics.peers.sent_bytes);
-    families.counter(
-        "chronik_peer_lost_frames_total",
-        "Frames to other nodes that were dropped because the link was down, full or broke; what matters is sent again.",
-    );
-    by_shard(families, view, |metrics| &metrics.peers.lost_frames);
-    families.counter("chronik_peer_received_frames_total", "Frames received from other nodes.");
-    by_shard(families, view, |metrics| &metrics.peers.received_frames);
-    families.counter("chronik_peer_malformed_frames_total", "Frames from other nodes that made no sense.");
-    by_shard(families, view, |metrics| &metrics.peers.malformed_frames);
-    families.counter(
-        "chronik_peer_paused_total",
-        "How often another node had to wait because this shard was behind.",
-    );
-    by_shard(families, view, |metrics| &metrics.peers.paused);
 }
 
 fn wal(families: &mut Families, view: &NodeView, answers: &Answers) {
@@ -280,7 +258,10 @@ fn cluster(families: &mut Families, view: &NodeView, answers: &Answers) {
     let all = |figure: fn(&Totals) -> usize| {
         answers.reports.iter().map(|report| figure(&report.totals)).sum::<usize>()
     };
-    let gauges: [Figure<TotalOf>; 6] = [
+    families
+        .gauge("chronik_fenced_brokers", "Registered brokers that cannot be reached, as this node knows.")
+        .set(vec![], snapshot.fenced.len());
+    let gauges: [Figure<TotalOf>; 8] = [
         ("chronik_partitions", "Partition replicas on this node.", |t| t.partitions),
         ("chronik_leaders", "Partitions led by this node.", |t| t.leaders),
         ("chronik_offline_partitions", "Replicas here without a leader, damaged ones included.", |t| {
@@ -292,6 +273,10 @@ fn cluster(families: &mut Families, view: &NodeView, answers: &Answers) {
         ("chronik_under_min_isr_partitions", "Partitions led here below min.insync.replicas.", |t| {
             t.under_min_isr
         }),
+        ("chronik_reassigning_partitions", "Partitions led here whose replicas are being moved.", |t| {
+            t.moving
+        }),
+        ("chronik_resting_groups", "Raft groups here that are at rest: nothing is in flight.", |t| t.resting),
         ("chronik_coordinators_loading", "Group coordinators that still read their log.", |t| {
             t.coordinators_loading
         }),

@@ -44,6 +44,8 @@ pub struct BrokerConfig {
     pub producer_id_expiration_ms: i32,
     pub log_retention_check_interval_ms: i64,
     pub replica_lag_time_max_ms: i64,
+    pub auto_leader_rebalance_enable: bool,
+    pub leader_imbalance_check_interval_seconds: i64,
 }
 
 impl BrokerConfig {
@@ -89,6 +91,8 @@ impl BrokerConfig {
             producer_id_expiration_ms: int("producer.id.expiration.ms"),
             log_retention_check_interval_ms: long("log.retention.check.interval.ms"),
             replica_lag_time_max_ms: long("replica.lag.time.max.ms"),
+            auto_leader_rebalance_enable: boolean("auto.leader.rebalance.enable"),
+            leader_imbalance_check_interval_seconds: long("leader.imbalance.check.interval.seconds"),
         }
     }
 }

@@ -24,7 +24,7 @@ use kafka_protocol::ResponseError;
 
 use super::metadata::{MetadataAnswer, MetadataQuery, TopicKey, TopicSelection, metadata};
 use super::service::Broker;
-use super::{cluster, configs, find_coordinator, topic_partitions};
+use super::{cluster, configs, elections, find_coordinator, topic_partitions};
 use crate::metadata::controller::AdminResponse;
 use crate::metadata::names::CONSUMER_OFFSETS;
 use crate::shard::controller::{AdminReply, AdminRequest};
@@ -67,6 +67,7 @@ pub async fn answer(
         Request::ListPartitionReassignments(request) => {
             Response::ListPartitionReassignments(cluster::list_reassignments(&snapshot, &request))
         }
+        Request::ElectLeaders(request) => elections::elect(&broker, request).await,
         request => change(&broker, version, request).await?,
     })
 }

@@ -8,6 +8,7 @@ pub mod admin;
 pub mod cluster;
 pub mod configs;
 pub mod dispatch;
+pub mod elections;
 pub mod fetch;
 pub mod fetch_session;
 pub mod find_coordinator;

@@ -27,16 +27,16 @@ use crate::metadata::command::{Command, ConfigScope, Endpoint, PartitionPlacemen
 use crate::metadata::snapshot::SnapshotBuilder;
 use crate::metadata::state::MetadataState;
 
-const LISTENER: &str = "PLAINTEXT";
+pub(super) const LISTENER: &str = "PLAINTEXT";
 
 /// Three brokers; broker 3 has no INTERNAL listener. Topics made by `topic`.
-struct World {
-    state: MetadataState,
-    builder: SnapshotBuilder,
+pub(super) struct World {
+    pub(super) state: MetadataState,
+    pub(super) builder: SnapshotBuilder,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let fixed = ConfigMap::from([("num.partitions".to_owned(), "4".to_owned())]);
         let mut world =
             Self { state: MetadataState::default(), builder: SnapshotBuilder::new(NodeId(1), 2, fixed) };
@@ -59,12 +59,12 @@ impl World {
         world
     }
 
-    fn apply(&mut self, command: &Command) {
+    pub(super) fn apply(&mut self, command: &Command) {
         let change = self.state.apply(command).unwrap();
         self.builder.apply(&change, &self.state);
     }
 
-    fn topic(&mut self, id: u128, name: &str, partitions: u64) {
+    pub(super) fn topic(&mut self, id: u128, name: &str, partitions: u64) {
         let (group, peer) = self.state.next_ids();
         let replica = |number: u64, node: i32| Replica {
             node: NodeId(node),

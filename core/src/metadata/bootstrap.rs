@@ -6,23 +6,24 @@
 //!   one is a member and counts me, by this directory, among the founders  ─▶ Form  (voter under the id it names)
 //!   one is a member and has me as a joiner                                ─▶ Join  (no vote until the log says so)
 //!   one is a member and does not know me                                  ─▶ Register, through it
-//!   all of the list have been heard of late, all fresh, all with this very list ─▶ Form
+//!   all of the list have been heard of late, all fresh, all with this very list, and all know all the others by the
+//!   directories that I know them by                                       ─▶ Form
 //!   anything else                                                         ─▶ Wait or Obstructed, and say why
 //! ```
 //! Pure; lives on shard 0 until group 0 exists there. Nothing is kept over a restart but group 0 itself: before that is durable
 //! a node has promised nothing, and after it the node is a member.
 //!
-//! Why two different clusters cannot arise: who forms has heard all of the list say that they are fresh and have the same
-//! list, so that any two who form have named the same nodes with the same directories; a node whose disk was
-//! exchanged on the way has another directory, is not the one that they mean, and can only register.
+//! Why two different clusters cannot arise: who forms has heard from each node of the list that it is fresh and means the very
+//! same directories. Should a disk be exchanged after some have formed, a cluster with the new directory would need the
+//! word of one of these that it knows the new directory while it is fresh, and it is fresh no more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chronik_wal::types::{NodeId, PeerId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::command::{MetadataReplica, uuid_text};
+use super::command::{Endpoint, MetadataReplica, uuid_text};
 use super::state::MetadataReplicas;
 
 /// How often the others are asked.
@@ -30,6 +31,9 @@ pub const ASK_EVERY_MS: u64 = 200;
 
 /// What was heard longer ago does not count: the node may have another disk by now.
 const HEARD_LATE_MS: u64 = 3_000;
+
+/// Members remembered from what others say: more than any cluster has.
+const NAMED_MAX: usize = 64;
 
 /// How a node stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +47,16 @@ pub struct Hello {
     pub standing: Standing,
 }
 
+/// A node with the data directory that it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Founder {
+    /// The node.
+    pub node: NodeId,
+    /// Its data directory.
+    #[serde(with = "uuid_text")]
+    pub directory: Uuid,
+}
+
 /// Whether a node has metadata.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -51,6 +65,8 @@ pub enum Standing {
     Fresh {
         /// The nodes that it is to form a cluster with, itself included, sorted.
         peers: Vec<NodeId>,
+        /// Those of them that it knows to be fresh, itself included, in the same order.
+        known: Vec<Founder>,
     },
     /// It has a replica of the metadata group.
     Member {
@@ -60,6 +76,9 @@ pub enum Standing {
         replicas: MetadataReplicas,
         /// The leader of the metadata group, if it knows one.
         leader: Option<NodeId>,
+        /// Where the brokers are to be reached: the file of the one who asks may name but one of them.
+        #[serde(default)]
+        addresses: Vec<(NodeId, Endpoint)>,
     },
 }
 
@@ -97,6 +116,8 @@ pub struct Bootstrap {
     node: NodeId,
     directory: Uuid,
     peers: Vec<NodeId>,
+    /// Members of a cluster that others have named.
+    named: BTreeSet<NodeId>,
     /// What the others said last, and when.
     heard: BTreeMap<NodeId, (u64, Hello)>,
 }
@@ -108,27 +129,45 @@ impl Bootstrap {
         peers.push(node);
         peers.sort_unstable();
         peers.dedup();
-        Self { node, directory, peers, heard: BTreeMap::new() }
+        Self { node, directory, peers, named: BTreeSet::new(), heard: BTreeMap::new() }
     }
 
     /// How this node stands.
     #[must_use]
-    pub fn hello(&self) -> Hello {
-        let standing = Standing::Fresh { peers: self.peers.clone() };
+    pub fn hello(&self, now_ms: u64) -> Hello {
+        let mut known = vec![Founder { node: self.node, directory: self.directory }];
+        for hello in self.heard_lately(now_ms).filter(|hello| self.peers.contains(&hello.node)) {
+            if let Standing::Fresh { .. } = hello.standing {
+                known.push(Founder { node: hello.node, directory: hello.directory });
+            }
+        }
+        known.sort_unstable();
+        let standing = Standing::Fresh { peers: self.peers.clone(), known };
         Hello { node: self.node, directory: self.directory, standing }
     }
 
     /// The nodes to ask.
-    pub fn others(&self) -> impl Iterator<Item = NodeId> {
-        self.peers.iter().copied().filter(|peer| *peer != self.node)
+    #[must_use]
+    pub fn others(&self) -> BTreeSet<NodeId> {
+        let all = self.peers.iter().chain(&self.named).copied();
+        all.filter(|peer| *peer != self.node).collect()
     }
 
     /// A node says how it stands.
     pub fn heard(&mut self, from: NodeId, hello: Hello, now_ms: u64) {
         // Whoever speaks for another node is not believed.
         if hello.node == from && from != self.node {
+            if let Standing::Member { addresses, .. } = &hello.standing {
+                let room = NAMED_MAX.saturating_sub(self.named.len());
+                self.named.extend(addresses.iter().map(|(node, _)| *node).take(room));
+            }
             self.heard.insert(from, (now_ms, hello));
         }
+    }
+
+    fn heard_lately(&self, now_ms: u64) -> impl Iterator<Item = &Hello> {
+        let late = move |at_ms: u64| at_ms + HEARD_LATE_MS < now_ms;
+        self.heard.values().filter(move |(at_ms, _)| !late(*at_ms)).map(|(_, hello)| hello)
     }
 
     /// A node cannot be reached: it may come back as another.
@@ -139,9 +178,7 @@ impl Bootstrap {
     /// What is to be done now.
     #[must_use]
     pub fn decide(&self, now_ms: u64) -> Decision {
-        let late = |at_ms: u64| at_ms + HEARD_LATE_MS < now_ms;
-        let heard = self.heard.values().filter(|(at_ms, _)| !late(*at_ms)).map(|(_, hello)| hello);
-        let heard: Vec<&Hello> = heard.collect();
+        let heard: Vec<&Hello> = self.heard_lately(now_ms).collect();
         if let Some(other) = heard.iter().find(|hello| hello.directory == self.directory) {
             return Decision::Obstructed(format!(
                 "node {} has a copy of this node's data directory (meta.properties names the same directory.id): empty \
@@ -157,7 +194,7 @@ impl Bootstrap {
         let members: Vec<(&Option<String>, &MetadataReplicas, Option<NodeId>, NodeId)> = heard
             .iter()
             .filter_map(|hello| match &hello.standing {
-                Standing::Member { cluster_id, replicas, leader } => {
+                Standing::Member { cluster_id, replicas, leader, .. } => {
                     Some((cluster_id, replicas, *leader, hello.node))
                 }
                 Standing::Fresh { .. } => None,
@@ -191,20 +228,19 @@ impl Bootstrap {
 
     /// Forms a cluster, if everybody is there, fresh, and of the same mind.
     fn form(&self, heard: &[&Hello]) -> Decision {
-        let mut founders = vec![(self.node, self.directory)];
-        for peer in self.others() {
+        let mut founders = vec![Founder { node: self.node, directory: self.directory }];
+        let others = || self.peers.iter().copied().filter(|peer| *peer != self.node);
+        let mut views = Vec::new();
+        for peer in others() {
             let Some(hello) = heard.iter().find(|hello| hello.node == peer) else {
-                let missing: Vec<String> = self
-                    .others()
-                    .filter(|peer| !heard.iter().any(|hello| hello.node == *peer))
-                    .map(|peer| peer.to_string())
-                    .collect();
+                let silent = |peer: &NodeId| !heard.iter().any(|hello| hello.node == *peer);
+                let missing: Vec<String> = others().filter(silent).map(|peer| peer.to_string()).collect();
                 return Decision::Wait(format!(
                     "the cluster forms once all of its nodes are up; not heard of yet: node {}",
                     missing.join(", ")
                 ));
             };
-            let Standing::Fresh { peers } = &hello.standing else {
+            let Standing::Fresh { peers, known } = &hello.standing else {
                 unreachable!("members are looked at first")
             };
             if *peers != self.peers {
@@ -215,11 +251,16 @@ impl Bootstrap {
                     list(&self.peers)
                 ));
             }
-            founders.push((peer, hello.directory));
+            founders.push(Founder { node: peer, directory: hello.directory });
+            views.push(known);
         }
         founders.sort_unstable();
-        let founder = |(peer, (node, directory))| MetadataReplica { node, peer: PeerId(peer), directory };
-        let founders: Vec<MetadataReplica> = (1..).zip(founders).map(founder).collect();
+        if views.iter().any(|known| **known != founders) {
+            return Decision::Wait("the nodes of the cluster are finding each other".to_owned());
+        }
+        let member =
+            |(peer, Founder { node, directory })| MetadataReplica { node, peer: PeerId(peer), directory };
+        let founders: Vec<MetadataReplica> = (1..).zip(founders).map(member).collect();
         let own = founders.iter().find(|founder| founder.node == self.node);
         Decision::Form { peer: own.expect("this node is in its list").peer, founders }
     }

@@ -31,6 +31,7 @@ use super::snapshot::Snapshot;
 use super::state::{Broker, MetadataState};
 
 pub mod configs;
+pub mod members;
 pub mod partitions;
 pub mod reassign;
 pub mod topics;
@@ -143,32 +144,6 @@ impl Controller {
                 listeners: broker.listeners.clone(),
                 raft: broker.raft.clone(),
             });
-        }
-        self.finish(commands, (), Vec::new())
-    }
-
-    /// The leader of a partition has brought Raft to these members; of no consequence when they are not the target any more.
-    pub fn plan_completed_placement(&mut self, topic: &Uuid, number: i32, reached: &[Replica]) -> Plan<()> {
-        let found = self.speculative.topic_by_id(topic);
-        let partition = found.and_then(|topic| topic.partitions.get(usize::try_from(number).ok()?));
-        let target =
-            partition.filter(|partition| partition.is_reassigning()).map(|partition| partition.target());
-        let mut commands = Vec::new();
-        if target.is_some_and(|target| {
-            target.len() == reached.len() && target.iter().all(|replica| reached.contains(replica))
-        }) {
-            let (id, partition, replicas) = (*topic, number, reached.to_vec());
-            commands.push(Command::CompletePlacement { id, partition, replicas });
-        }
-        self.finish(commands, (), Vec::new())
-    }
-
-    /// Raft has brought the metadata group to its target.
-    pub fn plan_completed_metadata_placement(&mut self) -> Plan<()> {
-        let members = self.speculative.metadata_replicas();
-        let mut commands = Vec::new();
-        if !members.is_complete() {
-            commands.push(Command::CompleteMetadataPlacement { replicas: members.target() });
         }
         self.finish(commands, (), Vec::new())
     }

@@ -5,7 +5,7 @@
 //! refused (SAFETY.md, rule 25). Pure.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use chronik_wal::types::{NodeId, RaftIndex};
+use chronik_wal::types::{GroupId, NodeId, RaftIndex};
 use kafka_protocol::ResponseError;
 use kafka_protocol::protocol::{Decodable, Encodable};
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::admin::{AdminReply, AdminRequest};
 use super::bootstrap::Hello;
-use super::command::{Replica, RequestId, uuid_text};
+use super::command::{Endpoint, Replica, RequestId, uuid_text};
 use super::state::Broker;
 
 /// The newest version that this build reads, and the one it writes.
@@ -47,7 +47,15 @@ pub enum ForwardError {
 #[derive(Clone, Debug)]
 pub enum Ask {
     /// How do you stand? Asked by nodes that have no metadata yet.
-    Hello,
+    Hello {
+        /// Where the asker can be reached: the other node may have never heard of it.
+        raft: Option<Endpoint>,
+    },
+    /// Hand over what you lead of these groups, each to this node. Not answered.
+    Transfer {
+        /// The groups, and to whom.
+        transfers: Vec<(GroupId, NodeId)>,
+    },
     /// Do this, if you lead the metadata group.
     Request {
         /// Tells a retry from a new one.
@@ -93,7 +101,8 @@ struct VersionIn {
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum AskHead {
-    Hello,
+    Hello { raft: Option<Endpoint> },
+    Transfer { transfers: Vec<(GroupId, NodeId)> },
     Request { id: RequestId, timeout_ms: u32, request: RequestHead },
 }
 
@@ -129,6 +138,12 @@ enum RequestHead {
         partition: i32,
         replicas: Vec<Replica>,
     },
+    RenewReplica {
+        #[serde(with = "uuid_text")]
+        topic: Uuid,
+        partition: i32,
+        replica: Replica,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -158,7 +173,8 @@ const DESCRIBE_QUORUM: (i16, i16) = (55, 2);
 pub fn encode_ask(ask: &Ask) -> Bytes {
     let mut message = BytesMut::new();
     let head = match ask {
-        Ask::Hello => AskHead::Hello,
+        Ask::Hello { raft } => AskHead::Hello { raft: raft.clone() },
+        Ask::Transfer { transfers } => AskHead::Transfer { transfers: transfers.clone() },
         Ask::Request { id, timeout_ms, request } => AskHead::Request {
             id: *id,
             timeout_ms: *timeout_ms,
@@ -175,7 +191,8 @@ pub fn encode_ask(ask: &Ask) -> Bytes {
 pub fn decode_ask(bytes: &Bytes) -> Result<Ask, ForwardError> {
     let (head, mut message) = split(bytes)?;
     Ok(match head {
-        AskHead::Hello => Ask::Hello,
+        AskHead::Hello { raft } => Ask::Hello { raft },
+        AskHead::Transfer { transfers } => Ask::Transfer { transfers },
         AskHead::Request { id, timeout_ms, request } => {
             Ask::Request { id, timeout_ms, request: request_of(request, &mut message)? }
         }
@@ -235,6 +252,10 @@ fn request_head(request: &AdminRequest, out: &mut BytesMut) -> RequestHead {
             let (topic, partition, replicas) = (*topic, *partition, replicas.clone());
             return RequestHead::CompletePlacement { topic, partition, replicas };
         }
+        AdminRequest::RenewReplica { topic, partition, replica } => {
+            let (topic, partition, replica) = (*topic, *partition, *replica);
+            return RequestHead::RenewReplica { topic, partition, replica };
+        }
     };
     RequestHead::Kafka { key, api_version }
 }
@@ -247,6 +268,9 @@ fn request_of(head: RequestHead, message: &mut Bytes) -> Result<AdminRequest, Fo
         RequestHead::Register { node, broker } => return Ok(AdminRequest::Register(node, broker)),
         RequestHead::CompletePlacement { topic, partition, replicas } => {
             return Ok(AdminRequest::CompletePlacement { topic, partition, replicas });
+        }
+        RequestHead::RenewReplica { topic, partition, replica } => {
+            return Ok(AdminRequest::RenewReplica { topic, partition, replica });
         }
     };
     let kind = (key, version);

@@ -21,6 +21,9 @@ use crate::config::broker::BrokerConfig;
 use crate::config::layers::{BrokerLayers, ConfigMap};
 use crate::config::topic::TopicConfig;
 
+/// Fresh nodes that are remembered: more do not come at once.
+const GUESTS_MAX: usize = 64;
+
 /// Who leads a partition, as far as this node knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Leader {
@@ -126,6 +129,8 @@ pub struct Snapshot {
     pub brokers: Arc<BTreeMap<NodeId, Broker>>,
     /// Brokers that are registered but cannot be reached: not listed, given no partitions.
     pub fenced: Arc<BTreeSet<NodeId>>,
+    /// Where fresh nodes that ask to be let in are to be reached: their answers go there.
+    pub guests: Arc<BTreeMap<NodeId, Endpoint>>,
     /// The topics by name.
     pub topics: ChunkMap<Arc<str>, Arc<TopicView>>,
     /// The names by id.
@@ -207,6 +212,7 @@ impl SnapshotBuilder {
             controller: None,
             brokers: Arc::default(),
             fenced: Arc::default(),
+            guests: Arc::default(),
             topics: ChunkMap::default(),
             names: ChunkMap::default(),
             config: Arc::new(BrokerConfig::resolve(&layers)),
@@ -247,9 +253,13 @@ impl SnapshotBuilder {
         self.dirty = true;
         match change {
             Change::ClusterId(id) => self.working.cluster_id = Some(Arc::clone(id)),
-            Change::BrokerRegistered(_) => self.working.brokers = Arc::clone(state.brokers()),
-            Change::BrokerReturned(_, placed) => {
+            Change::BrokerRegistered(node) => {
                 self.working.brokers = Arc::clone(state.brokers());
+                Arc::make_mut(&mut self.working.guests).remove(node);
+            }
+            Change::BrokerReturned(node, placed) => {
+                self.working.brokers = Arc::clone(state.brokers());
+                Arc::make_mut(&mut self.working.guests).remove(node);
                 let topics: BTreeSet<Uuid> = placed.iter().map(|(topic, _)| topic.id).collect();
                 for topic in topics.iter().filter_map(|id| state.topic_by_id(id)) {
                     self.refresh_topic(topic);
@@ -320,6 +330,17 @@ impl SnapshotBuilder {
     pub fn controller_changed(&mut self, node: NodeId) {
         self.dirty |= self.working.controller != Some(node);
         self.working.controller = Some(node);
+    }
+
+    /// A fresh node asks to be let in; it can be reached there.
+    pub fn guest_known(&mut self, node: NodeId, raft: Endpoint) {
+        let known = self.working.brokers.get(&node).and_then(|broker| broker.raft.as_ref());
+        let guests = &self.working.guests;
+        if guests.get(&node).or(known) == Some(&raft) || guests.len() >= GUESTS_MAX {
+            return;
+        }
+        Arc::make_mut(&mut self.working.guests).insert(node, raft);
+        self.dirty = true;
     }
 
     /// A broker can be reached, or not.

@@ -22,8 +22,8 @@ use std::sync::{Arc, mpsc};
 
 use chronik_net::acceptor::Accepted;
 use chronik_net::peer::{
-    ClusterId, DownReason, Frame, FrameSink, Identity, IncomingLinks, Link, LinkEvent, LinkStats,
-    NotSentReason, PeerConfig, PeerInfo, Registry,
+    ClusterId, DownReason, Frame, FrameSink, Identity, IncomingLinks, Link, LinkEvent, NotSentReason,
+    PeerConfig, PeerInfo, Registry,
 };
 use chronik_net::rt::mailbox::Receiver;
 use chronik_wal::types::{NodeId, PeerId, ShardId};
@@ -32,9 +32,9 @@ use self::members::Addresses;
 use super::Notice;
 use crate::metadata::command::Endpoint;
 use crate::metadata::snapshot::Snapshot;
-use crate::metrics::PeerMetrics;
 use crate::shard::Event;
 use crate::shard::message::{Message, PeerMessage, PeerOut};
+use crate::shard::report::{IncomingReport, LinkReport};
 use crate::shard::router::{Inbound, Router};
 
 /// What the shards of a node share of its links.
@@ -115,8 +115,6 @@ pub struct Peers {
     /// What the links and members are of.
     adopted: RefCell<Option<Arc<Snapshot>>>,
     stats: Cell<PeerStats>,
-    /// What the links that are no more have counted.
-    ended: Cell<LinkStats>,
 }
 
 impl Peers {
@@ -139,7 +137,6 @@ impl Peers {
             addresses: RefCell::default(),
             adopted: RefCell::default(),
             stats: Cell::default(),
-            ended: Cell::default(),
         });
         if let Some(network) = &peers.network {
             let sink = Rc::new(Sink { peers: peers.own.clone() });
@@ -197,8 +194,9 @@ impl Peers {
     /// The metadata are these now: nodes may have come, gone or moved.
     pub fn metadata(&self, snapshot: &Arc<Snapshot>) {
         let before = self.adopted.borrow().clone();
-        let same_brokers =
-            before.as_ref().is_some_and(|before| Arc::ptr_eq(&before.brokers, &snapshot.brokers));
+        let same_brokers = before.as_ref().is_some_and(|before| {
+            Arc::ptr_eq(&before.brokers, &snapshot.brokers) && Arc::ptr_eq(&before.guests, &snapshot.guests)
+        });
         let same_cluster = before.as_ref().is_some_and(|before| before.cluster_id == snapshot.cluster_id);
         if same_brokers && same_cluster {
             return;
@@ -228,9 +226,6 @@ impl Peers {
             let stays = addresses.contains_key(node);
             if !stays {
                 outgoing.link.stop();
-                let mut ended = self.ended.get();
-                ended.add(&outgoing.link.stats());
-                self.ended.set(ended);
             }
             stays
         });
@@ -312,23 +307,29 @@ impl Peers {
         }
     }
 
-    /// Brings the figures for the admin endpoint up to date.
-    pub fn report(&self, metrics: &PeerMetrics) {
+    /// How the links stand, for the admin endpoint.
+    #[must_use]
+    pub fn report(&self) -> (Vec<LinkReport>, IncomingReport) {
         let outgoing = self.outgoing.borrow();
-        let up = outgoing.values().filter(|outgoing| outgoing.link.shard_count().is_some()).count();
-        let mut sum = self.ended.get();
-        outgoing.values().for_each(|outgoing| sum.add(&outgoing.link.stats()));
-        let stats = self.stats.get();
+        let links = outgoing.iter().map(|(node, Outgoing { link, .. })| {
+            let stats = link.stats();
+            LinkReport {
+                node: *node,
+                is_up: link.shard_count().is_some(),
+                waiting: link.waiting(),
+                sent_frames: stats.sent_frames,
+                dropped_frames: stats.lost_frames + stats.refused_frames,
+                connections: stats.connections,
+            }
+        });
         let incoming = self.incoming.borrow().as_ref().map(|incoming| incoming.stats()).unwrap_or_default();
-        metrics.links_up.set(up as u64);
-        metrics.links.set(outgoing.len() as u64);
-        metrics.connections.set(sum.connections);
-        metrics.sent_frames.set(sum.sent_frames);
-        metrics.sent_bytes.set(sum.sent_bytes);
-        metrics.lost_frames.set(sum.lost_frames + stats.unsent_frames);
-        metrics.received_frames.set(incoming.received_frames);
-        metrics.malformed_frames.set(stats.malformed_frames);
-        metrics.paused.set(incoming.paused);
+        let lost = self.stats.get();
+        let incoming = IncomingReport {
+            frames: incoming.received_frames,
+            dropped_frames: incoming.dropped_no_shard + lost.malformed_frames,
+            unsent_frames: lost.unsent_frames,
+        };
+        (links.collect(), incoming)
     }
 
     fn count(&self, change: impl FnOnce(&mut PeerStats)) {

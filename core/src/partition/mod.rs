@@ -22,6 +22,7 @@ use chronik_wal::disk::Disk;
 use chronik_wal::entry::{GroupState, LogStart};
 use chronik_wal::epochs::EpochTable;
 use chronik_wal::partition::{FilesError, PartitionLog, ProducerSnapshot};
+use chronik_wal::planted::{Bug, is_planted};
 use chronik_wal::producer_state::{ProducerLimits, ProducerTable};
 use chronik_wal::types::{GroupId, KafkaOffset, RaftIndex, Term};
 use uuid::Uuid;
@@ -295,12 +296,16 @@ impl Partition {
                 return;
             }
             self.waiters.pop_front();
-            decided.push((first, first.index == index && first.term == term));
+            let is_own = first.term == term || is_planted(Bug::WaiterByIndex);
+            decided.push((first, first.index == index && is_own));
         }
     }
 
     /// Every waiter, because this replica does not lead any more.
     pub fn fail_waiters(&mut self, decided: &mut Vec<(Waiter, bool)>) {
+        if is_planted(Bug::WaiterByIndex) {
+            return;
+        }
         let queues = [&mut self.lagging_waiters, &mut self.waiters, &mut self.local_waiters];
         decided.extend(queues.into_iter().flat_map(|queue| queue.drain(..)).map(|waiter| (waiter, false)));
     }

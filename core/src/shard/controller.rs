@@ -47,6 +47,8 @@ struct Unpublished {
     turn: TurnNumber,
     snapshot: Arc<Snapshot>,
     changes: Arc<[Change]>,
+    /// The last entry in it.
+    applied: RaftIndex,
 }
 
 /// What shard 0 keeps beside its partitions.
@@ -59,6 +61,8 @@ pub struct ControllerHost {
     changes: Vec<Change>,
     /// Snapshots still to be published, in order.
     unpublished: VecDeque<Unpublished>,
+    /// The last entry in what was published last.
+    published: RaftIndex,
     /// The turn that holds the newest commit index of group 0.
     commit_turn: TurnNumber,
     plans: BTreeMap<u64, PendingPlan>,
@@ -99,6 +103,7 @@ impl ControllerHost {
             controller: None,
             changes: Vec::new(),
             unpublished: VecDeque::new(),
+            published: applied,
             commit_turn: TurnNumber::default(),
             plans: BTreeMap::new(),
             unproposed: VecDeque::new(),
@@ -131,6 +136,11 @@ impl ControllerHost {
     /// Notes how much of the log was in files at the start.
     pub(crate) fn found_in_files(&mut self, bytes: u64) {
         self.bytes_since_image = bytes;
+    }
+
+    /// The last entry of which everybody on this node can read what it did.
+    pub(in crate::shard) fn readable(&self) -> RaftIndex {
+        if self.unpublished.is_empty() { self.applied } else { self.published }
     }
 
     /// Whether the state has entries after this one in it.

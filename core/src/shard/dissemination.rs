@@ -52,6 +52,11 @@ impl Dissemination {
         self.heard.get(&node).copied()
     }
 
+    /// This node has its part in the cluster now: the others are to hear of it soon.
+    pub(crate) fn begin(&mut self) {
+        self.told_all_at_ms = None;
+    }
+
     /// Takes over an event, or keeps it for later.
     fn take(&mut self, event: LeaderEvent, builder: &mut SnapshotBuilder) {
         let key = (event.topic_id, event.partition);
@@ -199,8 +204,11 @@ impl Shard {
     }
 
     /// A node's link has come up or gone.
-    pub(crate) fn reachable_changed(&mut self, node: NodeId, reachable: bool) {
+    pub(crate) fn reachable_changed(&mut self, node: NodeId, reachable: bool, refused: bool) {
         let Some(host) = &mut self.controller else { return };
+        if refused {
+            host.dissemination.heard.remove(&node);
+        }
         if reachable {
             host.dissemination.down_since.remove(&node);
             host.builder.broker_reachable(node, true);

@@ -10,7 +10,6 @@ use chronik_raft::leadership::Leadership;
 use chronik_wal::partition::{FileDone, FilesError};
 use chronik_wal::types::GroupId;
 
-use super::housekeeping::Stopping;
 use super::message::{Call, FetchItem, FetchOutcome, FetchSlice, Reply};
 use super::{Job, JobOwner, Shard, Timer};
 use crate::partition::read::{LeaderLog, Reading, Source};
@@ -48,8 +47,11 @@ impl PendingFetch {
 
 impl Shard {
     pub(crate) fn fetch(&mut self, call: Call, slice: FetchSlice) {
-        if self.stopping != Stopping::No || self.pending_count() >= self.limits.pending_max {
+        if self.pending_count() >= self.limits.pending_max {
             return self.reply(call, Reply::Unavailable);
+        }
+        if !self.serves() {
+            return self.refuse_fetch(call, &slice);
         }
         let number = self.number();
         let deadline_ms = self.now.mono_ms + u64::from(slice.max_wait_ms);
@@ -91,6 +93,19 @@ impl Shard {
         self.decide_fetch(number);
     }
 
+    /// This node is about to end: names those who lead now.
+    fn refuse_fetch(&mut self, call: Call, slice: &FetchSlice) {
+        let outcomes: Vec<_> = slice.items.iter().map(|item| self.fetch_elsewhere(item.group)).collect();
+        let is_any_led = outcomes.iter().any(|outcome| outcome.leader.is_some());
+        self.reply(call, if is_any_led { Reply::Fetch(outcomes) } else { Reply::Unavailable });
+    }
+
+    fn fetch_elsewhere(&self, group: GroupId) -> FetchOutcome {
+        let mut refused = FetchOutcome::refused(ErrorCode::NotLeaderOrFollower);
+        refused.leader = self.leader_hint(group);
+        refused
+    }
+
     fn read_item(
         &mut self,
         item: &FetchItem,
@@ -104,9 +119,7 @@ impl Shard {
         let (Some(Leadership::Leader { term }), Some(tail)) =
             (self.driver.leadership(item.group), self.driver.tail(item.group))
         else {
-            let mut refused = FetchOutcome::refused(ErrorCode::NotLeaderOrFollower);
-            refused.leader = self.leader_hint(item.group);
-            return Source::Done(refused);
+            return Source::Done(self.fetch_elsewhere(item.group));
         };
         let end = self.driver.log_end_offset(item.group).unwrap_or_default();
         let reading = Reading { isolation: slice.isolation, max_bytes, at_least_one };

@@ -18,6 +18,9 @@ use crate::metadata::forward::{Answer, Ask, decode_ask, encode_ask};
 use crate::metadata::image;
 use crate::metadata::state::{MetadataReplicas, MetadataState};
 
+/// How soon the others are asked again when something new is known.
+const SOON_MS: u64 = 20;
+
 /// The same complaint is not made more often.
 const COMPLAIN_EVERY_MS: u64 = 5_000;
 
@@ -48,11 +51,10 @@ impl Shard {
 
     /// Asks the others how they stand and acts on what is known.
     pub(crate) fn bootstrap(&mut self) {
-        let Some(bootstrap) = self.controller.as_ref().and_then(|host| host.bootstrap.as_ref()) else {
-            return;
-        };
-        let body = encode_ask(&Ask::Hello);
-        let asked: Vec<NodeId> = bootstrap.others().filter(|node| self.nodes_up.contains(node)).collect();
+        let Some(host) = &self.controller else { return };
+        let Some(bootstrap) = &host.bootstrap else { return };
+        let body = encode_ask(&Ask::Hello { raft: host.own.raft.clone() });
+        let asked: Vec<NodeId> = bootstrap.others().intersection(&self.nodes_up).copied().collect();
         for node in asked {
             self.out.peer.push(PeerOut { node, message: PeerMessage::Ask { id: 0, body: body.clone() } });
         }
@@ -92,6 +94,7 @@ impl Shard {
         if let Some(host) = &mut self.controller {
             host.bootstrap = None;
             host.obstacle = None;
+            host.dissemination.begin();
         }
         self.tend_within(0);
     }
@@ -121,10 +124,14 @@ impl Shard {
             Err(error) => return tracing::warn!(node = from.0, %error, "a question cannot be read"),
         };
         match question {
-            Ask::Hello => {
+            Ask::Hello { raft } => {
+                if let (Some(raft), Some(host)) = (raft, &mut self.controller) {
+                    host.builder.guest_known(from, raft);
+                }
                 let Some(hello) = self.hello() else { return };
                 self.answer_node(from, ask, &Answer::Hello(hello));
             }
+            Ask::Transfer { transfers } => self.pass_on_transfers(&transfers),
             Ask::Request { id, timeout_ms, request } => {
                 let leads = self.controller.as_ref().is_some_and(super::controller::ControllerHost::leads);
                 if !leads || self.has_too_many_plans() {
@@ -140,13 +147,15 @@ impl Shard {
     fn hello(&self) -> Option<Hello> {
         let host = self.controller.as_ref()?;
         if let Some(bootstrap) = &host.bootstrap {
-            return Some(bootstrap.hello());
+            return Some(bootstrap.hello(self.now.mono_ms));
         }
         let leads = matches!(self.driver.leadership(GroupId::METADATA), Some(Leadership::Leader { .. }));
+        let brokers = host.state.brokers().iter();
         let standing = Standing::Member {
             cluster_id: host.state.cluster_id().map(|id| id.to_string()),
             replicas: (**host.state.metadata_replicas()).clone(),
             leader: if leads { Some(self.node) } else { self.metadata_leader() },
+            addresses: brokers.filter_map(|(node, broker)| Some((*node, broker.raft.clone()?))).collect(),
         };
         Some(Hello { node: self.node, directory: Uuid::from_bytes(self.directory), standing })
     }
@@ -157,8 +166,14 @@ impl Shard {
         let Some(bootstrap) = self.controller.as_mut().and_then(|host| host.bootstrap.as_mut()) else {
             return;
         };
+        let before = bootstrap.hello(now_ms);
         bootstrap.heard(from, hello, now_ms);
+        let has_news = bootstrap.hello(now_ms) != before;
         self.decide_bootstrap();
+        if has_news {
+            // The others are to hear what this node knows now, and it what they do: rather at once than with the next round.
+            self.tend_within(SOON_MS);
+        }
     }
 
     /// Says what keeps this node from its cluster: in `/health` at once, in the log now and then.

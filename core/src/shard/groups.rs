@@ -23,7 +23,6 @@ use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 use uuid::Uuid;
 
-use super::housekeeping::Stopping;
 use super::message::{Call, Reply};
 use super::report::GroupPage;
 use super::{Job, JobOwner, Shard, Timer};
@@ -176,7 +175,7 @@ impl Shard {
     pub(crate) fn group_request(&mut self, call: Call, partition: GroupId, request: GroupRequest) {
         let number = self.number();
         let now = self.now;
-        let serves = self.stopping == Stopping::No;
+        let serves = self.serves();
         let host = self.coordinators.hosts.get_mut(&partition).filter(|_| serves);
         let Some(host) = host.filter(|host| !matches!(host.phase, Phase::Idle)) else {
             let refused = request.refused(ResponseError::NotCoordinator);

@@ -3,6 +3,7 @@
 use chronik_raft::driver::Proposal;
 use chronik_raft::leadership::Leadership;
 use chronik_wal::entry::EntryKind;
+use chronik_wal::planted::{Bug, is_planted};
 use chronik_wal::types::{GroupId, KafkaOffset};
 
 use super::{Job, JobOwner, Shard, Timer};
@@ -14,6 +15,8 @@ const UNLINK_EVERY_MS: u64 = 1_000;
 #[derive(Debug, Default)]
 pub struct Housekeeping {
     retention_at_ms: u64,
+    /// When fresh ids for damaged replicas may be asked for again.
+    pub(crate) renewal_at_ms: u64,
 }
 
 /// How far a clean stop has come.
@@ -22,6 +25,8 @@ pub enum Stopping {
     /// The shard runs.
     #[default]
     No,
+    /// Others take over what is led here; everything is served meanwhile.
+    HandingOver,
     /// What is in flight is answered.
     Draining,
     /// The last turn is on its way.
@@ -34,6 +39,7 @@ impl Shard {
     pub(crate) fn keep_house(&mut self) {
         self.set_timer(self.now.mono_ms + UNLINK_EVERY_MS, Timer::Housekeeping);
         let now_ms = self.now.mono_ms;
+        self.ask_for_renewal();
         let due: Vec<GroupId> = self.partitions.keys().copied().collect();
         for group in &due {
             let job = self.partitions.get_mut(group).and_then(|partition| partition.files.tick(now_ms));
@@ -81,6 +87,9 @@ impl Shard {
 
     /// Proposes a log start that nobody waits for. [`crate::partition::Partition::trimming`] is set.
     pub(crate) fn propose_trim(&mut self, group: GroupId, start: KafkaOffset) {
+        if is_planted(Bug::TrimmedAlone) && group != GroupId::METADATA {
+            return self.trim_alone(group, start);
+        }
         let data = bytes::Bytes::copy_from_slice(&start.0.to_le_bytes());
         if self.driver.propose(group, Proposal { kind: EntryKind::LogStart, data }).is_err()
             && let Some(partition) = self.partitions.get_mut(&group)
@@ -89,19 +98,42 @@ impl Shard {
         }
     }
 
+    /// What [`Bug::TrimmedAlone`] does.
+    fn trim_alone(&mut self, group: GroupId, start: KafkaOffset) {
+        if let Some(partition) = self.partitions.get_mut(&group) {
+            partition.trimming = false;
+            partition.log_start = start;
+        }
+    }
+
     /// Begins a clean stop.
     pub(crate) fn stop(&mut self) {
         if self.stopping == Stopping::No {
-            self.stopping = Stopping::Draining;
-            let fetches: Vec<u64> = self.fetches.keys().copied().collect();
-            fetches.into_iter().for_each(|fetch| self.fetch_due(fetch));
+            match self.begin_stop_handover() {
+                true => self.stopping = Stopping::HandingOver,
+                false => self.drain(),
+            }
         }
+    }
+
+    fn drain(&mut self) {
+        self.stopping = Stopping::Draining;
+        let fetches: Vec<u64> = self.fetches.keys().copied().collect();
+        fetches.into_iter().for_each(|fetch| self.fetch_due(fetch));
+    }
+
+    /// Whether requests are served as ever.
+    pub(crate) fn serves(&self) -> bool {
+        matches!(self.stopping, Stopping::No | Stopping::HandingOver)
     }
 
     /// The next step of a clean stop, once the one before is done. Partition files are not flushed: the WAL has everything,
     /// and thousands of fsyncs would hold up the stop. The closing turn comes last.
     pub(crate) fn proceed_stop(&mut self) {
         let quiet = self.produces.is_empty() && self.stalled.is_empty();
+        if self.stopping == Stopping::HandingOver && self.proceed_stop_handover() {
+            self.drain();
+        }
         match self.stopping {
             Stopping::Draining if quiet && self.jobs_are_done() => {
                 self.checkpoint();
@@ -116,7 +148,9 @@ impl Shard {
     }
 
     fn jobs_are_done(&self) -> bool {
-        self.jobs.values().all(|owner| matches!(owner, JobOwner::Wal | JobOwner::Deleted))
+        self.jobs
+            .values()
+            .all(|owner| matches!(owner, JobOwner::Wal | JobOwner::Deleted | JobOwner::Buried(_)))
     }
 
     /// Whether a clean stop has ended.
@@ -127,7 +161,7 @@ impl Shard {
 
     /// Whether files and segments are worked on; not any more once the last turn is on its way.
     pub(crate) fn tends_files(&self) -> bool {
-        matches!(self.stopping, Stopping::No | Stopping::Draining)
+        self.serves() || self.stopping == Stopping::Draining
     }
 
     /// Whether somebody waits for something that this shard has under way.

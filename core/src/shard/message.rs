@@ -12,6 +12,7 @@ use chronik_wal::types::{GroupId, KafkaOffset, LeaderEpoch, NodeId, ShardId, Ter
 use uuid::Uuid;
 
 use super::controller::{AdminReply, AdminRequest};
+use super::elections::Election;
 use crate::coordinator::{GroupRequest, GroupResponse};
 use crate::metadata::snapshot::Snapshot;
 use crate::metadata::state::Change;
@@ -141,6 +142,20 @@ pub enum Request {
         /// How long to wait for the commit.
         timeout_ms: u32,
     },
+    /// Hand a group's leadership over, to this node or to the preferred replica; to the shard that leads it.
+    TransferLeader {
+        /// The group.
+        group: GroupId,
+        /// To whom; none for the replica that placement names first.
+        to: Option<NodeId>,
+    },
+    /// Bring these leaders about, wherever the partitions are led now; shard 0 only.
+    Elect {
+        /// The leaders wanted.
+        elections: Vec<Election>,
+        /// How long the client waits.
+        timeout_ms: u32,
+    },
     /// Sizes of the partitions of this shard.
     Sizes,
     /// A group request, to the coordinator of this `__consumer_offsets` partition.
@@ -176,6 +191,11 @@ pub enum Reply {
     EpochEnds(Vec<EpochAnswer>),
     /// In the order of the items: the low watermark, or why not.
     Deleted(Vec<Result<KafkaOffset, ErrorCode>>),
+    /// The other replica leads now, or why it does not: NOT_LEADER_OR_FOLLOWER, ELECTION_NOT_NEEDED,
+    /// PREFERRED_LEADER_NOT_AVAILABLE.
+    Transferred(Result<(), ErrorCode>),
+    /// The elections that have not come about in time.
+    Elected(Vec<Election>),
     /// Every partition of the shard.
     Sizes(Vec<PartitionSize>),
     /// A coordinator's answer.

@@ -12,7 +12,6 @@ use chronik_wal::partition::{FileDone, FilesError};
 use chronik_wal::records::{Record, Records};
 use chronik_wal::types::{GroupId, KafkaOffset, LeaderEpoch};
 
-use super::housekeeping::Stopping;
 use super::message::{
     Call, DeleteItem, EpochAnswer, EpochQuery, OffsetAnswer, OffsetQuery, PartitionSize, Reply,
 };
@@ -235,7 +234,7 @@ impl Shard {
     }
 
     pub(crate) fn delete_records(&mut self, call: Call, items: &[DeleteItem], timeout_ms: u32) {
-        if self.stopping != Stopping::No || self.pending_count() >= self.limits.pending_max {
+        if !self.serves() || self.pending_count() >= self.limits.pending_max {
             return self.reply(call, Reply::Unavailable);
         }
         let number = self.number();

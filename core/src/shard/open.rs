@@ -16,10 +16,10 @@ use std::sync::Arc;
 use chronik_raft::driver::{Driver, DriverConfig, GroupInit};
 use chronik_wal::batch::BatchInfo;
 use chronik_wal::disk::Disk;
-use chronik_wal::entry::{EntryKind, FlushPoint, GroupState, LogEntry, LogSink};
+use chronik_wal::entry::{EntryKind, FlushPoint, GroupState, LogEntry, LogSink, LogStart};
 use chronik_wal::frame::WalIdentity;
 use chronik_wal::partition::{
-    FileCache, FileDone, FileLimits, FileStore, FilesError, Opened, PartitionIdentity, PartitionLog,
+    FileCache, FileDone, FileJob, FileLimits, FileStore, FilesError, Opened, PartitionIdentity, PartitionLog,
     RollPolicy,
 };
 use chronik_wal::recovery::{EntryReader, Recovered, RecoveredGroup, recover};
@@ -236,6 +236,7 @@ impl Shard {
             shard.wal.put_removed(*group);
         }
         shard.set_timer(0, Timer::Housekeeping);
+        shard.set_timer(0, Timer::Balance);
         Ok(shard)
     }
 
@@ -260,6 +261,7 @@ impl Shard {
             partitions: BTreeMap::new(),
             damaged: BTreeMap::new(),
             dying: BTreeMap::new(),
+            leaving: BTreeMap::new(),
             coordinators: groups::Coordinators::default(),
             controller: None,
             snapshot,
@@ -269,6 +271,12 @@ impl Shard {
             leader_events: Vec::new(),
             produces: BTreeMap::new(),
             stalled: std::collections::VecDeque::new(),
+            contacts: super::contact::Contacts::default(),
+            is_local_due: false,
+            handover: super::handover::Handover::default(),
+            membership: super::membership::Membership::default(),
+            catch_up: super::peers::CatchUp::default(),
+            elections: super::elections::Elections::default(),
             held: super::hold::Held::default(),
             proposed_bytes: 0,
             fetches: BTreeMap::new(),
@@ -306,7 +314,7 @@ impl Shard {
             let files = PartitionLog::new(
                 &self.store,
                 metadata_identity(),
-                chronik_wal::entry::LogStart::default(),
+                LogStart::default(),
                 FileLimits::default(),
             );
             self.partitions.insert(group, Partition::new(name, group, config, files, &self.config));
@@ -330,10 +338,19 @@ impl Shard {
         let mut budget = usize::try_from(seed.limits.tail_bytes_max / 4).unwrap_or(usize::MAX);
         for topic in snapshot.topics.values() {
             for (number, partition) in topic.partitions.iter().enumerate() {
-                if self.own_replica(partition).is_none() {
+                let Some(own) = self.own_replica(partition) else { continue };
+                let group = partition.group;
+                let found = recovered.groups.get(&group).and_then(|found| found.state.as_ref());
+                if found.is_some_and(|state| state.peer != own) {
+                    // What is here was another replica: this node's one is new, and begins with nothing (rule 8).
+                    recovered.groups.remove(&group);
+                    self.wal.put_removed(group);
+                    let identity = topics::identity(topic, number as i32, group);
+                    remove_files(disk, &self.store, identity, topics::file_limits(topic))
+                        .map_err(|error| OpenError::Group { group, why: error.to_string() })?;
+                    self.add_partition(topic, number);
                     continue;
                 }
-                let group = partition.group;
                 if let Some(reason) = recovered.damage.reason(group) {
                     let reason = reason.to_owned();
                     let found = recovered.groups.remove(&group).unwrap_or_default();
@@ -443,8 +460,24 @@ impl Shard {
         };
         self.driver.add_group(init).map_err(|error| OpenError::Group { group, why: error.to_string() })?;
         self.partitions.insert(group, partition);
+        self.tell_unreachable(group);
         self.drop_left_segments(group);
         Ok(())
+    }
+}
+
+/// Removes all files of a replica.
+fn remove_files(
+    disk: &dyn Disk,
+    store: &FileStore,
+    identity: PartitionIdentity,
+    limits: FileLimits,
+) -> Result<(), FilesError> {
+    let files = PartitionLog::new(store, identity, LogStart::default(), limits);
+    let FileDone::Moved(Ok(Some(path))) = files.delete().run(disk) else { return Ok(()) };
+    match FileJob::remove_directory(path).run(disk) {
+        FileDone::Unlinked(Err(error)) => Err(error),
+        _ => Ok(()),
     }
 }
 

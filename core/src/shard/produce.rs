@@ -16,7 +16,6 @@ use chronik_wal::entry::EntryKind;
 use chronik_wal::types::{GroupId, KafkaOffset, LeaderEpoch, NodeId, Term};
 
 use super::hold::HeldItem;
-use super::housekeeping::Stopping;
 use super::message::{Acks, Call, LeaderHint, ProduceItem, ProduceOutcome, ProduceSlice, Reply};
 use super::{Shard, Timer};
 use crate::partition::append::{Accepted, Checked};
@@ -50,8 +49,11 @@ pub struct Stalled {
 
 impl Shard {
     pub(crate) fn produce(&mut self, call: Call, slice: ProduceSlice) {
-        if self.stopping != Stopping::No || self.stalled.len() >= self.limits.pending_max {
+        if self.stalled.len() >= self.limits.pending_max {
             return self.reply(call, Reply::Unavailable);
+        }
+        if !self.serves() {
+            return self.refuse_produce(call, &slice);
         }
         let number = self.number();
         let deadline_ms = self.now.mono_ms + patience_ms(&slice);
@@ -66,6 +68,13 @@ impl Shard {
         } else if self.stalled.len() == 1 {
             self.retry_stalled();
         }
+    }
+
+    /// This node is about to end: names those who lead now.
+    fn refuse_produce(&mut self, call: Call, slice: &ProduceSlice) {
+        let outcomes: Vec<_> = slice.items.iter().map(|item| self.not_leader(item.group)).collect();
+        let is_any_led = outcomes.iter().any(|outcome| outcome.leader.is_some());
+        self.reply(call, if is_any_led { Reply::Produce(outcomes) } else { Reply::Unavailable });
     }
 
     /// Proposes the batches that wait for room, oldest first, as far as there is any: batch by batch, because a whole request

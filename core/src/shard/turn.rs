@@ -9,13 +9,15 @@
 use chronik_raft::driver::DriverOutput;
 use chronik_raft::leadership::Leadership;
 use chronik_wal::entry::{LogEntry, LogStart};
+use chronik_wal::planted::{Bug, is_planted};
+use chronik_wal::producer_state::ProducerTable;
 use chronik_wal::types::{GroupId, KafkaOffset, NodeId, PeerId, RaftIndex};
 
 use super::hold::SUCCESSOR_MS;
 use super::write_behind::Drop;
 use super::{Job, JobOwner, Now, Shard, Timer};
 use crate::partition::apply::Applied;
-use crate::partition::{Waiter, Waiting};
+use crate::partition::{Waiter, Waiting, producer_limits};
 
 /// Ready passes in one turn. More is left for the next turn, so that no turn keeps the executor for long.
 const PASSES_MAX: usize = 8;
@@ -24,7 +26,12 @@ impl Shard {
     /// Carries on with everything that events have set in motion. True when there is more to do at once.
     pub fn turn(&mut self, now: Now) -> bool {
         self.now = now;
+        // ORDER: missed ticks are made up for before anything is answered or expires, so that a leader that has slept
+        // steps down (SAFETY.md, rule 22).
         self.driver.tick(now.mono_ms);
+        if std::mem::take(&mut self.is_local_due) {
+            self.local_durable();
+        }
         self.fire_timers();
         self.retry_held();
         self.retry_stalled();
@@ -97,9 +104,15 @@ impl Shard {
                 Timer::Fetch(fetch) => self.fetch_due(fetch),
                 Timer::Delete(request) => self.finish_delete(request, true),
                 Timer::Plan(plan) => self.plan_timed_out(plan),
+                Timer::Election(number) => self.proceed_election(number),
                 Timer::Forward(sequence) => self.forward_timed_out(sequence),
                 Timer::Tend => self.tend(),
                 Timer::Coordinator(group) => self.coordinator_due(group),
+                Timer::Balance => self.balance(),
+                // The turn goes on with a stop; those who asked for a transfer hear what became of it.
+                Timer::Handover => self.handover_due(),
+                Timer::Membership => self.membership_due(),
+                Timer::CatchUp => self.catch_up_due(),
                 Timer::InSync => self.in_sync_due(),
                 Timer::Housekeeping => self.keep_house(),
             }
@@ -116,6 +129,13 @@ impl Shard {
         // ORDER: a replica leads only once it has applied what its term opened with (SAFETY.md, rule 11).
         for (group, leadership) in output.leadership {
             self.leadership_changed(group, leadership);
+        }
+        for group in output.contacts {
+            self.contact_settled(group);
+            self.is_local_due |= self.local_waits.contains(&group);
+        }
+        if std::mem::take(&mut self.is_local_due) {
+            self.local_durable();
         }
         self.send_out(output.messages, output.heartbeats);
         for fetch in output.fetches {
@@ -172,13 +192,24 @@ impl Shard {
             }
             self.decide(group, decided);
         }
+        if leads && is_planted(Bug::ProducersForgotten) {
+            let limits = producer_limits(&self.config);
+            if let Some(partition) = self.partitions.get_mut(&group) {
+                partition.producers = ProducerTable::new(limits);
+            }
+        }
         self.retry_held_of(group);
         self.touched.insert(group);
         match leads {
             true => self.in_sync_begins(group),
             false => self.in_sync_ends(group),
         }
+        self.handover_changed(group, leadership);
+        self.drive_membership(group);
         self.coordinator_leadership(group, leads);
+        if !leads {
+            self.contact_settled(group);
+        }
         if group == GroupId::METADATA {
             self.controller_leadership(leads);
         }

@@ -65,18 +65,6 @@ pub struct LinkStats {
     pub failures: u64,
 }
 
-impl LinkStats {
-    /// Adds what another link has counted.
-    pub fn add(&mut self, other: &Self) {
-        self.sent_frames += other.sent_frames;
-        self.lost_frames += other.lost_frames;
-        self.refused_frames += other.refused_frames;
-        self.sent_bytes += other.sent_bytes;
-        self.connections += other.connections;
-        self.failures += other.failures;
-    }
-}
-
 struct Core {
     node: i32,
     source_shard: u16,

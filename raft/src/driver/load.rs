@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use chronik_wal::entry::{FlushPoint, GroupState, HardState, LogEntry, LogSink};
+use chronik_wal::planted::{Bug, is_planted};
 use chronik_wal::tail::{LogPosition, Tail};
 use chronik_wal::types::{GroupId, PeerId, RaftIndex, Term};
 use protobuf::Message as _;
@@ -151,7 +152,7 @@ impl Driver {
             heartbeat_tick: self.config.heartbeat_ticks,
             max_size_per_msg: self.config.size_per_message_bytes_max,
             max_inflight_msgs: self.config.inflight_messages_max,
-            check_quorum: true,
+            check_quorum: !is_planted(Bug::QuorumUnchecked),
             pre_vote: true,
             // raft-rs 0.7.0 merges entries into an empty append message that lies elsewhere in the log (its
             // `is_continuous_ents` takes no entries for continuous), and the follower's index arithmetic then underflows.

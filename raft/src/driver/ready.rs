@@ -1,6 +1,7 @@
 //! The ready loop: what raft-rs has decided becomes writes, messages and committed entries.
 
 use chronik_wal::entry::{EntryKind, HardState, LogEntry, LogSink};
+use chronik_wal::planted::{Bug, is_planted};
 use chronik_wal::types::{GroupId, KafkaOffset, PeerId, RaftIndex, Term, TurnNumber};
 use raft::eraftpb::{Entry, Message, MessageType};
 use raft::{Ready, StateRole};
@@ -236,13 +237,16 @@ fn write_log(group: &mut Group, ready: &mut Ready, wal: &mut dyn LogSink, writes
         let end = end_before(group, raft_entry.index);
         let entry = convert::from_raft(raft_entry, end);
         changes_configuration |= is_configuration_kind(entry.kind);
+        if is_planted(Bug::TruncationSkipped) && entry.index <= group.storage().tail.last_index() {
+            continue;
+        }
         writes.bytes += entry.data.len();
         writes.entries += 1;
         wal.put_entry(group.id, commit, &entry);
         group.storage_mut().append(entry);
     }
     let is_new_term_or_vote = note_hard_state(group, ready);
-    if is_new_term_or_vote || changes_configuration {
+    if (is_new_term_or_vote && !is_planted(Bug::HardStateDropped)) || changes_configuration {
         // ORDER: after the entries that this state commits.
         wal.put_state(group.id, &group.storage().state);
         writes.states += 1;

@@ -27,6 +27,8 @@
 //!   and answers that need its quorum's contact wait for that ([`Driver::has_quorum_contact`]), which rest does not stand for.
 //! - *A node restarts*: its links break and come back; both wake the leader, which then sends heartbeats. If the restarted follower is
 //!   faster it asks for pre-votes: those who rest with a leader in sight neither grant them nor wake, but the leader does.
+//! - *A leader steps down before all have answered its offer* (its process stood still for less than its links bear): it soon asks
+//!   for votes itself, and that wakes those who rest with it in sight.
 //! - *A member cannot be reached*: the others may rest without it if they are a quorum; its link coming back wakes the leader.
 //! - *A replica that is no member any more* wakes nobody.
 
@@ -143,7 +145,11 @@ impl Driver {
             }
             return self.leader_rest(slot, before);
         }
-        use MessageType::{MsgAppend, MsgHeartbeat, MsgSnapshot};
+        use MessageType::{MsgAppend, MsgHeartbeat, MsgRequestPreVote, MsgRequestVote, MsgSnapshot};
+        let asks_for_votes = matches!(before.kind, MsgRequestPreVote | MsgRequestVote);
+        if asks_for_votes && group.node.raft.leader_id == before.from.0 {
+            return self.wake(slot);
+        }
         let is_leaders = matches!(before.kind, MsgAppend | MsgHeartbeat | MsgSnapshot)
             && group.node.raft.leader_id == before.from.0
             && group.node.raft.term == before.term;

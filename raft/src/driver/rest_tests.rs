@@ -86,7 +86,7 @@ fn answers_to_an_earlier_offer_do_not_count() {
     replica.driver.report_unreachable(GROUP, PeerId(3));
     let second = offer(&mut replica, &mut now_ms);
     assert_ne!(first, second);
-    replica.step(rests(3, first)).unwrap();
+    replica.step(rests(2, first)).unwrap();
     replica.step(rests(3, second)).unwrap();
     assert!(!replica.driver.is_resting(GROUP), "2 rested in the first round only");
     replica.step(rests(2, second)).unwrap();
@@ -247,6 +247,27 @@ fn a_resting_follower_keeps_to_its_leader_while_that_can_be_reached() {
     replica.step(candidate).unwrap();
     replica.run();
     assert_eq!(replica.out.messages[0].message.get_msg_type(), MessageType::MsgRequestPreVoteResponse);
+}
+
+/// It stood still after its offer, found its quorum silent, and leads no more; its links have held.
+#[test]
+fn a_resting_follower_is_woken_when_its_leader_asks_for_votes() {
+    let mut replica = follower();
+    replica.step(offered(2, 1)).unwrap();
+    replica.turn();
+    let mut candidate = message(MessageType::MsgRequestPreVote, 4);
+    (candidate.index, candidate.log_term) = (2, 3);
+    assert_eq!(candidate.from, 2, "from the leader");
+    replica.step(candidate.clone()).unwrap();
+    assert!(!replica.driver.is_resting(GROUP));
+    let grants = |now_ms: u64| {
+        replica.driver.tick(now_ms);
+        replica.step(candidate.clone()).unwrap();
+        replica.run();
+        let said = replica.out.messages.drain(..).map(|outgoing| outgoing.message);
+        said.into_iter().any(|m| m.get_msg_type() == MessageType::MsgRequestPreVoteResponse && !m.reject)
+    };
+    assert!((30..=900).step_by(30).any(grants), "within three election timeouts");
 }
 
 #[test]

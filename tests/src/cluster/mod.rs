@@ -27,8 +27,8 @@ use view::{Health, View};
 pub const FORM_TIMEOUT: Duration = Duration::from_secs(40);
 /// A stop by SIGTERM hands leaderships over first.
 const STOP_TIMEOUT: Duration = Duration::from_secs(40);
-/// How often the nodes are asked while something is awaited.
-const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// How often the nodes are asked while something is awaited. Not more often: the answers cost the nodes something too.
+const POLL_INTERVAL: Duration = Duration::from_millis(40);
 
 /// How a cluster is to be started.
 #[derive(Debug, Clone)]
@@ -269,7 +269,7 @@ impl Cluster {
 
     /// Waits until `holds` is true, which must be within `timeout`; the logs' ends are printed if not. A node that should run and
     /// has left ends the wait.
-    pub fn wait(&mut self, what: &str, timeout: Duration, holds: impl Fn(&Self) -> bool) -> Duration {
+    pub fn wait(&mut self, what: &str, timeout: Duration, mut holds: impl FnMut(&Self) -> bool) -> Duration {
         let started = Instant::now();
         loop {
             if holds(self) {

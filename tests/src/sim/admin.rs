@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use chronik_core::metadata::admin::{AdminReply, AdminRequest};
 use chronik_core::metadata::names::CONSUMER_OFFSETS;
 use chronik_core::metadata::snapshot::{Snapshot, TopicView};
-use chronik_core::shard::controller::{AdminReply, AdminRequest};
 use chronik_core::shard::message::Request;
 use chronik_net::codec::StrBytes;
 use chronik_net::codec::messages::create_partitions_request::{
@@ -96,7 +96,7 @@ impl World {
         if self.clients.admin.busy.contains_key(name) {
             return;
         }
-        let Some(target) = self.controller() else { return };
+        let Some(target) = self.some_shard_0() else { return };
         self.count("admin");
         self.clients.admin.busy.insert(name.to_owned(), Some(ask.clone()));
         let request = Request::Admin { request: Box::new(request), timeout_ms: TIMEOUT_MS };
@@ -189,7 +189,12 @@ impl World {
     }
 
     /// A change of metadata was answered.
-    pub(super) fn administrated(&mut self, ask: &AdminAsk, reply: &AdminReply) -> Result<(), String> {
+    pub(super) fn administrated(
+        &mut self,
+        node: usize,
+        ask: &AdminAsk,
+        reply: &AdminReply,
+    ) -> Result<(), String> {
         let (name, code) = match (ask, reply) {
             (AdminAsk::Internal, reply) => {
                 self.clients.admin.busy.remove(CONSUMER_OFFSETS);
@@ -235,20 +240,24 @@ impl World {
         }
         self.count("changed");
         self.clients.admin.busy.remove(name);
-        // What was answered is true on the node that leads the metadata.
-        let Some(snapshot) = self.newest_snapshot() else { return Ok(()) };
+        // What was answered is true on the node that was asked.
+        let Some(snapshot) = self.nodes[node].snapshot.clone() else { return Ok(()) };
         let view = snapshot.topic(name).cloned();
         match ask {
             AdminAsk::Create(name) => {
-                let Some(view) = view else { return Err(format!("{name} was made and is not there")) };
-                if view.partitions.iter().any(|partition| partition.leader.is_none()) {
+                let Some(view) = view else {
+                    return Err(format!("{name} was made and is not on node {node}, which was asked"));
+                };
+                // Another node than the one that leads the metadata may hear of the leaders later.
+                let here = self.plan.nodes == 1;
+                if here && view.partitions.iter().any(|partition| partition.leader.is_none()) {
                     return Err(format!("{name} was answered before its partitions had leaders"));
                 }
                 self.topic_appeared(&view)
             }
             AdminAsk::Delete(name, id) => {
                 if view.is_some_and(|view| view.id == *id) {
-                    return Err(format!("{name} was deleted and is there"));
+                    return Err(format!("{name} was deleted and is still on node {node}, which was asked"));
                 }
                 self.topic_went(name, *id);
                 Ok(())

@@ -19,6 +19,7 @@ impl World {
     /// for a moment it may know less than that one has told.
     pub(super) fn check_answer(
         &mut self,
+        node: usize,
         asked: Asked,
         reply: Reply,
         stale: &[(GroupId, u64)],
@@ -62,7 +63,7 @@ impl World {
                 Err(ErrorCode::OffsetOutOfRange) => Err(format!("{place:?}: {target} is out of range")),
                 Err(code) => self.may_fail(place, code),
             },
-            (Asked::Admin(ask), Reply::Admin(reply)) => self.administrated(&ask, &reply),
+            (Asked::Admin(ask), Reply::Admin(reply)) => self.administrated(node, &ask, &reply),
             (Asked::ProducerId(number), Reply::ProducerId(given)) => {
                 self.clients.producers[number].asking = false;
                 let Ok(id) = given else { return Ok(()) };

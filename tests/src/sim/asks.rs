@@ -144,7 +144,7 @@ impl World {
     }
 
     fn ask_producer_id(&mut self, number: usize) {
-        let Some(target) = self.controller() else { return };
+        let Some(target) = self.some_shard_0() else { return };
         if std::mem::replace(&mut self.clients.producers[number].asking, true) {
             return;
         }
@@ -265,11 +265,10 @@ impl World {
         self.target(node_number(view.leader?.node), view.group)
     }
 
-    /// Who is believed to lead the metadata.
-    pub(super) fn controller(&mut self) -> Option<Target> {
+    /// Shard 0 of any node that answers: whatever concerns the metadata may be asked anywhere.
+    pub(super) fn some_shard_0(&mut self) -> Option<Target> {
         let snapshot = self.some_snapshot()?;
-        let node = snapshot.controller.map_or(node_number(snapshot.node), node_number);
-        self.target(node, GroupId::METADATA)
+        self.target(node_number(snapshot.node), GroupId::METADATA)
     }
 
     /// Asks for a committed offset.

@@ -16,12 +16,16 @@ use rand::rngs::SmallRng;
 
 use super::admin::AdminAsk;
 use super::model::Bounds;
+use super::node::Node;
 use super::records::{Place, Sent};
 use super::setup::node_number;
 use super::world::{Happening, Phase, World};
 
 /// How much later than its timeout a request may be answered: deliveries, turns and slow jobs take their time.
 const LATE_US_MAX: u64 = 20_000_000;
+
+/// A cluster has its first topic after so long, whatever befalls it.
+const FORMING_US_MAX: u64 = 60_000_000;
 
 /// So long after its own timeout a client gives up a connection that says nothing.
 const PATIENCE_US: u64 = 300_000;
@@ -174,7 +178,10 @@ impl World {
     }
 
     fn work(&mut self) {
-        self.clients.operations += 1;
+        // Until there is a cluster with a topic, nothing that clients do counts; for a while.
+        if !self.model.topics.is_empty() || self.now_us() > FORMING_US_MAX {
+            self.clients.operations += 1;
+        }
         if self.clients.operations >= self.plan.operations {
             self.phase = Phase::Settle;
             self.faults_end();
@@ -251,7 +258,10 @@ impl World {
 
     /// What a client believes: the metadata of any node that answers.
     pub(super) fn some_snapshot(&mut self) -> Option<Arc<Snapshot>> {
-        let up: Vec<usize> = self.nodes.iter().filter(|n| n.is_up() && !n.paused).map(|n| n.number).collect();
+        // One that is no part of a cluster yet knows nothing.
+        let knows = |node: &&Node| node.snapshot.as_ref().is_some_and(|known| known.cluster_id.is_some());
+        let up = self.nodes.iter().filter(|node| node.is_up() && !node.paused).filter(knows);
+        let up: Vec<usize> = up.map(|node| node.number).collect();
         if up.is_empty() {
             return None;
         }
@@ -312,7 +322,7 @@ impl World {
             return Ok(());
         }
         self.check_stale(&pending, &reply, stale)?;
-        self.check_answer(pending.asked, reply, stale)
+        self.check_answer(pending.node, pending.asked, reply, stale)
     }
 
     /// The process is gone with all its connections: what was under way may or may not have happened.

@@ -3,9 +3,10 @@
 //!
 //! Every death has a cause that was injected; a node that dies or refuses to start by itself is a finding.
 
+use chronik_wal::disk::SimDisk;
 use chronik_wal::disk::sim::{SimFaults, Survival};
-use rand::Rng;
 use rand::rngs::SmallRng;
+use rand::{Rng, RngCore};
 
 use super::disk::forget_producers;
 use super::setup::{Planted, RunPlan};
@@ -19,6 +20,8 @@ pub const WALL_OFF_MS_MAX: i64 = 1_500_000;
 pub struct Weather {
     crashes_left: u32,
     nodes: Vec<NodeWeather>,
+    /// A disk was wiped.
+    wiped: bool,
     /// Counts cuts: the end of an older one does not end a newer one.
     cut: u64,
     /// Steps counted when the disk was last replaced: the crash points of a scripted run count on.
@@ -45,7 +48,7 @@ impl Weather {
             NodeWeather { doom: None, disk_fault: false, shards, stopping: false }
         };
         let nodes = (0..plan.nodes).map(node).collect();
-        Self { crashes_left: plan.crashes, nodes, cut: 0, scripted }
+        Self { crashes_left: plan.crashes, nodes, wiped: false, cut: 0, scripted }
     }
 }
 
@@ -259,6 +262,7 @@ impl World {
     fn fall(&mut self, node: usize) -> bool {
         let kind = if self.plan.power_cuts { self.rng.random_range(0..5) } else { 0 };
         match kind {
+            _ if self.wipe(node) => {}
             0 => {
                 self.count("process killed");
                 self.nodes[node].disk.revive();
@@ -275,6 +279,21 @@ impl World {
         self.clear_up(node);
         self.weather.nodes[node].disk_fault = false;
         kind != 0
+    }
+
+    /// A machine comes back with an empty disk, as another incarnation of its node. Once in a run: the others keep theirs.
+    fn wipe(&mut self, node: usize) -> bool {
+        if !self.plan.wipes || self.weather.wiped || self.rng.random_bool(0.5) {
+            return false;
+        }
+        self.count("disk wiped");
+        self.weather.wiped = true;
+        self.report.disk_steps += self.nodes[node].disk.steps();
+        self.nodes[node].disk = SimDisk::new(self.rng.next_u64());
+        if self.plan.planted != Some(Planted::WipedVotes) {
+            self.nodes[node].directory[15] ^= 0x55;
+        }
+        true
     }
 
     fn replace_disk(&mut self, node: usize, survival: Survival) {

@@ -1,7 +1,7 @@
 //! The end of a run: faults have stopped, everything is answered, every partition takes a record, and every record that
 //! was ever acknowledged is read, before and after a last power cut.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use chronik_core::metadata::snapshot::PartitionView;
 use chronik_core::shard::message::{Acks, FetchSlice, Isolation, ProduceItem, ProduceSlice, Reply, Request};
@@ -28,6 +28,12 @@ const LIVE_US_MAX: u64 = 10_000_000;
 /// Bytes of a replica's files that are compared at a time.
 const COMPARE_BYTES: usize = 1 << 20;
 
+/// After this time without a question no group has anything to say.
+const CALM_US: u64 = 3_000_000;
+
+/// So long none may say anything.
+const QUIET_US: u64 = 3_000_000;
+
 /// How far the reading at the end has come.
 #[derive(Debug, Default)]
 pub struct Reading {
@@ -36,6 +42,7 @@ pub struct Reading {
     tasks: VecDeque<Asked>,
     under_way: bool,
     planned: bool,
+    sent_by_raft: u64,
     /// What was read of each partition.
     read: BTreeMap<Place, (Bounds, Vec<Seen>)>,
 }
@@ -57,8 +64,29 @@ impl World {
         match self.phase {
             Phase::Settle => self.settle(),
             Phase::Probe | Phase::Read(_) => self.next_task(),
+            Phase::Quiet => self.keep_quiet(),
             Phase::Work | Phase::Done => Ok(()),
         }
+    }
+
+    /// Groups at rest say nothing (SAFETY.md, rule 16).
+    fn keep_quiet(&mut self) -> Result<(), String> {
+        let quiet_us = self.now_us() - self.clients.reading.since_us;
+        let sent = self.network.sent_by_raft;
+        if quiet_us < CALM_US {
+            self.clients.reading.sent_by_raft = sent;
+        } else if quiet_us > CALM_US + QUIET_US {
+            self.phase = Phase::Done;
+        } else if sent > self.clients.reading.sent_by_raft {
+            let awake = self.nodes.iter().flat_map(|node| &node.hosts).flat_map(|host| {
+                let awake = |group: &&GroupId| !host.shard.driver().is_resting(**group);
+                host.shard.partitions().keys().filter(awake)
+            });
+            let awake: BTreeSet<GroupId> = awake.copied().collect();
+            let told: Vec<String> = awake.into_iter().take(2).map(|group| self.replicas_of(group)).collect();
+            return Err(format!("Raft sends though nothing happens: {told:?}"));
+        }
+        Ok(())
     }
 
     fn settle(&mut self) -> Result<(), String> {
@@ -108,8 +136,22 @@ impl World {
             if let Some((topic, view)) = wrong {
                 let leads = self.watch.leader(view.group);
                 return Some(format!(
-                    "node {} says of {}: {view:?}, {leads:?} leads",
-                    node.number, topic.name
+                    "node {} says of {}: {:?}, {leads:?} leads: {}",
+                    node.number,
+                    topic.name,
+                    view.leader,
+                    self.replicas_of(view.group)
+                ));
+            }
+            let moving = snapshot.topics.values().find(|topic| {
+                topic.partitions.iter().any(|view| !view.adding.is_empty() || !view.removing.is_empty())
+            });
+            if let Some(topic) = moving {
+                return Some(format!(
+                    "the replicas of {} are not where they are to be: {:?}, {}",
+                    topic.name,
+                    topic.partitions,
+                    self.replicas_of(topic.partitions[0].group)
                 ));
             }
             let lags = |host: &Host| self.watch.lags(node.number, &host.shard);
@@ -130,10 +172,11 @@ impl World {
                 let (applied, configuration) = (driver.applied(group), driver.configuration(group));
                 let members = host.shard.partitions().get(&group).map(|partition| &partition.members);
                 text += &format!(
-                    "node {}: {:?}, last {last:?}, commit {commit:?}, applied {applied:?}, {configuration:?}, {members:?}, \
+                    "node {}: {:?}, resting {}, last {last:?}, commit {commit:?}, applied {applied:?}, {configuration:?}, {members:?}, \
                      progress {:?}; ",
                     node.number,
                     driver.leadership(group),
+                    driver.is_resting(group),
                     driver.progress(group)
                 );
             }
@@ -366,13 +409,13 @@ impl World {
                 self.check_everything()?;
                 self.compare_replicas()?;
                 if number == 2 {
-                    self.phase = Phase::Done;
+                    self.enter(Phase::Quiet);
                 } else {
                     self.enter(Phase::Read(number + 1));
                     self.power_cut();
                 }
             }
-            Phase::Work | Phase::Settle | Phase::Done => {}
+            Phase::Work | Phase::Settle | Phase::Quiet | Phase::Done => {}
         }
         Ok(())
     }

@@ -74,6 +74,8 @@ pub struct Network {
     pub disorder: bool,
     /// Messages sent.
     pub sent: u64,
+    /// Those of Raft among them.
+    pub sent_by_raft: u64,
 }
 
 impl Network {
@@ -202,6 +204,9 @@ impl World {
             return;
         }
         self.network.sent += 1;
+        if matches!(out.message, PeerMessage::Raft { .. } | PeerMessage::Heartbeats(_)) {
+            self.network.sent_by_raft += 1;
+        }
         self.carry(id, out.message);
     }
 

@@ -93,6 +93,7 @@ pub struct Node {
     planted: Option<Planted>,
     /// Its shards, while it runs.
     pub hosts: Vec<Host>,
+    /// Nodes of the cluster.
     nodes: usize,
     identity: Option<Identity>,
     /// When the newest message from one shard to another arrives: later ones come later.
@@ -101,7 +102,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node that has never been started. `nodes` is the size of its cluster.
+    /// A node that has never been started, of a cluster of so many.
     #[must_use]
     pub fn new(
         number: usize,
@@ -176,14 +177,16 @@ impl Node {
             }
         };
         let wall_ms = self.now(self.queue.now_us()).wall_ms;
-        let setup =
-            data_setup(self.number, self.nodes, &self.wal, &self.limits, shards, rng.next_u64(), wall_ms);
+        let nodes = self.nodes;
+        let setup = data_setup(self.number, nodes, &self.wal, &self.limits, shards, rng.next_u64(), wall_ms);
         let identity = fit_shards(&disk, &setup, identity).map_err(|error| text(&error))?;
         let own = registration(&identity, self.starts);
         let starts = open_shards(&disk, &setup, &identity, own).map_err(|error| text(&error))?;
         let snapshot = starts[0].snapshot.clone();
-        let opened = starts.into_iter().map(|start| start.open(&disk));
-        let opened = opened.collect::<Result<Vec<_>, _>>().map_err(|error| text(&error))?;
+        let mut opened = Vec::new();
+        for start in starts {
+            opened.push(start.open(&disk).map_err(|error| text(&error))?);
+        }
         self.identity = Some(identity);
         self.snapshot = Some(snapshot);
         for (number, shard) in opened.into_iter().enumerate() {

@@ -9,6 +9,7 @@ use chronik_core::metadata::command::Endpoint;
 use chronik_core::node::data::DataSetup;
 use chronik_core::shard::ShardLimits;
 use chronik_wal::frame::WalIdentity;
+use chronik_wal::planted::Bug;
 use chronik_wal::shard_wal::WalConfig;
 use chronik_wal::types::{NodeId, ShardId};
 use rand::Rng;
@@ -55,6 +56,10 @@ pub enum Planted {
     AnswerLost,
     /// The high watermark in an answer lies beyond the log's.
     WatermarkAhead,
+    /// A node whose disk was wiped comes back as the replica that it was.
+    WipedVotes,
+    /// A bug within the product.
+    Within(Bug),
 }
 
 /// What a run is allowed to meet.
@@ -80,6 +85,8 @@ pub struct RunPlan {
     pub disorder: bool,
     /// Wall clocks that jump.
     pub clock_jumps: bool,
+    /// One disk may be lost for good.
+    pub wipes: bool,
     /// Crash at this writing step of the disk, counted from the start, and at that one of the recovery after it.
     pub crash_at_steps: Option<(u64, Option<u64>)>,
     /// The bug to be found.
@@ -101,6 +108,7 @@ impl RunPlan {
             cuts: false,
             disorder: false,
             clock_jumps: false,
+            wipes: false,
             crash_at_steps: None,
             planted: None,
         }
@@ -115,6 +123,7 @@ impl RunPlan {
             cuts: true,
             disorder: seed.is_multiple_of(3),
             clock_jumps: true,
+            wipes: false,
             reshard: false,
             ..Self::random(seed)
         }
@@ -195,13 +204,13 @@ pub fn data_setup(
     }
 }
 
-/// How a node's configuration names another.
-fn peer(number: usize) -> (NodeId, Peer) {
-    (node_id(number), Peer { kafka: endpoint(number), raft: endpoint(number) })
-}
-
 /// Where clients reach a node.
 #[must_use]
 pub fn endpoint(number: usize) -> Endpoint {
     Endpoint { host: "localhost".to_owned(), port: 9092 + number as u16 }
+}
+
+fn peer(number: usize) -> (NodeId, Peer) {
+    let raft = Endpoint { host: "localhost".to_owned(), port: 5001 + number as u16 };
+    (node_id(number), Peer { kafka: endpoint(number), raft })
 }

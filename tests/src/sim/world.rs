@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use chronik_core::shard::message::Reply;
 use chronik_wal::disk::SimDisk;
+use chronik_wal::planted::plant;
 use chronik_wal::types::GroupId;
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
@@ -56,6 +57,8 @@ pub enum Phase {
     Probe,
     /// Everything is read; the number counts the readings.
     Read(u32),
+    /// Nobody asks anything: the nodes have nothing to say to each other.
+    Quiet,
     /// The run is over.
     Done,
 }
@@ -101,7 +104,13 @@ pub struct World {
 /// What was violated, with the seed and the time.
 pub fn run(plan: &RunPlan) -> Result<Report, String> {
     let seed = plan.seed;
+    let bug = match plan.planted {
+        Some(Planted::Within(bug)) => Some(bug),
+        _ => None,
+    };
+    plant(bug);
     let outcome = catch_unwind(AssertUnwindSafe(|| World::new(plan.clone()).run()));
+    plant(None);
     match outcome {
         Ok(outcome) => outcome.map_err(|why| format!("seed {seed}: {why}")),
         Err(panic) => {
@@ -115,10 +124,7 @@ pub fn run(plan: &RunPlan) -> Result<Report, String> {
 impl World {
     fn new(plan: RunPlan) -> Self {
         let mut rng = SmallRng::seed_from_u64(plan.seed);
-        let (wal, mut limits) = sizes(&mut rng);
-        if plan.nodes > 1 {
-            limits.metadata_log_bytes = 1 << 20;
-        }
+        let (wal, limits) = sizes(&mut rng);
         let tail_bytes_max = limits.tail_bytes_max;
         let node = |number| {
             let disk = SimDisk::new(rng.next_u64());

@@ -77,6 +77,11 @@ pub trait DiskFile: Send + Sync {
     fn write_all_at(&self, buf: &[u8], position: u64) -> io::Result<()>;
     /// Writes all slices, one after the other, at `position`.
     fn write_vectored_at(&self, slices: &[&[u8]], position: u64) -> io::Result<()>;
+    /// The same for bytes that hardly anybody reads soon: the system is asked to keep no copy in memory once they are on
+    /// disk. A hint, for pieces of some hundred KiB: it changes neither what is written nor what is durable.
+    fn write_past_cache_at(&self, slices: &[&[u8]], position: u64) -> io::Result<()> {
+        self.write_vectored_at(slices, position)
+    }
     /// Reserves blocks for a range so that writes to it cannot meet a full disk; lengthens the file to its end.
     fn allocate(&self, position: u64, len: u64) -> io::Result<()>;
     /// Cuts the file or lengthens it with zeros.
@@ -123,6 +128,9 @@ pub trait Mapping: Send + Sync {
     /// Brings the pages of a range into memory, blocking. An unreadable sector, or a range beyond the end of the
     /// file, is an error here rather than a SIGBUS when the bytes are touched.
     fn populate(&self, range: Range<usize>) -> io::Result<()>;
+    /// Nobody reads the range for now: its pages need not count as this process's memory. They may be read all the same,
+    /// and are then brought in again.
+    fn release(&self, range: Range<usize>);
 
     /// Whether it has no byte.
     fn is_empty(&self) -> bool {

@@ -268,4 +268,8 @@ impl Mapping for SimMapping {
         }
         Ok(())
     }
+
+    fn release(&self, range: Range<usize>) {
+        assert!(range.start <= range.end && range.end <= self.map.len(), "range within the mapping");
+    }
 }

@@ -27,6 +27,26 @@ fn exercise(disk: &dyn Disk, root: &Path) {
     assert_eq!(mapping.bytes(3..14), b"hello world", "a mapping shows what is written after it was made");
     assert!(mapping.populate(0..16 << 10).is_err(), "beyond the end is an error, not a SIGBUS");
 
+    // More slices than one call takes, and an end within a page.
+    let slices: Vec<&[u8]> = (0..3000).map(|number| [&b"abc"[..], b"", b"defgh"][number % 3]).collect();
+    file.write_past_cache_at(&slices, 14).unwrap();
+    file.write_past_cache_at(&[b"short"], 14 + 8000).unwrap();
+    file.write_past_cache_at(&[], 7).unwrap();
+    let mut all = vec![0; 8019];
+    file.read_exact_at(&mut all, 0).unwrap();
+    assert_eq!(file.len().unwrap(), 8019);
+    assert!(
+        all[3..14] == *b"hello world"
+            && all[14..8014] == b"abcdefgh".repeat(1000)
+            && all[8014..] == *b"short"
+    );
+    mapping.populate(0..8019).unwrap();
+    assert_eq!(mapping.bytes(0..8019), all);
+    mapping.release(0..8019);
+    mapping.release(8192..16 << 10);
+    assert_eq!(mapping.bytes(0..8019), all, "what was let go of may be read all the same");
+    file.set_len(14).unwrap();
+
     file.allocate(0, 8192).unwrap();
     assert_eq!(file.len().unwrap(), 8192);
     file.set_len(14).unwrap();
@@ -132,4 +152,74 @@ fn the_machine_crashes_at_the_step_asked_for() {
     assert!(file.fdatasync().is_err() && disk.has_crashed());
     assert!(file.write_all_at(&[1; 8], 8).is_err(), "a crashed machine does nothing more");
     assert_eq!(disk.crash(Survival::SyncedOnly).contents(Path::new("f")).unwrap(), [0u8; 0]);
+}
+
+/// Appends past the cache while others read through a mapping, the page that is still growing above all: no reader may ever
+/// see other bytes than those written.
+#[test]
+fn a_mapping_shows_what_is_written_past_the_cache() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use rand::rngs::SmallRng;
+    use rand::{Rng, SeedableRng};
+
+    const TOTAL: usize = 48 << 20;
+    const PERIOD: usize = 65_521;
+    const PIECE_MAX: usize = 700_000;
+    const LOOK_MAX: usize = 300_000;
+    let pattern: Vec<u8> =
+        (0..PERIOD + PIECE_MAX).map(|at| (((at % PERIOD) * 2_654_435_761) >> 11) as u8).collect();
+    let bytes_at = |position: usize, len: usize| &pattern[position % PERIOD..][..len];
+    let root = tempfile::tempdir().unwrap();
+    let file = OsDisk.open(&root.path().join("log"), OpenMode::ReadWrite).unwrap();
+    let written = AtomicUsize::new(0);
+    let write = || {
+        let mut rng = SmallRng::seed_from_u64(7);
+        let mut at = 0;
+        while at < TOTAL {
+            let len = rng.random_range(1..PIECE_MAX).min(TOTAL - at);
+            file.allocate(at as u64, len as u64).unwrap();
+            let slices: Vec<&[u8]> = bytes_at(at, len).chunks(16_001).collect();
+            // As small pieces of a partition go through the cache, beside long ones that do not.
+            let past_cache = rng.random_bool(0.7);
+            let write = if past_cache { DiskFile::write_past_cache_at } else { DiskFile::write_vectored_at };
+            write(&*file, &slices, at as u64).unwrap();
+            at += len;
+            written.store(at, Ordering::Release);
+            if rng.random_bool(0.1) {
+                file.fdatasync().unwrap();
+            }
+        }
+    };
+    let read = |seed| {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let mapping = file.map(TOTAL).unwrap();
+        let mut looks = 0;
+        while looks < 200 || written.load(Ordering::Acquire) < TOTAL {
+            let end = written.load(Ordering::Acquire);
+            if end == 0 {
+                std::thread::yield_now();
+                continue;
+            }
+            looks += 1;
+            // Half of the looks end where the written bytes end just now.
+            let to = if rng.random_bool(0.5) { end } else { rng.random_range(1..=end) };
+            let from = to.saturating_sub(rng.random_range(1..LOOK_MAX));
+            mapping.populate(from..to).unwrap();
+            assert!(mapping.bytes(from..to) == bytes_at(from, to - from), "{from}..{to} of {end}");
+            if rng.random_bool(0.5) {
+                mapping.release(from..to);
+            }
+            assert!(mapping.bytes(from..to) == bytes_at(from, to - from), "{from}..{to} of {end}, again");
+        }
+    };
+    std::thread::scope(|threads| {
+        threads.spawn(write);
+        threads.spawn(|| read(1));
+        threads.spawn(|| read(2));
+    });
+    file.fdatasync().unwrap();
+    let mut all = vec![0; TOTAL];
+    file.read_exact_at(&mut all, 0).unwrap();
+    assert!(all.chunks(PERIOD).all(|chunk| *chunk == pattern[..chunk.len()]));
 }

@@ -25,8 +25,9 @@ use crate::types::{GroupId, KafkaOffset, RaftIndex};
 const OFFSET_SPAN_MAX: i64 = i32::MAX as i64;
 /// What an entry costs in Kafka's time index: `segment.index.bytes` counts these, so that it means here what it means there.
 const KAFKA_INDEX_ENTRY_BYTES: u64 = 12;
-/// Slices of one vectored write: what Linux takes in one call (IOV_MAX).
-const SLICES_MAX: usize = 1024;
+/// A shorter piece goes through the page cache even where nobody reads it: a write past the cache goes to the disk at once,
+/// one by one, while cached ones of a quiet partition are joined until the next sync.
+const PAST_CACHE_BYTES_MIN: u64 = 256 << 10;
 
 /// Producer state as of an offset, in Kafka's snapshot format, to be kept as `<offset>.snapshot`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -231,7 +232,7 @@ impl Plan<'_> {
     }
 
     /// The job that writes what was added.
-    pub(super) fn job(&mut self, make: Option<PartitionIdentity>) -> AppendJob {
+    pub(super) fn job(&mut self, make: Option<PartitionIdentity>, past_cache: bool) -> AppendJob {
         let writes = self
             .segments
             .iter_mut()
@@ -246,6 +247,7 @@ impl Plan<'_> {
             cache: Arc::clone(self.cache),
             writes,
             snapshots: self.snapshots.clone(),
+            past_cache,
         }
     }
 }
@@ -275,6 +277,8 @@ pub(super) struct AppendJob {
     cache: Arc<FileCache>,
     writes: Vec<(Arc<SegmentFiles>, bool, SegmentWrite)>,
     snapshots: Vec<ProducerSnapshot>,
+    /// Nobody is expected to read the batches soon.
+    past_cache: bool,
 }
 
 impl AppendJob {
@@ -363,7 +367,10 @@ impl AppendJob {
         let failed = |error| FilesError::write(&path, "writing", error);
         let file = self.cache.writer(disk, files, part).map_err(failed)?;
         match part {
-            Part::Log => write_slices(&*file, at, &write.log),
+            Part::Log => {
+                let past_cache = self.past_cache && bytes >= PAST_CACHE_BYTES_MIN;
+                write_slices(&*file, at, &write.log, past_cache)
+            }
             Part::Index => file.write_all_at(&write.index, at),
             Part::Raft => file.write_all_at(&write.raft, at),
         }
@@ -387,14 +394,9 @@ pub(super) fn snapshot_path(dir: &std::path::Path, offset: KafkaOffset) -> PathB
     dir.join(super::names::file_name(offset, "snapshot"))
 }
 
-fn write_slices(file: &dyn DiskFile, at: u64, slices: &[Bytes]) -> std::io::Result<()> {
-    let mut position = at;
-    for chunk in slices.chunks(SLICES_MAX) {
-        let chunk: Vec<&[u8]> = chunk.iter().map(|slice| &slice[..]).collect();
-        file.write_vectored_at(&chunk, position)?;
-        position += chunk.iter().map(|slice| slice.len() as u64).sum::<u64>();
-    }
-    Ok(())
+fn write_slices(file: &dyn DiskFile, at: u64, slices: &[Bytes], past_cache: bool) -> std::io::Result<()> {
+    let slices: Vec<&[u8]> = slices.iter().map(|slice| &slice[..]).collect();
+    if past_cache { file.write_past_cache_at(&slices, at) } else { file.write_vectored_at(&slices, at) }
 }
 
 fn reserve(file: &dyn DiskFile, at: u64, bytes: u64) -> std::io::Result<()> {

@@ -9,6 +9,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::mapped::{IdleWindows, MappedLog};
 use super::names::{Part, SegmentFiles};
 use crate::disk::{Disk, DiskFile, Mapping, OpenMode};
 
@@ -20,6 +21,7 @@ pub struct FileCache {
     state: Mutex<State>,
     capacity: usize,
     next_id: AtomicU64,
+    idle: Arc<IdleWindows>,
 }
 
 #[derive(Default)]
@@ -45,14 +47,15 @@ enum Slot {
 #[derive(Clone)]
 enum Held {
     File(Arc<dyn DiskFile>),
-    Map(Arc<dyn Mapping>),
+    Map(Arc<MappedLog>),
 }
 
 impl FileCache {
     /// A cache of at most `capacity` descriptors and mappings; 4096 suits a limit of 16,384 open files.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        Self { state: Mutex::default(), capacity: capacity.max(1), next_id: AtomicU64::new(1) }
+        let (state, idle) = (Mutex::default(), Arc::default());
+        Self { state, capacity: capacity.max(1), next_id: AtomicU64::new(1), idle }
     }
 
     /// How many descriptors and mappings are held now.
@@ -129,7 +132,7 @@ impl FileCache {
         files: &SegmentFiles,
         bytes: u64,
         growing: bool,
-    ) -> io::Result<Arc<dyn Mapping>> {
+    ) -> io::Result<Arc<MappedLog>> {
         let key = Key { segment: files.id, slot: Slot::Map };
         if let Some(Held::Map(map)) = self.get(key)
             && map.len() as u64 >= bytes
@@ -138,9 +141,14 @@ impl FileCache {
         }
         let ahead = if growing { MAP_AHEAD_BYTES } else { 0 };
         let len = usize::try_from(bytes + ahead).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
-        let map = disk.open(&files.path(Part::Log), OpenMode::Read)?.map(len)?;
+        let map = self.watch(disk.open(&files.path(Part::Log), OpenMode::Read)?.map(len)?);
         self.put(files, key, Held::Map(Arc::clone(&map)));
         Ok(map)
+    }
+
+    /// A mapping that is not kept here, but whose idle pages count with those of the others.
+    pub(super) fn watch(&self, map: Arc<dyn Mapping>) -> Arc<MappedLog> {
+        MappedLog::new(map, &self.idle)
     }
 
     /// Lets go of everything of a segment that is dropped, for good.

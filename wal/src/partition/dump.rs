@@ -2,8 +2,10 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::error::FilesError;
+use super::mapped::MappedLog;
 use super::view::LogView;
 use crate::disk::{Disk, OpenMode};
 use crate::types::KafkaOffset;
@@ -24,7 +26,8 @@ pub fn dump_log(disk: &dyn Disk, path: &Path, out: &mut dyn Write) -> Result<(),
         return writeln!(out, "{} is empty", path.display()).map_err(told);
     }
     let len = usize::try_from(bytes).map_err(|_| failed(std::io::ErrorKind::OutOfMemory.into()))?;
-    let mut log = LogView::new(file.map(len).map_err(failed)?, path.into(), bytes);
+    let map = MappedLog::new(file.map(len).map_err(failed)?, &Arc::default());
+    let mut log = LogView::new(map, path.into(), bytes);
     let mut position = 0;
     let mut next_offset = KafkaOffset(0);
     while position < bytes {

@@ -14,7 +14,7 @@
 //!     partition.metadata                  which topic it is
 //! ```
 //!
-//! Reading order: this file, `segment`, `write` (over `append`), `read` (over `view`, `index`), `retention`, `open` (over
+//! Reading order: this file, `segment`, `write` (over `append`), `read` (over `view`, `mapped`, `index`), `retention`, `open` (over
 //! `open_segment`, `scan`), `salvage`, `delete`; `jobs` is what helper threads run.
 //!
 //! Invariants:
@@ -36,6 +36,7 @@ mod dump;
 mod error;
 mod index;
 mod jobs;
+mod mapped;
 mod names;
 mod open;
 mod open_segment;
@@ -130,6 +131,7 @@ pub struct PartitionLog {
     snapshots: BTreeSet<KafkaOffset>,
     /// Renamed files and when they are to be unlinked, monotonic ms.
     unlinks: VecDeque<(u64, Vec<PathBuf>)>,
+    past_cache: bool,
 }
 
 impl PartitionLog {
@@ -150,6 +152,7 @@ impl PartitionLog {
             pending: None,
             snapshots: BTreeSet::new(),
             unlinks: VecDeque::new(),
+            past_cache: false,
         };
         log.synced = log.written();
         log

@@ -180,7 +180,7 @@ impl Opener<'_> {
         // A mapping has a byte at least; none of an empty file is touched.
         let len = usize::try_from(end.max(1)).map_err(|_| failed(std::io::ErrorKind::OutOfMemory.into()))?;
         let map = self.disk.open(&path, OpenMode::Read).and_then(|file| file.map(len)).map_err(failed)?;
-        Ok(LogView::new(map, path, end))
+        Ok(LogView::new(self.log.store.cache.watch(map), path, end))
     }
 
     /// Walks from where `shape` is to `end`; the index entries made on the way.

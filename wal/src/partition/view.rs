@@ -11,8 +11,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::error::FilesError;
+use super::mapped::{Held, MappedLog};
 use crate::batch::{BatchInfo, HEADER_BYTES, check_crc, peek};
-use crate::disk::Mapping;
 use crate::types::KafkaOffset;
 
 /// Pages brought in ahead while headers are walked.
@@ -22,17 +22,20 @@ const POPULATE_BYTES_MAX: u64 = 1 << 20;
 
 /// The first `end` bytes of a `.log` file.
 pub(super) struct LogView {
-    map: Arc<dyn Mapping>,
+    map: Arc<MappedLog>,
     path: PathBuf,
     end: u64,
     populated: Range<u64>,
+    /// What was populated stays mapped while it is walked.
+    held: Held,
 }
 
 impl LogView {
     /// The bytes of `map` below `end`, all of which have been written.
-    pub(super) fn new(map: Arc<dyn Mapping>, path: PathBuf, end: u64) -> Self {
+    pub(super) fn new(map: Arc<MappedLog>, path: PathBuf, end: u64) -> Self {
         assert!(end <= map.len() as u64, "the mapping covers what is read");
-        Self { map, path, end, populated: 0..0 }
+        let held = map.hold(0..0);
+        Self { map, path, end, populated: 0..0, held }
     }
 
     /// Where the written bytes end.
@@ -85,7 +88,7 @@ impl LogView {
             return Bytes::new();
         }
         assert!(range.end <= self.end, "only written bytes are handed out");
-        Bytes::from_owner(MappedSlice { map: Arc::clone(&self.map), range: to_usize(range) })
+        Bytes::from_owner(self.map.hold(to_usize(range)))
     }
 
     /// An error about this file.
@@ -97,27 +100,17 @@ impl LogView {
         assert!(range.start <= range.end && range.end <= self.end, "only written bytes are read");
         if range.start < self.populated.start || range.end > self.populated.end {
             let window = range.start..self.end.min(range.end.max(range.start + WINDOW_BYTES));
+            let held = self.map.hold(to_usize(window.clone()));
             let mut at = window.start;
             while at < window.end {
                 let step = at..window.end.min(at + POPULATE_BYTES_MAX);
                 at = step.end;
-                self.map.populate(to_usize(step)).map_err(|error| FilesError::read(&self.path, error))?;
+                held.populate(to_usize(step)).map_err(|error| FilesError::read(&self.path, error))?;
             }
             self.populated = window;
+            self.held = held;
         }
-        Ok(self.map.bytes(to_usize(range)))
-    }
-}
-
-/// What a [`Bytes`] of a mapped file owns.
-struct MappedSlice {
-    map: Arc<dyn Mapping>,
-    range: Range<usize>,
-}
-
-impl AsRef<[u8]> for MappedSlice {
-    fn as_ref(&self) -> &[u8] {
-        self.map.bytes(self.range.clone())
+        Ok(self.held.bytes(to_usize(range)))
     }
 }
 

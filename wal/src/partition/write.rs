@@ -107,11 +107,23 @@ impl PartitionLog {
             plan.add(entry, snapshot);
         }
         let make = (!self.made).then(|| self.identity.clone());
-        let job = plan.job(make);
+        let job = plan.job(make, self.past_cache);
         let snapshots = plan.snapshots.iter().map(|snapshot| snapshot.offset).collect();
         let (segments, continues) = (plan.segments, plan.continues);
         self.pending = Some(Pending::Append { segments, continues, snapshots, made: !self.made });
         Some(FileJob(Work::Append(job)))
+    }
+
+    /// Whether batches are written past the page cache from now on: for a partition whose newest batches nobody reads from
+    /// its files. They are read all the same, from the disk.
+    pub fn set_past_cache(&mut self, past_cache: bool) {
+        self.past_cache = past_cache;
+    }
+
+    /// Whether batches are written past the page cache.
+    #[must_use]
+    pub fn writes_past_cache(&self) -> bool {
+        self.past_cache
     }
 
     /// A job that makes durable all that is written; none when all of it is, or when another job is in flight.

@@ -199,7 +199,8 @@ impl WalJob {
             let mut at = 0;
             while at < self.len {
                 let count = (self.len - at).min(zeros.len() as u64);
-                file.write_all_at(&zeros[..usize::try_from(count).unwrap_or(zeros.len())], at)?;
+                let zeros = &zeros[..usize::try_from(count).unwrap_or(zeros.len())];
+                file.write_past_cache_at(&[zeros], at)?;
                 at += count;
             }
             // ORDER: zeros first. A header before them could vouch for blocks that were never written.

@@ -57,7 +57,9 @@ pub(super) fn known_addresses(
     let from_file = configured.iter().map(|(node, endpoint)| (*node, endpoint));
     let registered = snapshot.brokers.iter();
     let registered = registered.filter_map(|(node, broker)| Some((*node, broker.raft.as_ref()?)));
-    let all: BTreeMap<NodeId, &Endpoint> = from_file.chain(registered).collect();
+    // A node that asks to be let in knows best.
+    let guests = snapshot.guests.iter().map(|(node, endpoint)| (*node, endpoint));
+    let all: BTreeMap<NodeId, &Endpoint> = from_file.chain(registered).chain(guests).collect();
     let others = all.into_iter().filter(|(node, _)| *node != own);
     others.map(|(node, endpoint)| (node, address(endpoint).into())).collect()
 }
@@ -66,7 +68,9 @@ pub(super) fn known_addresses(
 pub(super) fn members(configured: &BTreeMap<NodeId, Endpoint>, snapshot: &Snapshot) -> Members {
     let from_file = configured.keys().map(|node| (node.0, None));
     let registered = snapshot.brokers.iter().map(|(node, broker)| (node.0, Some(broker.directory)));
-    let nodes = from_file.chain(registered).collect();
+    let guests = snapshot.guests.keys().filter(|node| !snapshot.brokers.contains_key(node));
+    let guests = guests.map(|node| (node.0, None));
+    let nodes = from_file.chain(guests).chain(registered).collect();
     Members { admits_strangers: snapshot.cluster_id.is_none(), nodes }
 }
 

@@ -132,7 +132,8 @@ impl Shard {
         if let Some(snapshot) = host.builder.publish() {
             let changes = std::mem::take(&mut host.changes).into();
             let turn = host.commit_turn;
-            host.unpublished.push_back(Unpublished { turn, snapshot, changes });
+            let applied = host.applied;
+            host.unpublished.push_back(Unpublished { turn, snapshot, changes, applied });
             let applied = host.plans.values_mut().filter(|plan| plan.applied);
             applied.for_each(|plan| plan.published_with = plan.published_with.or(Some(turn)));
         }
@@ -141,6 +142,7 @@ impl Shard {
                 self.controller.iter().flat_map(|host| host.plans.keys().copied()).collect();
             waiting.into_iter().for_each(|number| self.finish_plan(number));
             self.forwards_applied();
+            self.look_at_elections();
         }
         self.propose_plans();
         self.serve_producer_ids();
@@ -152,8 +154,10 @@ impl Shard {
         let durable = self.wal.durable_turn();
         let mut published = false;
         while let Some(host) = &mut self.controller
-            && let Some(next) = host.unpublished.pop_front_if(|next| next.turn <= durable)
+            && host.unpublished.front().is_some_and(|next| next.turn <= durable)
+            && let Some(next) = host.unpublished.pop_front()
         {
+            host.published = next.applied;
             self.publish(next.snapshot, next.changes);
             published = true;
         }

@@ -3,10 +3,14 @@
 mod acks;
 mod cluster;
 mod cluster_rig;
+mod contact;
 mod controller;
 mod fetch;
+mod formation;
 mod groups;
+mod handover;
 mod hold;
+mod membership;
 mod offsets;
 mod produce;
 mod recycle;

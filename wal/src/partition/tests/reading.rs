@@ -149,6 +149,56 @@ fn the_cache_stays_bounded() {
     assert!(rig.store.cache.len() <= 5);
 }
 
+/// Kilobytes of a file that count as this process's memory through mappings.
+fn mapped_kib(path: &Path) -> usize {
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut of_file = false;
+    let mut total = 0;
+    for line in maps.lines() {
+        match line.split_once(char::is_whitespace) {
+            Some((first, _)) if !first.ends_with(':') => of_file = line.ends_with(path.to_str().unwrap()),
+            Some(("Rss:", rest)) if of_file => {
+                total += rest.trim().trim_end_matches(" kB").parse::<usize>().unwrap();
+            }
+            _ => {}
+        }
+    }
+    total
+}
+
+#[test]
+fn a_backlog_that_was_read_does_not_stay_in_memory() {
+    let (store, _guard) = on_disk();
+    let mut rig = Rig::at(Arc::new(crate::disk::OsDisk), store);
+    rig.policy.segment_bytes = 1 << 30;
+    let mut maker = Maker::new();
+    let size_kib = 128 << 10;
+    while rig.log.bytes() < size_kib << 10 {
+        rig.append(&[maker.batch(1, 1_000_000)]);
+    }
+    let log = rig.log.segments[0].files.path(names::Part::Log);
+    let bound_kib = (mapped::IDLE_WINDOWS_MAX + 3) << 10;
+    let mut held = Vec::new();
+    for keep in [false, true] {
+        let mut next = 0;
+        while let Some(read) = rig.try_read(next, READ_BYTES_MAX, true) {
+            let read = read.unwrap();
+            next = read.next_offset.0;
+            held.push(read.data);
+            if !keep {
+                held.clear();
+                let kib = mapped_kib(&log);
+                assert!(kib <= bound_kib, "{kib} KiB are mapped at offset {next}");
+            }
+        }
+    }
+    let kib = mapped_kib(&log);
+    assert!(kib as u64 > size_kib * 9 / 10, "{kib} KiB are mapped while all of it is in use");
+    drop(held);
+    let kib = mapped_kib(&log);
+    assert!(kib <= bound_kib, "{kib} KiB are mapped after use");
+}
+
 /// A store in a directory of its own, which the guard removes.
 pub(super) fn on_disk() -> (FileStore, tempfile::TempDir) {
     let guard = tempfile::tempdir().unwrap();

@@ -1,0 +1,122 @@
+//! The client suites of one node against three, each knowing only one of the nodes, with three replicas of everything, while the
+//! leaders move: the other two nodes are restarted by SIGTERM all the time. And a consumer group that outlives its coordinator.
+
+use chronik_net::codec::ApiKey;
+use chronik_tests::cluster::{Cluster, FORM_TIMEOUT};
+use chronik_tests::program::{java, python, run};
+use chronik_tests::toolchain::Toolchain;
+use chronik_tests::topics::{create_replicated, text};
+use chronik_tests::wire::Connection;
+use chronik_tests::workload::{self, Load};
+use chronik_tests::{lock, report};
+use kafka_protocol::messages::{FindCoordinatorRequest, FindCoordinatorResponse};
+use std::process::Command;
+use std::time::Duration;
+
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(20);
+/// A restarted node stays for so long before the next one goes.
+const STAY: Duration = Duration::from_secs(1);
+
+/// Runs scenarios one after another, each through the next node, and restarts the two others meanwhile.
+fn scenarios(name: &str, toolchain: Toolchain, commands: Vec<(&'static str, Command)>) {
+    if !toolchain.ready() {
+        return;
+    }
+    let _heavy = lock::heavy();
+    let mut cluster = Cluster::start(name);
+    for (turn, (scenario, mut command)) in (0..).zip(commands) {
+        let through = 1 + turn % 3;
+        command.arg(scenario).arg(cluster.address(through)).env("CHRONIK_TEST_REPLICAS", "3");
+        let client = std::thread::spawn(move || drop(run(scenario, &mut command)));
+        let others: Vec<i32> = cluster.ids().into_iter().filter(|id| *id != through).collect();
+        let mut restarts = 0;
+        while !client.is_finished() {
+            let id = others[restarts % 2];
+            cluster.stop(id);
+            cluster.restart(id);
+            cluster.wait_formed(FORM_TIMEOUT);
+            restarts += 1;
+            std::thread::sleep(STAY);
+        }
+        client.join().unwrap_or_else(|_| panic!("{scenario} through node {through}"));
+        report(&format!("{scenario} through node {through}, {restarts} restarts of others"));
+    }
+}
+
+#[test]
+fn java_clients() {
+    let commands = ["roundtrip", "groups", "admin", "tools"].map(|scenario| (scenario, java()));
+    scenarios("clients-java", Toolchain::Java, commands.into());
+}
+
+#[test]
+fn librdkafka_clients() {
+    let commands = ["roundtrip", "groups", "admin"].map(|name| (name, python("with_confluent.py")));
+    scenarios("clients-librdkafka", Toolchain::Python, commands.into());
+}
+
+#[test]
+fn kafka_python_clients() {
+    let commands =
+        ["roundtrip", "groups", "admin", "offsets"].map(|name| (name, python("with_kafka_python.py")));
+    scenarios("clients-kafka-python", Toolchain::Python, commands.into());
+}
+
+/// The node that coordinates a group is killed while the group works: no member is lost, so nothing is rebalanced; no commit
+/// is lost; the group goes on with another coordinator.
+#[test]
+fn a_group_outlives_its_coordinator() {
+    let _heavy = lock::heavy();
+    let mut cluster = Cluster::start("coordinator");
+    create_replicated(&mut cluster.connect(1), "grouped", 6, &[]);
+    cluster.wait_in_sync("grouped", PROGRESS_TIMEOUT);
+    let load = Load::start(&workload::Options::usual(&cluster.bootstrap(), "grouped", 6));
+    load.wait_progress("before the group", 500, PROGRESS_TIMEOUT);
+    cluster.wait("all members have their partitions", PROGRESS_TIMEOUT, |_| load.rebalances() >= 3);
+    // The group has settled once nothing more has changed for a while.
+    let mut settled = (load.rebalances(), 0);
+    cluster.wait("the group has settled", PROGRESS_TIMEOUT, |_| {
+        std::thread::sleep(Duration::from_millis(500));
+        let now = load.rebalances();
+        settled = (now, if settled.0 == now { settled.1 + 1 } else { 0 });
+        settled.1 >= 4
+    });
+    cluster.wait_in_sync("__consumer_offsets", PROGRESS_TIMEOUT);
+    let before = load.rebalances();
+    for _ in 0..2 {
+        let coordinator = coordinator(&mut cluster.connect(1), load.group_id());
+        cluster.kill(coordinator);
+        load.wait_progress("the coordinator was killed", 500, PROGRESS_TIMEOUT);
+        let left = cluster.running()[0];
+        let next = coordinator_other_than(&mut cluster, left, load.group_id(), coordinator);
+        let read = load.read();
+        cluster.wait("the group reads on", PROGRESS_TIMEOUT, |_| load.read() > read + 500);
+        report(&format!("coordinator {coordinator} was killed, {next} took over"));
+        cluster.restart(coordinator);
+        cluster.wait_formed(FORM_TIMEOUT);
+        cluster.wait_in_sync("__consumer_offsets", FORM_TIMEOUT);
+    }
+    // Longer than it takes a member to notice that it was lost.
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(load.rebalances(), before, "no member was lost, nothing rebalanced");
+    let addresses: Vec<String> = cluster.ids().into_iter().map(|id| cluster.address(id)).collect();
+    let finished = load.finish(&addresses);
+    assert!(finished.group.iter().all(|member| !member.commits.is_empty()), "{:?}", finished.group);
+    finished.assert_clean(1000);
+}
+
+fn coordinator_other_than(cluster: &mut Cluster, through: i32, group: &str, lost: i32) -> i32 {
+    let address = cluster.address(through);
+    let ask = || coordinator(&mut Connection::open(&address), group);
+    cluster.wait("another coordinator", PROGRESS_TIMEOUT, |_| ![lost, -1].contains(&ask()));
+    ask()
+}
+
+/// The node that coordinates a group, −1 for none.
+fn coordinator(connection: &mut Connection, group: &str) -> i32 {
+    let request = FindCoordinatorRequest::default().with_key_type(0).with_coordinator_keys(vec![text(group)]);
+    let answer: FindCoordinatorResponse =
+        connection.ask(ApiKey::FindCoordinator, 4, &request).expect("FindCoordinator is answered");
+    let coordinator = &answer.coordinators[0];
+    if coordinator.error_code == 0 { coordinator.node_id.0 } else { -1 }
+}
