@@ -1,71 +1,68 @@
-//! One node in simulation, with fresh seeds at every run of the suite.
+//! One node, and three, in simulation, with fresh seeds at every run of the suite.
 //!
-//! `CHRONIK_SEED=n` runs that seed alone, `CHRONIK_SEEDS=n` so many fresh ones. A failure prints its seed.
+//! `CHRONIK_SEED=n` runs that seed alone, `CHRONIK_SEEDS=n` so many fresh ones, of one node with the filter `fresh_seeds --exact`
+//! and of three with `fresh_seeds_of_clusters`. A failure prints its seed.
 
 use std::time::{Duration, Instant};
 
 use chronik_tests::sim::{RunPlan, run};
 
-/// How long fresh seeds are tried.
-const FRESH: Duration = Duration::from_secs(30);
+/// How long fresh seeds of a node on its own are tried.
+const FRESH: Duration = Duration::from_secs(20);
+
+/// How long fresh seeds of clusters are tried.
+const FRESH_CLUSTERS: Duration = Duration::from_secs(40);
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
-#[test]
+/// Runs the seed that is asked for, or fresh ones; says how much was done.
 #[expect(clippy::print_stderr, reason = "the seeds are what a person needs to see")]
-fn fresh_seeds() {
+fn fresh(for_so_long: Duration, plan: impl Fn(u64) -> RunPlan) {
     if let Some(seed) = number("CHRONIK_SEED") {
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
             .try_init();
-        let report = run(&RunPlan::random(seed)).unwrap_or_else(|why| panic!("{why}"));
+        let report = run(&plan(seed)).unwrap_or_else(|why| panic!("{why}"));
         eprintln!("{report:?}");
         return;
     }
     let (begun, count) = (Instant::now(), number("CHRONIK_SEEDS"));
     let first: u64 = rand::random::<u64>() >> 16;
+    let (mut steps, mut faults, mut virtual_ms) = (0, 0, 0);
     for done in 0.. {
-        if count.map_or(begun.elapsed() > FRESH, |count| done >= count) {
-            eprintln!("{done} seeds from {first}");
+        if count.map_or(begun.elapsed() > for_so_long, |count| done >= count) {
+            eprintln!(
+                "{done} seeds from {first}: {steps} steps, {faults} faults, {} s of virtual time",
+                virtual_ms / 1_000
+            );
             return;
         }
-        let report = run(&RunPlan::random(first + done)).unwrap_or_else(|why| panic!("{why}"));
-        eprintln!("{report:?}");
+        let report = run(&plan(first + done)).unwrap_or_else(|why| panic!("{why}"));
+        steps += report.steps;
+        faults += report.faults();
+        virtual_ms += report.virtual_ms;
     }
 }
 
-/// Three nodes and more.
 #[test]
-#[expect(clippy::print_stderr, reason = "the seeds are what a person needs to see")]
+fn fresh_seeds() {
+    fresh(FRESH, RunPlan::random);
+}
+
+/// Three nodes.
+#[test]
 fn fresh_seeds_of_clusters() {
-    if let Some(seed) = number("CHRONIK_SEED") {
-        let _ = tracing_subscriber::fmt()
-            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-            .try_init();
-        let report = run(&RunPlan::cluster(seed, 3)).unwrap_or_else(|why| panic!("{why}"));
-        eprintln!("{report:?}");
-        return;
-    }
-    let (begun, count) = (Instant::now(), number("CHRONIK_SEEDS"));
-    let first: u64 = rand::random::<u64>() >> 16;
-    for done in 0.. {
-        if count.map_or(begun.elapsed() > FRESH, |count| done >= count) {
-            eprintln!("{done} seeds from {first}");
-            return;
-        }
-        let report = run(&RunPlan::cluster(first + done, 3)).unwrap_or_else(|why| panic!("{why}"));
-        eprintln!("{report:?}");
-    }
+    fresh(FRESH_CLUSTERS, |seed| RunPlan::cluster(seed, 3));
 }
 
 /// The same seed gives the same run, step by step.
 #[test]
 fn a_seed_is_a_run() {
-    for seed in [1, 17] {
-        let first = run(&RunPlan::random(seed)).unwrap();
-        let second = run(&RunPlan::random(seed)).unwrap();
+    for plan in [RunPlan::random(1), RunPlan::random(17), RunPlan::cluster(5, 3)] {
+        let first = run(&plan).unwrap();
+        let second = run(&plan).unwrap();
         assert_eq!((first.trace, first.steps), (second.trace, second.steps));
         assert_eq!(first.counts, second.counts);
         assert!(first.acknowledged > 100, "{first:?}");
@@ -132,3 +129,36 @@ fn planted_bugs_are_found() {
         eprintln!("{planted:?}: {}", &why[..why.len().min(160)]);
     }
 }
+
+/// Bugs of clusters, most of them within the product: each is found.
+#[cfg(debug_assertions)]
+#[test]
+#[expect(clippy::print_stderr, reason = "how each was found")]
+fn planted_bugs_of_clusters_are_found() {
+    use chronik_tests::sim::{Bug, Planted};
+    // With each the seed to begin with: one that found it once, so that the suite is quick.
+    let bugs = [
+        (Planted::DurableBeforeWrite, 15),
+        (Planted::Within(Bug::HardStateDropped), 0),
+        (Planted::Within(Bug::TruncationSkipped), 0),
+        (Planted::Within(Bug::ProducersForgotten), 0),
+        (Planted::Within(Bug::QuorumUnchecked), 6),
+        (Planted::Within(Bug::WaiterByIndex), 1),
+        (Planted::Within(Bug::TrimmedAlone), 2),
+        (Planted::Within(Bug::RecycledEarly), 12),
+    ];
+    for (planted, first) in bugs {
+        let found = (first..first + SEEDS_FOR_A_BUG).find_map(|seed| {
+            let sound = RunPlan::cluster(seed, 3);
+            let found = run(&RunPlan { planted: Some(planted), ..sound.clone() }).err()?;
+            // What a run without the bug does not find was found because of it.
+            run(&sound).is_ok().then_some(found)
+        });
+        let why = found.unwrap_or_else(|| panic!("{planted:?} was not found within {SEEDS_FOR_A_BUG} seeds"));
+        eprintln!("{planted:?}: {}", why.chars().take(200).collect::<String>());
+    }
+}
+
+/// So many runs may be needed to find a planted bug.
+#[cfg(debug_assertions)]
+const SEEDS_FOR_A_BUG: u64 = 60;

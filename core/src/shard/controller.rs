@@ -140,7 +140,8 @@ impl ControllerHost {
 
     /// The last entry of which everybody on this node can read what it did.
     pub(in crate::shard) fn readable(&self) -> RaftIndex {
-        if self.unpublished.is_empty() { self.applied } else { self.published }
+        let is_published = self.unpublished.is_empty() && self.changes.is_empty();
+        if is_published { self.applied } else { self.published }
     }
 
     /// Whether the state has entries after this one in it.

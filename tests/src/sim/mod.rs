@@ -55,5 +55,6 @@ mod setup;
 mod watch;
 mod world;
 
+pub use chronik_wal::planted::Bug;
 pub use setup::{Planted, RunPlan};
 pub use world::{Report, run};

@@ -57,16 +57,19 @@ impl Shard {
         let number = self.number();
         let deadline_ms = self.now.mono_ms + u64::from(timeout_ms);
         let applied = plan.commands.is_empty();
+        let Some(host) = &mut self.controller else { return };
+        // What it rests on may be applied and not published yet: a request carried out already, by an earlier leader.
+        let newest = host.unpublished.back().map_or(TurnNumber::default(), |newest| newest.turn);
+        let rests_on = host.changes.is_empty().then_some(newest);
         let pending = PendingPlan {
             asker,
             commands: plan.commands,
             reply: plan.response,
             awaited: plan.awaited,
             applied,
-            published_with: applied.then(TurnNumber::default),
+            published_with: rests_on.filter(|_| applied),
             deadline_ms,
         };
-        let Some(host) = &mut self.controller else { return };
         host.plans.insert(number, pending);
         if !applied {
             host.unproposed.push_back(number);
