@@ -110,7 +110,7 @@ fn a_change_is_known_everywhere(cluster: &mut Cluster) {
 fn a_node_that_comes_back_knows_what_was_made_without_it(cluster: &mut Cluster) {
     cluster.kill(3);
     for n in 0..20 {
-        let code = create_replicated_code(&mut cluster.connect(1), &format!("meanwhile-{n}"), 1, 2, &[]);
+        let code = create_replicated_code(&mut cluster.connect(1), &format!("meanwhile-{n}"), 1, 3, &[]);
         assert_eq!(code, 0, "a topic can be made with one node gone");
     }
     cluster.spawn(3);

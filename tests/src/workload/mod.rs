@@ -276,3 +276,37 @@ pub fn longest_gap(history: &History, place: &Place, from: Duration, until: Dura
     let gaps = around.map(|pair| Gap { begin: pair[0], length: pair[1] - pair[0] });
     gaps.max_by_key(|gap| gap.length).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::Send;
+
+    #[test]
+    fn the_longest_gap_is_that_of_the_fault_and_of_the_partition() {
+        let send = |partition, completed, outcome| Send {
+            producer: 1,
+            place: ("t".to_string(), partition),
+            value: completed,
+            invoked: Duration::ZERO,
+            completed: Duration::from_secs(completed),
+            outcome,
+        };
+        let done = Outcome::Acknowledged(None);
+        let history = History {
+            sends: vec![
+                send(0, 1, done),
+                send(0, 20, done),
+                send(0, 21, done),
+                send(0, 23, Outcome::Unknown),
+                send(0, 25, done),
+                send(1, 22, done),
+                send(0, 60, done),
+            ],
+            ..History::default()
+        };
+        let seconds = Duration::from_secs;
+        let gap = longest_gap(&history, &("t".to_string(), 0), seconds(21), seconds(25));
+        assert_eq!((gap.begin, gap.length), (seconds(21), seconds(4)));
+    }
+}
