@@ -112,6 +112,8 @@ pub struct ShardMetrics {
     pub leadership_changes: Counter,
     /// Fetch sessions of this shard's connections now.
     pub fetch_sessions: Counter,
+    /// Bytes of entries read from files for followers that lag, since the start.
+    pub catch_up_bytes: Counter,
 }
 
 impl Default for ShardMetrics {
@@ -132,6 +134,7 @@ impl Default for ShardMetrics {
             safety_late_us: Counter::default(),
             leadership_changes: Counter::default(),
             fetch_sessions: Counter::default(),
+            catch_up_bytes: Counter::default(),
         }
     }
 }

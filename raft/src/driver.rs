@@ -295,3 +295,5 @@ mod promise_tests;
 mod rest_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tick_tests;

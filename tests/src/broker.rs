@@ -293,27 +293,32 @@ impl Drop for Broker {
     }
 }
 
-/// The server's binary, built in the profile of this test if it is not up to date.
+/// The server's binary, built in the profile of this test if it is not up to date; `CHRONIK_SERVER` names another.
 #[must_use]
 pub fn server_binary() -> PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(build_server).clone()
+    let given = || std::env::var_os("CHRONIK_SERVER").map(PathBuf::from);
+    BINARY.get_or_init(|| given().unwrap_or_else(|| build("chronik-core", "chronik-server"))).clone()
 }
 
-fn build_server() -> PathBuf {
-    if let Some(path) = std::env::var_os("CHRONIK_SERVER") {
-        return PathBuf::from(path);
-    }
+/// The load generator's binary, likewise.
+#[must_use]
+pub fn bench_binary() -> PathBuf {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| build("chronik-bench", "chronik-bench")).clone()
+}
+
+fn build(package: &str, binary: &str) -> PathBuf {
     let _guard = lock::acquire("server-build");
     let directory = paths::profile_directory();
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(paths::repository());
-    command.args(["build", "--quiet", "--locked", "--package", "chronik-core", "--bin", "chronik-server"]);
+    command.args(["build", "--quiet", "--locked", "--package", package, "--bin", binary]);
     command.arg("--target-dir").arg(directory.parent().expect("a profile is in the target directory"));
     if directory.file_name().is_some_and(|name| name == "release") {
         command.arg("--release");
     }
     let status = command.status().expect("cargo starts");
-    assert!(status.success(), "chronik-server does not build");
-    directory.join("chronik-server")
+    assert!(status.success(), "{binary} does not build");
+    directory.join(binary)
 }

@@ -92,6 +92,13 @@ impl ReferenceKafka {
         self.nodes[number - 1].process = None;
     }
 
+    /// SIGTERM, and waits until it has left.
+    pub fn stop(&mut self, number: usize) {
+        let mut process = self.nodes[number - 1].process.take().expect("the node runs");
+        process.signal(libc::SIGTERM);
+        assert!(process.wait(READY_TIMEOUT).is_some(), "Apache Kafka does not stop");
+    }
+
     /// Waits until a node answers and knows all nodes.
     pub fn wait_until_ready(&mut self, number: usize) {
         let (deadline, count) = (Instant::now() + READY_TIMEOUT, self.nodes.len());

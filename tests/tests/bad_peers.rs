@@ -58,7 +58,9 @@ fn nodes_that_do_not_belong_are_refused_with_one_line_each() {
     let raft_port = free_port();
     let mut foreign = Broker::prepare("foreign", outsider_options(4, raft_port, &[]));
     foreign.restart();
-    let id = View::of(&foreign.address()).unwrap().cluster_id.expect("a cluster of its own");
+    let id_now = || View::of(&foreign.address()).ok().and_then(|view| view.cluster_id);
+    eventually("a cluster of its own", PATIENCE, || id_now().is_some());
+    let id = id_now().expect("it has one");
     foreign.stop_cleanly();
     let data = foreign.data_dir();
     let options = outsider_options(4, raft_port, &listed(&cluster, &[1, 2, 3])).data_dir(&data);
@@ -81,8 +83,8 @@ fn nodes_that_do_not_belong_are_refused_with_one_line_each() {
     (swapped[0].2, swapped[1].2) = (two, one);
     let mut confused = outsider("confused", 4, &swapped);
     confused.spawn();
-    let line = wait_for_line(&confused, "was dialled");
-    assert!(line.contains("node 1 was dialled, node 2 answers"), "{line}");
+    let line = wait_for_line(&confused, "node 1 was dialled, node 2 answers");
+    assert!(line.contains("correct the address in the peer list"), "{line}");
     confused.kill();
 
     for rogue in [&foreign_again, &double, &confused] {

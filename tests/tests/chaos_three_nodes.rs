@@ -42,7 +42,7 @@ fn nothing_is_lost_through_kills_pauses_and_cuts() {
     for fault in &injected {
         let gap = longest_gap(&finished.history, &(TOPIC.into(), 0), fault.at, fault.at + GAP_WINDOW);
         let (kind, node, leader) = (fault.fault, fault.node, if fault.leader { ", the leader" } else { "" });
-        report(&format!("{kind:?} of node {node}{leader} at {:?}: {gap:?} without a success", fault.at));
+        report(&format!("{kind:?} of node {node}{leader} at {:?}: {gap:?}", fault.at));
     }
     let findings = finished.assert_clean(usize::try_from(seconds * 20).expect("a small number"));
     report(&format!("{} faults; {findings:?}", injected.len()));

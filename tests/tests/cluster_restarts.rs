@@ -111,8 +111,10 @@ fn produce_goes_on_when_the_leader_is_killed() {
     }
     let finished = finish(&cluster, load);
     let place = (TOPIC.to_string(), 0);
-    let mut gaps: Vec<Duration> =
-        killed_at.iter().map(|at| longest_gap(&finished.history, &place, *at, *at + GAP_WINDOW)).collect();
+    let mut gaps: Vec<Duration> = killed_at
+        .iter()
+        .map(|at| longest_gap(&finished.history, &place, *at, *at + GAP_WINDOW).length)
+        .collect();
     report(&format!("without a success after a kill of the leader: {}", milliseconds(&mut gaps)));
     finished.assert_clean(500);
 }

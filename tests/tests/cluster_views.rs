@@ -5,7 +5,7 @@ use chronik_net::codec::ErrorCode;
 use chronik_tests::cluster::view::View;
 use chronik_tests::cluster::{Cluster, FORM_TIMEOUT};
 use chronik_tests::records::{batch, read_all};
-use chronik_tests::topics::create_replicated;
+use chronik_tests::topics::{create_replicated, create_replicated_code};
 use chronik_tests::wire::Connection;
 use chronik_tests::{lock, report};
 use std::collections::BTreeMap;
@@ -26,6 +26,7 @@ fn every_node_names_all_nodes_and_the_leaders_of_now() {
     each_alone_names_all(&mut cluster);
     leaders_are_real(&mut cluster);
     a_change_is_known_everywhere(&mut cluster);
+    a_node_that_comes_back_knows_what_was_made_without_it(&mut cluster);
     with_the_majority_gone(&mut cluster);
     leaders_are_spread(&mut cluster);
 }
@@ -103,6 +104,30 @@ fn a_change_is_known_everywhere(cluster: &mut Cluster) {
         cluster.restart(victim);
         cluster.wait_in_sync(TOPIC, FORM_TIMEOUT);
     }
+}
+
+/// What a node answers first after its start is not what it knew before it was stopped.
+fn a_node_that_comes_back_knows_what_was_made_without_it(cluster: &mut Cluster) {
+    cluster.kill(3);
+    for n in 0..20 {
+        let code = create_replicated_code(&mut cluster.connect(1), &format!("meanwhile-{n}"), 1, 3, &[]);
+        assert_eq!(code, 0, "a topic can be made with one node gone");
+    }
+    cluster.spawn(3);
+    let started = Instant::now();
+    let first = loop {
+        match View::of(&cluster.address(3)) {
+            Ok(view) => break view,
+            Err(error) => assert!(started.elapsed() < FORM_TIMEOUT, "{error:#}"),
+        }
+    };
+    let known = first.topics.keys().filter(|name| name.starts_with("meanwhile-")).count();
+    report(&format!(
+        "its first answer, {:?} after the start, has {known} of 20 new topics",
+        started.elapsed()
+    ));
+    assert_eq!(known, 20, "the first answer is of now: {first:?}");
+    cluster.wait_formed(FORM_TIMEOUT);
 }
 
 /// Two nodes of three lost: no write is acknowledged, Metadata is answered from memory, `/health` says why.

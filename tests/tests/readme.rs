@@ -51,9 +51,16 @@ fn a_broker_with_nothing_configured_serves_what_it_shows() {
     assert!(outputs[0].contains("broker 1 at 127.0.0.1:9092"), "{}", outputs[0]);
     assert_eq!(outputs[2].trim(), "1000");
 
-    for path in
-        ["/metrics", "/health", "/health/live", "/health/ready", "/v1/status", "/v1/partitions", "/v1/groups"]
-    {
+    for path in [
+        "/metrics",
+        "/health",
+        "/health/live",
+        "/health/ready",
+        "/v1/status",
+        "/v1/cluster",
+        "/v1/partitions",
+        "/v1/groups",
+    ] {
         let url = format!("http://127.0.0.1:9644{path}");
         run(path, Command::new("curl").args(["--fail", "--silent", "--show-error", &url]));
     }
@@ -61,4 +68,41 @@ fn a_broker_with_nothing_configured_serves_what_it_shows() {
     server.signal(libc::SIGINT);
     let status = server.wait(Duration::from_secs(2)).expect("Ctrl-C ends it within 2 s");
     assert!(status.success(), "it leaves with {status}");
+}
+
+#[test]
+fn three_nodes_start_and_are_looked_at_as_it_shows() {
+    let _heavy = lock::heavy();
+    let directory = paths::scratch("readme-three");
+    let blocks = commands();
+    let shown = "target/release/chronik-server";
+    let starts = blocks.iter().find(|block| block.len() == 4 && block[1].starts_with(shown));
+    let starts = &starts.expect("the README shows three nodes")[1..];
+    let server = server_binary();
+    let server = server.to_str().expect("a path that is text");
+    let deployed = format!("{}/core/deploy", paths::repository().display());
+    let here = |line: &str| line.replace(shown, server).replace("core/deploy", &deployed);
+    let start = |(number, line): (usize, &String)| {
+        let line = format!("exec {}", here(line.trim_end_matches('&')));
+        let mut command = Command::new("sh");
+        command.args(["-c", &line]).current_dir(directory.path());
+        let log = directory.path().join(format!("server{number}.log"));
+        Process::start("chronik-server", &mut command, &log).expect("the node starts")
+    };
+    let mut nodes: Vec<Process> = starts.iter().enumerate().map(start).collect();
+    let looks = blocks.iter().find(|block| block[0].contains("cluster health")).expect("it shows health");
+    let look = |line: &str| Command::new("sh").args(["-c", &here(line)]).output().expect("sh starts");
+    eventually("the three nodes are healthy", Duration::from_secs(30), || look(&looks[0]).status.success());
+    let outputs: Vec<String> =
+        looks.iter().map(|line| String::from_utf8_lossy(&look(line).stdout).into_owned()).collect();
+    assert_eq!(outputs[0], "healthy\n");
+    assert!(outputs[1].contains("nodes 3 (3 up)"), "{}", outputs[1]);
+    for node in 1..=3 {
+        assert!(directory.path().join(format!("chronik-data/node{node}/meta.properties")).exists());
+    }
+    nodes.iter_mut().for_each(|node| node.signal(libc::SIGTERM));
+    for node in &mut nodes {
+        let status = node.wait(Duration::from_secs(10)).expect("it ends");
+        assert!(status.success(), "it leaves with {status}");
+    }
 }

@@ -4,6 +4,8 @@
 //! WAL turns are, one after the other. "own" is CPU of this process, io-wq threads included; "machine" that of the
 //! whole machine meanwhile. The figures are in `disk::uring`'s module documentation.
 
+#![allow(clippy::print_stdout, reason = "the figures are what it is for")]
+
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;

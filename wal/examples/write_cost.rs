@@ -5,6 +5,8 @@
 //! process, "machine" that of the whole machine meanwhile (write-back and interrupts run in kernel threads), which
 //! says something on a quiet machine only. The figures are in `partition`'s module documentation.
 
+#![allow(clippy::print_stdout, reason = "the figures are what it is for")]
+
 use std::alloc::{Layout, alloc_zeroed};
 use std::error::Error;
 use std::fs::{File, OpenOptions};

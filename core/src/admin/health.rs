@@ -4,13 +4,14 @@
 //! is led, the listeners accept, no partition is damaged; clients may be sent here. A node that recovers its data is live and
 //! not ready.
 
+use chronik_wal::types::NodeId;
 use serde_json::{Value, json};
 
 use super::inspect::{Answers, inspect, name_of};
 use super::request::Response;
 use super::{NodeView, State};
 use crate::metadata::snapshot::Snapshot;
-use crate::shard::report::ReportScope;
+use crate::shard::report::{MetadataReport, ReportScope, Totals};
 
 /// Damaged partitions named in an answer; their number is always whole.
 const DEGRADED_NAMED_MAX: usize = 100;
@@ -19,6 +20,8 @@ const DEGRADED_NAMED_MAX: usize = 100;
 #[derive(Clone, Debug, Default)]
 struct Verdict {
     reasons: Vec<String>,
+    /// What is amiss but does not keep clients away.
+    warnings: Vec<String>,
     /// Damaged partitions: name and what is wrong.
     degraded: Vec<(String, String)>,
 }
@@ -36,6 +39,7 @@ impl Verdict {
             "status": if self.holds() { "ok" } else { "failing" },
             what: self.holds(),
             "reasons": self.reasons,
+            "warnings": self.warnings,
             "degraded": degraded.collect::<Vec<_>>(),
         })
     }
@@ -77,7 +81,7 @@ fn silent(answers: &Answers) -> impl Iterator<Item = String> {
 
 fn liveness(answers: Option<&Answers>) -> Verdict {
     let reasons = answers.into_iter().flat_map(silent).collect();
-    Verdict { reasons, degraded: Vec::new() }
+    Verdict { reasons, ..Verdict::default() }
 }
 
 fn readiness(state: &State, answers: Option<&Answers>) -> Verdict {
@@ -91,11 +95,15 @@ fn readiness(state: &State, answers: Option<&Answers>) -> Verdict {
         return verdict;
     };
     let snapshot = snapshot.load();
-    if snapshot.controller.is_none() {
-        reasons.push("the metadata group has no leader".to_owned());
-    }
-    let Some(answers) = answers else { return verdict };
+    let Some(answers) = answers else {
+        if snapshot.controller.is_none() {
+            reasons.push("the metadata group has no leader".to_owned());
+        }
+        return verdict;
+    };
     reasons.extend(silent(answers));
+    reasons.extend(leaderless(&snapshot, answers));
+    verdict.warnings = warnings(&snapshot, answers);
     reasons.extend(answers.reports.iter().filter_map(|report| report.obstacle.clone()));
     verdict.degraded = damaged(&snapshot, answers);
     let count = verdict.degraded.len();
@@ -105,6 +113,59 @@ fn readiness(state: &State, answers: Option<&Answers>) -> Verdict {
             .push(format!("{count} damaged partitions are offline; the log says how each is mended"));
     }
     verdict
+}
+
+/// Why nothing can be changed, if so: the metadata group has no leader. Clients that only produce and consume may not notice.
+fn leaderless(snapshot: &Snapshot, answers: &Answers) -> Option<String> {
+    let Some(metadata) = super::cluster::metadata(answers) else {
+        return snapshot.controller.is_none().then(|| "the metadata group has no leader".to_owned());
+    };
+    match metadata.raft.role {
+        "leader" | "follower" => None,
+        // Why a cluster has not been formed is said in words of its own.
+        "absent" if answers.reports.iter().any(|report| report.obstacle.is_some()) => None,
+        _ => {
+            let away: Vec<String> = unreachable(snapshot, metadata).iter().map(ToString::to_string).collect();
+            let members = snapshot.brokers.len();
+            Some(match away.len() * 2 >= members.max(1) && members > 1 {
+                true => format!(
+                    "the metadata group has lost its majority: of {members} nodes these cannot be reached from here: {}; \
+                     nothing can be changed and nothing is acknowledged until one of them is back (if their disks are lost: \
+                     chronik-server cluster recover --unsafe)",
+                    away.join(", ")
+                ),
+                false => "the metadata group has no leader: an election is due or under way".to_owned(),
+            })
+        }
+    }
+}
+
+fn unreachable(snapshot: &Snapshot, metadata: &MetadataReport) -> Vec<NodeId> {
+    let others = snapshot.brokers.keys().copied().filter(|node| *node != snapshot.node);
+    others.filter(|node| !metadata.nodes_up.contains(node)).collect()
+}
+
+fn warnings(snapshot: &Snapshot, answers: &Answers) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let away = super::cluster::metadata(answers).map(|metadata| unreachable(snapshot, metadata));
+    for node in away.unwrap_or_default() {
+        warnings.push(format!("node {node} cannot be reached from here"));
+    }
+    let sum = |figure: fn(&Totals) -> usize| {
+        answers.reports.iter().map(|report| figure(&report.totals)).sum::<usize>()
+    };
+    let figures: [(&str, usize); 4] = [
+        ("replicas here have no leader", sum(|totals| totals.offline)),
+        ("partitions led here lack a replica in sync", sum(|totals| totals.under_replicated)),
+        (
+            "partitions led here are below min.insync.replicas: acks=all is refused",
+            sum(|totals| totals.under_min_isr),
+        ),
+        ("partitions led here are being moved", sum(|totals| totals.moving)),
+    ];
+    let told = figures.iter().filter(|(_, count)| *count > 0);
+    warnings.extend(told.map(|(what, count)| format!("{count} {what}")));
+    warnings
 }
 
 /// The damaged partitions of all shards: name and what is wrong.

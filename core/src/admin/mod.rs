@@ -4,6 +4,7 @@
 //! GET /metrics                     Prometheus text (prometheus.rs)
 //! GET /health, /health/live|ready  200 or 503, with the reasons in JSON (health.rs)
 //! GET /v1/status                   the node at a glance (status.rs)
+//! GET /v1/cluster                  nodes, the metadata group, links (cluster.rs)
 //! GET /v1/partitions?after=&limit= partitions of this node, page by page
 //! GET /v1/groups?after=&limit=     consumer groups of this node, page by page
 //! ```
@@ -15,12 +16,14 @@
 //! Invariants: a scrape never blocks a shard; every answer is bounded by a named limit; the endpoint serves from before
 //! recovery to the end of a clean stop.
 
+mod cluster;
 mod collector;
 mod health;
 mod http;
 mod inspect;
 mod process;
 mod prometheus;
+mod raft_metrics;
 mod request;
 mod status;
 
@@ -131,7 +134,7 @@ fn answer(state: &State, get: &Get) -> Response {
         "/health/live" => return health::live(state),
         "/health/ready" => return health::ready(state),
         "/" => return Response::json(200, &status::index()),
-        "/metrics" | "/v1/status" | "/v1/partitions" | "/v1/groups" => {}
+        "/metrics" | "/v1/status" | "/v1/cluster" | "/v1/partitions" | "/v1/groups" => {}
         _ => return Response::error(404, "no such path; GET / lists them"),
     }
     let Some(view) = state.view.get() else {
@@ -140,6 +143,7 @@ fn answer(state: &State, get: &Get) -> Response {
     match get.path() {
         "/metrics" => prometheus::metrics(state, view),
         "/v1/status" => status::status(state, view),
+        "/v1/cluster" => cluster::cluster(view),
         "/v1/partitions" => status::partitions(view, get),
         _ => status::groups(view, get),
     }

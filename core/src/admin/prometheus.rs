@@ -14,7 +14,7 @@ use super::collector::{Families, Labels};
 use super::inspect::{Answers, Watermarks, inspect};
 use super::process::{Process, disk};
 use super::request::Response;
-use super::{NodeView, State};
+use super::{NodeView, State, raft_metrics};
 use crate::coordinator::report::GroupReport;
 use crate::metrics::{Counter, ShardMetrics};
 use crate::shard::report::{GroupPage, PartitionPage, PartitionReport, ReportScope, Totals};
@@ -35,7 +35,7 @@ const GROUP_STATES: [&str; 5] = ["Empty", "PreparingRebalance", "CompletingRebal
 const ALWAYS_TIMED: [ApiKey; 2] = [ApiKey::Produce, ApiKey::Fetch];
 
 /// A family: its name, its help, and where its value is found.
-type Figure<Read> = (&'static str, &'static str, Read);
+pub(super) type Figure<Read> = (&'static str, &'static str, Read);
 type CounterOf = fn(&ShardMetrics) -> &Counter;
 type TotalOf = fn(&Totals) -> usize;
 type PartitionFigure = fn(&PartitionReport) -> i64;
@@ -54,6 +54,8 @@ pub(super) fn metrics(state: &State, view: &NodeView) -> Response {
     requests(&mut families, view);
     traffic(&mut families, view);
     cluster(&mut families, view, &answers);
+    raft_metrics::raft(&mut families, view, &answers);
+    raft_metrics::links(&mut families, &answers);
     let partitions_left_out = partitions(&mut families, &answers);
     let (groups_left_out, offsets_left_out) = groups(&mut families, view, &answers);
     families
@@ -70,7 +72,7 @@ pub(super) fn metrics(state: &State, view: &NodeView) -> Response {
     }
 }
 
-fn label(name: &'static str, value: impl ToString) -> Labels {
+pub(super) fn label(name: &'static str, value: impl ToString) -> Labels {
     vec![(name, value.to_string())]
 }
 
@@ -109,7 +111,11 @@ fn node(families: &mut Families, state: &State, view: &NodeView) {
 }
 
 /// One sample a shard, from a counter.
-fn by_shard(families: &mut Families, view: &NodeView, counter: impl Fn(&ShardMetrics) -> &Counter) {
+pub(super) fn by_shard(
+    families: &mut Families,
+    view: &NodeView,
+    counter: impl Fn(&ShardMetrics) -> &Counter,
+) {
     for (number, metrics) in view.metrics.iter().enumerate() {
         families.set(label("shard", number), counter(metrics).get());
     }
@@ -123,7 +129,7 @@ fn seconds_by_shard(families: &mut Families, view: &NodeView, counter: impl Fn(&
 }
 
 /// One sample a shard, from what it answered.
-fn by_answer(families: &mut Families, answers: &Answers, value: impl Fn(&Totals) -> u64) {
+pub(super) fn by_answer(families: &mut Families, answers: &Answers, value: impl Fn(&Totals) -> u64) {
     for report in &answers.reports {
         families.set(label("shard", report.shard.0), value(&report.totals));
     }
@@ -252,7 +258,10 @@ fn cluster(families: &mut Families, view: &NodeView, answers: &Answers) {
     let all = |figure: fn(&Totals) -> usize| {
         answers.reports.iter().map(|report| figure(&report.totals)).sum::<usize>()
     };
-    let gauges: [Figure<TotalOf>; 6] = [
+    families
+        .gauge("chronik_fenced_brokers", "Registered brokers that cannot be reached, as this node knows.")
+        .set(vec![], snapshot.fenced.len());
+    let gauges: [Figure<TotalOf>; 8] = [
         ("chronik_partitions", "Partition replicas on this node.", |t| t.partitions),
         ("chronik_leaders", "Partitions led by this node.", |t| t.leaders),
         ("chronik_offline_partitions", "Replicas here without a leader, damaged ones included.", |t| {
@@ -264,6 +273,10 @@ fn cluster(families: &mut Families, view: &NodeView, answers: &Answers) {
         ("chronik_under_min_isr_partitions", "Partitions led here below min.insync.replicas.", |t| {
             t.under_min_isr
         }),
+        ("chronik_reassigning_partitions", "Partitions led here whose replicas are being moved.", |t| {
+            t.moving
+        }),
+        ("chronik_resting_groups", "Raft groups here that are at rest: nothing is in flight.", |t| t.resting),
         ("chronik_coordinators_loading", "Group coordinators that still read their log.", |t| {
             t.coordinators_loading
         }),

@@ -27,7 +27,7 @@ pub(super) fn index() -> Value {
     json!({
         "server": "chronik",
         "version": env!("CARGO_PKG_VERSION"),
-        "paths": ["/metrics", "/health", "/health/live", "/health/ready", "/v1/status", "/v1/partitions", "/v1/groups"],
+        "paths": ["/metrics", "/health", "/health/live", "/health/ready", "/v1/status", "/v1/cluster", "/v1/partitions", "/v1/groups"],
     })
 }
 
@@ -143,8 +143,9 @@ fn partition(row: &PartitionReport) -> Value {
         "topic_id": row.name.topic_id.to_string(),
         "partition": row.name.index,
         "group": row.group.0,
-        "leader": row.leader.map(|node| node.0),
-        "term": row.term.0,
+        "leader": row.raft.leader.map(|node| node.0),
+        "term": row.raft.term.0,
+        "raft": super::cluster::raft(&row.raft),
         "log_start_offset": row.log_start.0,
         "high_watermark": row.high_watermark.0,
         "log_end_offset": row.log_end.0,

@@ -5,14 +5,19 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use chronik_net::rt::mailbox::{Unbound, mailbox};
-use chronik_wal::types::{GroupId, KafkaOffset, ShardId, Term};
+use chronik_wal::types::{GroupId, KafkaOffset, PeerId, RaftIndex, ShardId, Term};
 use uuid::Uuid;
 
 use super::*;
 use crate::config::layers::ConfigMap;
+use crate::metadata::command::{Command, Endpoint};
 use crate::metadata::snapshot::SnapshotBuilder;
+use crate::metadata::state::MetadataState;
 use crate::partition::PartitionName;
-use crate::shard::report::{PartitionReport, ReportScope, ShardReport, Totals};
+use crate::shard::report::{
+    IncomingReport, LinkReport, MemberReport, MetadataReport, PartitionReport, RaftReport, ReportScope,
+    ShardReport, Totals,
+};
 
 type Report = Box<dyn Fn(&ReportScope) -> ShardReport + Send>;
 
@@ -94,9 +99,115 @@ fn empty(shard: u16) -> ShardReport {
         totals: Totals::default(),
         obstacle: None,
         damaged: Vec::new(),
+        metadata: None,
+        links: Vec::new(),
+        incoming: IncomingReport::default(),
         partitions: Vec::new(),
         groups: Vec::new(),
         high_watermarks: Vec::new(),
+    }
+}
+
+fn raft(role: &'static str, members: Vec<MemberReport>) -> RaftReport {
+    let leader = (role == "leader").then_some(NodeId(1));
+    let (commit, applied, last) = (RaftIndex(8), RaftIndex(7), RaftIndex(9));
+    RaftReport { role, leader, term: Term(1), commit, applied, last, is_resting: false, members }
+}
+
+/// Shard 0 of a node of three, whose metadata group has this role and which reaches these others.
+fn of_three(role: &'static str, nodes_up: &'static [i32]) -> Option<Report> {
+    Some(Box::new(move |_| {
+        let member = MemberReport { node: Some(NodeId(2)), peer: PeerId(5), is_voter: true, lag: 3 };
+        let up = |node: &i32| NodeId(*node);
+        let link = |node: i32| LinkReport {
+            node: NodeId(node),
+            is_up: nodes_up.contains(&node),
+            waiting: (1, 100),
+            sent_frames: 7,
+            dropped_frames: 2,
+            connections: 1,
+        };
+        ShardReport {
+            metadata: Some(MetadataReport {
+                raft: raft(role, vec![member]),
+                nodes_up: nodes_up.iter().map(up).collect(),
+            }),
+            links: vec![link(2), link(3)],
+            incoming: IncomingReport { frames: 11, dropped_frames: 1, unsent_frames: 4 },
+            totals: Totals { leaders: 5, under_replicated: 2, moving: 1, ..Totals::default() },
+            ..empty(0)
+        }
+    }))
+}
+
+/// Nodes 1 to 3 are registered.
+fn world_of_three(role: &'static str, nodes_up: &'static [i32]) -> World {
+    let world = World::new(vec![of_three(role, nodes_up)], true);
+    let (mut state, mut builder) =
+        (MetadataState::default(), SnapshotBuilder::new(NodeId(1), 1, ConfigMap::new()));
+    for node in 1..=3 {
+        let endpoint = |port| Endpoint { host: "h".to_owned(), port };
+        let command = Command::RegisterBroker {
+            node: NodeId(node),
+            directory: Uuid::nil(),
+            incarnation: Uuid::nil(),
+            rack: None,
+            listeners: BTreeMap::from([("PLAINTEXT".to_owned(), endpoint(9092))]),
+            raft: Some(endpoint(5001)),
+        };
+        let change = state.apply(&command).unwrap();
+        builder.apply(&change, &state);
+    }
+    builder.controller_changed(NodeId(1));
+    world.state.view.get().unwrap().snapshot.store(Arc::new(builder.current().clone()));
+    world
+}
+
+#[test]
+fn a_lost_majority_is_named_with_the_nodes_that_are_away() {
+    let (status, body) = world_of_three("unknown", &[]).json("/health");
+    assert_eq!(status, 503);
+    let reason = body["reasons"][0].as_str().unwrap();
+    assert!(reason.starts_with("the metadata group has lost its majority: of 3 nodes"), "{reason}");
+    assert!(reason.contains(": 2, 3;") && reason.contains("recover --unsafe"), "{reason}");
+    let (status, body) = world_of_three("unknown", &[2, 3]).json("/health");
+    assert_eq!((status, body["reasons"][0].as_str().unwrap().contains("election")), (503, true));
+}
+
+#[test]
+fn what_is_amiss_elsewhere_is_a_warning_and_keeps_no_client_away() {
+    let (status, body) = world_of_three("leader", &[2]).json("/health/ready");
+    assert_eq!((status, &body["reasons"]), (200, &serde_json::json!([])));
+    let warnings = [
+        "node 3 cannot be reached from here",
+        "2 partitions led here lack a replica in sync",
+        "1 partitions led here are being moved",
+    ];
+    assert_eq!(body["warnings"], serde_json::json!(warnings));
+}
+
+#[test]
+fn the_cluster_as_one_node_sees_it() {
+    let world = world_of_three("leader", &[2]);
+    let (status, body) = world.json("/v1/cluster");
+    assert_eq!((status, &body["metadata_leader"]), (200, &1.into()));
+    assert_eq!(body["nodes"].as_array().unwrap().len(), 3);
+    assert_eq!(body["nodes"][0]["listeners"]["PLAINTEXT"], "h:9092");
+    let member = serde_json::json!([{ "node": 2, "peer": 5, "voter": true, "lag_entries": 3 }]);
+    assert_eq!(body["metadata_group"]["members"], member);
+    assert_eq!(body["links"][1]["up"], false);
+    let (_, metrics) = world.get("/metrics");
+    for line in [
+        "chronik_links_up{peer=\"2\"} 1",
+        "chronik_links_up{peer=\"3\"} 0",
+        "chronik_link_waiting_bytes{peer=\"3\"} 100",
+        "chronik_link_frames_dropped_total{peer=\"2\"} 2",
+        "chronik_link_frames_in_total 11",
+        "chronik_metadata_committed 8",
+        "chronik_reassigning_partitions 1",
+        "chronik_raft_elections_total{shard=\"0\"} 0",
+    ] {
+        assert!(metrics.contains(&format!("\n{line}\n")), "{line} is missing");
     }
 }
 
@@ -111,8 +222,7 @@ fn full(shard: u16, count: u64) -> Option<Report> {
         let row = |group: GroupId| PartitionReport {
             name: PartitionName { topic: "t".into(), topic_id: Uuid::nil(), index: group.0 as i32 },
             group,
-            leader: Some(NodeId(1)),
-            term: Term(1),
+            raft: raft("leader", Vec::new()),
             log_start: KafkaOffset(0),
             high_watermark: KafkaOffset(5),
             log_end: KafkaOffset(6),

@@ -45,6 +45,8 @@ pub struct BrokerConfig {
     pub log_retention_check_interval_ms: i64,
     pub replica_lag_time_max_ms: i64,
     pub auto_leader_rebalance_enable: bool,
+    /// `replica.selector.class` is the rack-aware one.
+    pub rack_aware_replica_selector: bool,
     pub leader_imbalance_check_interval_seconds: i64,
 }
 
@@ -91,6 +93,9 @@ impl BrokerConfig {
             producer_id_expiration_ms: int("producer.id.expiration.ms"),
             log_retention_check_interval_ms: long("log.retention.check.interval.ms"),
             replica_lag_time_max_ms: long("replica.lag.time.max.ms"),
+            rack_aware_replica_selector: layers
+                .effective("replica.selector.class")
+                .is_some_and(|class| class.ends_with("RackAwareReplicaSelector")),
             auto_leader_rebalance_enable: boolean("auto.leader.rebalance.enable"),
             leader_imbalance_check_interval_seconds: long("leader.imbalance.check.interval.seconds"),
         }

@@ -234,7 +234,7 @@ fn refused_quorum(index: i32, error: ResponseError) -> PartitionData {
     PartitionData::default()
         .with_partition_index(index)
         .with_error_code(error.code())
-        .with_error_message(Some(StrBytes::from_string(error.to_string())))
+        .with_error_message(None)
         .with_leader_id(BrokerId(-1))
         .with_leader_epoch(-1)
         .with_high_watermark(-1)

@@ -13,7 +13,10 @@ fn topic_name(name: &str) -> TopicName {
     TopicName(StrBytes::from_string(name.to_owned()))
 }
 
-fn list(world: &World, named: Option<(&str, i32)>) -> Vec<(i32, Vec<i32>, Vec<i32>, Vec<i32>)> {
+/// A partition's number, its replicas, those that come, those that go.
+type Row = (i32, Vec<i32>, Vec<i32>, Vec<i32>);
+
+fn list(world: &World, named: Option<(&str, i32)>) -> Vec<Row> {
     let topics = named.map(|(name, index)| {
         vec![
             ListPartitionReassignmentsTopics::default()

@@ -4,6 +4,7 @@
 //! over many shards waits no longer than one over a single shard.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use chronik_net::codec::{
@@ -23,6 +24,8 @@ use crate::shard::message::{FetchItem, FetchOutcome, FetchSlice, Isolation, Repl
 
 /// First version with topic ids.
 const BY_ID_FROM: i16 = 13;
+/// First version in which a client says where it is.
+const RACK_FROM: i16 = 11;
 /// First version with sessions; before, a request has the defaults that mean "none".
 const SESSIONS_FROM: i16 = 7;
 
@@ -58,6 +61,7 @@ pub fn start(
     let max_bytes = request.max_bytes.min(snapshot.config.fetch_max_bytes);
     let max_bytes = u32::try_from(max_bytes).unwrap_or(0);
     let reading = prepare(broker, &snapshot, &request, plan, max_bytes);
+    let rack = rack_of(&request, header.api_version);
     let asked: Vec<_> = reading
         .slices
         .into_iter()
@@ -65,7 +69,11 @@ pub fn start(
         .filter(|(_, (slice, _))| !slice.items.is_empty())
         .map(|(shard, (slice, places))| {
             let shard = ShardId(shard as u16);
-            let (call, answer) = broker.router.ask(shard, Request::Fetch(slice));
+            let question = match &rack {
+                Some(rack) => Request::FetchFrom { slice, rack: rack.clone() },
+                None => Request::Fetch(slice),
+            };
+            let (call, answer) = broker.router.ask(shard, question);
             (shard, call, places, answer)
         })
         .collect();
@@ -87,6 +95,11 @@ pub fn start(
         let response = respond(&broker, &snapshot, &listener, plan, outcomes);
         frame(response.encode(&header))
     })
+}
+
+/// Where the client is, if it says so (KIP-392).
+fn rack_of(request: &FetchRequest, version: i16) -> Option<Arc<str>> {
+    (version >= RACK_FROM && !request.rack_id.is_empty()).then(|| Arc::from(&*request.rack_id))
 }
 
 fn session_request(request: &FetchRequest, version: i16) -> SessionRequest {
@@ -201,7 +214,7 @@ fn respond(
         failed += u64::from(told.error);
         let news =
             plan.session_id == 0 || sessions.tell(plan.session_id, &key, told, !outcome.records.is_empty());
-        if plan.incremental && !news && outcome.diverging.is_none() {
+        if plan.incremental && !news && outcome.diverging.is_none() && outcome.preferred.is_none() {
             continue;
         }
         leaders.extend(outcome.leader.map(|leader| leader.node.0));
@@ -234,6 +247,7 @@ fn partition_response(partition: i32, outcome: FetchOutcome) -> FetchPartitionRe
         outcome.diverging.map(|(epoch, end)| EpochEndOffset { epoch: epoch.0, end_offset: end.0 });
     response.current_leader =
         outcome.leader.map(|leader| CurrentLeader { leader_id: leader.node.0, leader_epoch: leader.epoch.0 });
+    response.preferred_read_replica = outcome.preferred.map_or(-1, |node| node.0);
     response.records = outcome.records;
     response
 }

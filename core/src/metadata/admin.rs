@@ -58,6 +58,15 @@ pub enum AdminRequest {
         /// The members of the group, all of them voters.
         replicas: Vec<Replica>,
     },
+    /// A replica has lost part of its log: its node begins again under a fresh id (SAFETY.md, rule 8).
+    RenewReplica {
+        /// The topic.
+        topic: Uuid,
+        /// The partition.
+        partition: i32,
+        /// The replica that is no more.
+        replica: Replica,
+    },
 }
 
 /// The answer to an [`AdminRequest`].

@@ -6,15 +6,16 @@
 //!   one is a member and counts me, by this directory, among the founders  ─▶ Form  (voter under the id it names)
 //!   one is a member and has me as a joiner                                ─▶ Join  (no vote until the log says so)
 //!   one is a member and does not know me                                  ─▶ Register, through it
-//!   all of the list have been heard of late, all fresh, all with this very list ─▶ Form
+//!   all of the list have been heard of late, all fresh, all with this very list, and all know all the others by the
+//!   directories that I know them by                                       ─▶ Form
 //!   anything else                                                         ─▶ Wait or Obstructed, and say why
 //! ```
 //! Pure; lives on shard 0 until group 0 exists there. Nothing is kept over a restart but group 0 itself: before that is durable
 //! a node has promised nothing, and after it the node is a member.
 //!
-//! Why two different clusters cannot arise: who forms has heard all of the list say that they are fresh and have the same
-//! list, so that any two who form have named the same nodes with the same directories; a node whose disk was
-//! exchanged on the way has another directory, is not the one that they mean, and can only register.
+//! Why two different clusters cannot arise: who forms has heard from each node of the list that it is fresh and means the very
+//! same directories. Should a disk be exchanged after some have formed, a cluster with the new directory would need the
+//! word of one of these that it knows the new directory while it is fresh, and it is fresh no more.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -46,6 +47,16 @@ pub struct Hello {
     pub standing: Standing,
 }
 
+/// A node with the data directory that it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Founder {
+    /// The node.
+    pub node: NodeId,
+    /// Its data directory.
+    #[serde(with = "uuid_text")]
+    pub directory: Uuid,
+}
+
 /// Whether a node has metadata.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -54,6 +65,8 @@ pub enum Standing {
     Fresh {
         /// The nodes that it is to form a cluster with, itself included, sorted.
         peers: Vec<NodeId>,
+        /// Those of them that it knows to be fresh, itself included, in the same order.
+        known: Vec<Founder>,
     },
     /// It has a replica of the metadata group.
     Member {
@@ -121,8 +134,15 @@ impl Bootstrap {
 
     /// How this node stands.
     #[must_use]
-    pub fn hello(&self) -> Hello {
-        let standing = Standing::Fresh { peers: self.peers.clone() };
+    pub fn hello(&self, now_ms: u64) -> Hello {
+        let mut known = vec![Founder { node: self.node, directory: self.directory }];
+        for hello in self.heard_lately(now_ms).filter(|hello| self.peers.contains(&hello.node)) {
+            if let Standing::Fresh { .. } = hello.standing {
+                known.push(Founder { node: hello.node, directory: hello.directory });
+            }
+        }
+        known.sort_unstable();
+        let standing = Standing::Fresh { peers: self.peers.clone(), known };
         Hello { node: self.node, directory: self.directory, standing }
     }
 
@@ -145,6 +165,11 @@ impl Bootstrap {
         }
     }
 
+    fn heard_lately(&self, now_ms: u64) -> impl Iterator<Item = &Hello> {
+        let late = move |at_ms: u64| at_ms + HEARD_LATE_MS < now_ms;
+        self.heard.values().filter(move |(at_ms, _)| !late(*at_ms)).map(|(_, hello)| hello)
+    }
+
     /// A node cannot be reached: it may come back as another.
     pub fn lost(&mut self, node: NodeId) {
         self.heard.remove(&node);
@@ -153,9 +178,7 @@ impl Bootstrap {
     /// What is to be done now.
     #[must_use]
     pub fn decide(&self, now_ms: u64) -> Decision {
-        let late = |at_ms: u64| at_ms + HEARD_LATE_MS < now_ms;
-        let heard = self.heard.values().filter(|(at_ms, _)| !late(*at_ms)).map(|(_, hello)| hello);
-        let heard: Vec<&Hello> = heard.collect();
+        let heard: Vec<&Hello> = self.heard_lately(now_ms).collect();
         if let Some(other) = heard.iter().find(|hello| hello.directory == self.directory) {
             return Decision::Obstructed(format!(
                 "node {} has a copy of this node's data directory (meta.properties names the same directory.id): empty \
@@ -205,8 +228,9 @@ impl Bootstrap {
 
     /// Forms a cluster, if everybody is there, fresh, and of the same mind.
     fn form(&self, heard: &[&Hello]) -> Decision {
-        let mut founders = vec![(self.node, self.directory)];
+        let mut founders = vec![Founder { node: self.node, directory: self.directory }];
         let others = || self.peers.iter().copied().filter(|peer| *peer != self.node);
+        let mut views = Vec::new();
         for peer in others() {
             let Some(hello) = heard.iter().find(|hello| hello.node == peer) else {
                 let silent = |peer: &NodeId| !heard.iter().any(|hello| hello.node == *peer);
@@ -216,7 +240,7 @@ impl Bootstrap {
                     missing.join(", ")
                 ));
             };
-            let Standing::Fresh { peers } = &hello.standing else {
+            let Standing::Fresh { peers, known } = &hello.standing else {
                 unreachable!("members are looked at first")
             };
             if *peers != self.peers {
@@ -227,11 +251,16 @@ impl Bootstrap {
                     list(&self.peers)
                 ));
             }
-            founders.push((peer, hello.directory));
+            founders.push(Founder { node: peer, directory: hello.directory });
+            views.push(known);
         }
         founders.sort_unstable();
-        let founder = |(peer, (node, directory))| MetadataReplica { node, peer: PeerId(peer), directory };
-        let founders: Vec<MetadataReplica> = (1..).zip(founders).map(founder).collect();
+        if views.iter().any(|known| **known != founders) {
+            return Decision::Wait("the nodes of the cluster are finding each other".to_owned());
+        }
+        let member =
+            |(peer, Founder { node, directory })| MetadataReplica { node, peer: PeerId(peer), directory };
+        let founders: Vec<MetadataReplica> = (1..).zip(founders).map(member).collect();
         let own = founders.iter().find(|founder| founder.node == self.node);
         Decision::Form { peer: own.expect("this node is in its list").peer, founders }
     }

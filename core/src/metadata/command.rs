@@ -90,7 +90,7 @@ pub enum ConfigScope {
 pub struct RequestId {
     /// The node that forwarded it.
     pub node: NodeId,
-    /// That node's incarnation: a number that grows with each start.
+    /// That node's incarnation: drawn anew at each start.
     pub incarnation: u64,
     /// Counted up by that incarnation.
     pub sequence: u64,

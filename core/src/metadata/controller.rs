@@ -31,6 +31,7 @@ use super::snapshot::Snapshot;
 use super::state::{Broker, MetadataState};
 
 pub mod configs;
+pub mod members;
 pub mod partitions;
 pub mod reassign;
 pub mod topics;
@@ -147,32 +148,6 @@ impl Controller {
         self.finish(commands, (), Vec::new())
     }
 
-    /// The leader of a partition has brought Raft to these members; of no consequence when they are not the target any more.
-    pub fn plan_completed_placement(&mut self, topic: &Uuid, number: i32, reached: &[Replica]) -> Plan<()> {
-        let found = self.speculative.topic_by_id(topic);
-        let partition = found.and_then(|topic| topic.partitions.get(usize::try_from(number).ok()?));
-        let target =
-            partition.filter(|partition| partition.is_reassigning()).map(|partition| partition.target());
-        let mut commands = Vec::new();
-        if target.is_some_and(|target| {
-            target.len() == reached.len() && target.iter().all(|replica| reached.contains(replica))
-        }) {
-            let (id, partition, replicas) = (*topic, number, reached.to_vec());
-            commands.push(Command::CompletePlacement { id, partition, replicas });
-        }
-        self.finish(commands, (), Vec::new())
-    }
-
-    /// Raft has brought the metadata group to its target.
-    pub fn plan_completed_metadata_placement(&mut self) -> Plan<()> {
-        let members = self.speculative.metadata_replicas();
-        let mut commands = Vec::new();
-        if !members.is_complete() {
-            commands.push(Command::CompleteMetadataPlacement { replicas: members.target() });
-        }
-        self.finish(commands, (), Vec::new())
-    }
-
     /// Gives a block of producer ids to a node; the response is its first id and how many there are.
     pub fn plan_producer_ids(&mut self, node: NodeId) -> Plan<(i64, i64)> {
         let first = self.speculative.next_producer_id();
@@ -252,6 +227,8 @@ admin_response!(IncrementalAlterConfigsResponse, responses);
 struct Placer<'a> {
     state: &'a MetadataState,
     candidates: Vec<Candidate>,
+    /// Brokers that are away: they get replicas only where there are too few others.
+    away: Vec<Candidate>,
     fenced: &'a BTreeSet<NodeId>,
     this_node: NodeId,
     next_group: u64,
@@ -261,11 +238,13 @@ struct Placer<'a> {
 impl<'a> Placer<'a> {
     fn new(state: &'a MetadataState, snapshot: &'a Snapshot) -> Self {
         let (group, peer) = state.next_ids();
-        let live = state.brokers().iter().filter(|(node, _)| !snapshot.fenced.contains(node));
-        let candidates = live.map(|(node, broker)| Candidate { node: *node, rack: broker.rack.clone() });
+        let all = state.brokers().iter();
+        let all = all.map(|(node, broker)| Candidate { node: *node, rack: broker.rack.clone() });
+        let (away, candidates) = all.partition(|candidate| snapshot.fenced.contains(&candidate.node));
         Self {
             state,
-            candidates: candidates.collect(),
+            candidates,
+            away,
             fenced: &snapshot.fenced,
             this_node: snapshot.node,
             next_group: group.0,
@@ -279,11 +258,21 @@ impl<'a> Placer<'a> {
         count: usize,
         replication_factor: usize,
     ) -> Result<Vec<PartitionPlacement>, RowError> {
-        let ring = ring(&self.candidates);
+        let (live, away) = (ring(&self.candidates), ring(&self.away));
+        // As Kafka does, and with one node of three down topics can be made; but a partition must have a quorum to begin with.
+        let on_live =
+            if live.len() > replication_factor / 2 { replication_factor.min(live.len()) } else { 0 };
         let mut chosen = Vec::with_capacity(count);
         for number in 0..count as u64 {
-            let Some(nodes) = place(&ring, replication_factor, self.next_group + number) else {
-                let brokers = ring.len();
+            let seed = self.next_group + number;
+            let nodes = place(&live, on_live, seed).and_then(|mut nodes| {
+                if nodes.len() < replication_factor {
+                    nodes.extend(place(&away, replication_factor - nodes.len(), seed)?);
+                }
+                Some(nodes)
+            });
+            let Some(nodes) = nodes else {
+                let brokers = live.len();
                 let message = format!(
                     "Unable to replicate the partition {replication_factor} time(s): The target replication factor of \
                      {replication_factor} cannot be reached because only {brokers} broker(s) are registered."

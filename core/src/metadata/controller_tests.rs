@@ -166,6 +166,26 @@ fn topics_are_made_with_defaults_configs_and_ids() {
     }
 }
 
+/// During a rolling restart topics of three replicas can be made, but none that would have no quorum.
+#[test]
+fn brokers_that_are_away_get_replicas_only_where_there_are_too_few_others() {
+    let mut world = World::with(3, &[]);
+    world.builder.broker_reachable(NodeId(3), false);
+    let response = world.create(vec![topic("two", 6, 2), topic("three", 6, 3)]);
+    assert!(response.topics.iter().all(|row| row.error_code == 0), "{response:?}");
+    let nodes = |topic: &str| -> Vec<Vec<i32>> {
+        let partitions = &world.state.topic(topic).unwrap().partitions;
+        partitions.iter().map(|at| at.replicas.iter().map(|replica| replica.node.0).collect()).collect()
+    };
+    assert!(nodes("two").iter().all(|replicas| !replicas.contains(&3)), "{:?}", nodes("two"));
+    assert!(nodes("three").iter().all(|replicas| replicas[2] == 3), "last, not the preferred leader");
+    let mut world = World::with(3, &[]);
+    world.builder.broker_reachable(NodeId(2), false);
+    world.builder.broker_reachable(NodeId(3), false);
+    let response = world.create(vec![topic("three", 1, 3), topic("one", 3, 1)]);
+    assert_eq!((response.topics[0].error_code, response.topics[1].error_code), (38, 0));
+}
+
 #[test]
 fn every_error_of_create_topics() {
     let long = "x".repeat(250);

@@ -138,6 +138,12 @@ enum RequestHead {
         partition: i32,
         replicas: Vec<Replica>,
     },
+    RenewReplica {
+        #[serde(with = "uuid_text")]
+        topic: Uuid,
+        partition: i32,
+        replica: Replica,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -246,6 +252,10 @@ fn request_head(request: &AdminRequest, out: &mut BytesMut) -> RequestHead {
             let (topic, partition, replicas) = (*topic, *partition, replicas.clone());
             return RequestHead::CompletePlacement { topic, partition, replicas };
         }
+        AdminRequest::RenewReplica { topic, partition, replica } => {
+            let (topic, partition, replica) = (*topic, *partition, *replica);
+            return RequestHead::RenewReplica { topic, partition, replica };
+        }
     };
     RequestHead::Kafka { key, api_version }
 }
@@ -258,6 +268,9 @@ fn request_of(head: RequestHead, message: &mut Bytes) -> Result<AdminRequest, Fo
         RequestHead::Register { node, broker } => return Ok(AdminRequest::Register(node, broker)),
         RequestHead::CompletePlacement { topic, partition, replicas } => {
             return Ok(AdminRequest::CompletePlacement { topic, partition, replicas });
+        }
+        RequestHead::RenewReplica { topic, partition, replica } => {
+            return Ok(AdminRequest::RenewReplica { topic, partition, replica });
         }
     };
     let kind = (key, version);

@@ -161,11 +161,13 @@ fn seeds(setup: &DataSetup, identity: &Identity) -> Vec<ShardSeed> {
     (0..identity.shards).map(seed).collect()
 }
 
-/// Finishes deletions and moves what nobody knows aside. The metadata are complete: this node alone has them.
+/// Finishes deletions and moves what is no replica of this node aside. The metadata may be older than the cluster's, but never
+/// than anything that this node has done: nobody acts on an entry before this disk knows that it is committed.
 fn tidy(disk: &dyn Disk, setup: &DataSetup, snapshot: &Snapshot) -> Result<(), StartError> {
     let mut known = BTreeSet::from([metadata_identity()]);
     for topic in snapshot.topics.values() {
         let partitions = topic.partitions.iter().enumerate();
+        let partitions = partitions.filter(|(_, view)| view.replica_on(setup.node).is_some());
         known.extend(partitions.map(|(number, view)| partition_identity(topic, number as i32, view.group)));
     }
     let report = sweep(disk, &setup.data_dir.join("data"), &known)?;

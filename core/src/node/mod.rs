@@ -42,7 +42,7 @@ const MAILBOX_CAPACITY: usize = 16_384;
 /// Sockets on their way to a shard.
 const SOCKETS_CAPACITY: usize = 1_024;
 
-/// How long the start of a node on its own waits for its groups to be led before it lets clients in.
+/// How long a start waits for its groups to be led before it lets clients in, led or not.
 const LEADERS_WAIT: Duration = Duration::from_millis(500);
 
 /// What the main thread of a running node is told.
@@ -121,9 +121,7 @@ fn serve(config: &ServerConfig, opened: Opened) -> Result<(), StartError> {
     // ORDER: other nodes are let in once every shard is there to take what they say.
     let raft_acceptor = raft_listener.map(|listener| serve_port(listener, peer_sockets)).transpose();
     let raft_acceptor = raft_acceptor.map_err(StartError::Acceptor)?;
-    if network.is_none() {
-        wait_for_leaders(&published);
-    }
+    wait_for_leaders(&published);
     let mut acceptor = Acceptor::start(listeners, sockets, limits).map_err(StartError::Acceptor)?;
     let signals = signal::listen(move |name| {
         // The receiver lives as long as this process serves.
@@ -164,8 +162,9 @@ fn stop_shard(mail: &Sender<Mail>) {
     }
 }
 
-/// Gives the groups of a sole node the moment that they take to elect themselves, so that a client which comes at once (the
-/// ports are bound, it waits in their backlog) is not sent away with a retriable error.
+/// Gives the groups of a sole node the moment that they take to elect themselves, and one of several the moment to hear who
+/// leads, so that a client which comes at once (the ports are bound, it waits in their backlog) is not sent away with a
+/// retriable error.
 fn wait_for_leaders(published: &ArcSwap<Snapshot>) {
     let begun = std::time::Instant::now();
     let led = |snapshot: &Snapshot| {

@@ -22,10 +22,9 @@ use std::sync::{Arc, mpsc};
 
 use chronik_net::acceptor::Accepted;
 use chronik_net::peer::{
-    ClusterId, Frame, FrameSink, Identity, IncomingLinks, Link, LinkEvent, NotSentReason, PeerConfig,
-    PeerInfo, Registry, link,
+    ClusterId, DownReason, Frame, FrameSink, Identity, IncomingLinks, Link, LinkEvent, NotSentReason,
+    PeerConfig, PeerInfo, Registry,
 };
-use chronik_net::peer::{DownReason, listener::IncomingStats};
 use chronik_net::rt::mailbox::Receiver;
 use chronik_wal::types::{NodeId, PeerId, ShardId};
 
@@ -35,6 +34,7 @@ use crate::metadata::command::Endpoint;
 use crate::metadata::snapshot::Snapshot;
 use crate::shard::Event;
 use crate::shard::message::{Message, PeerMessage, PeerOut};
+use crate::shard::report::{IncomingReport, LinkReport};
 use crate::shard::router::{Inbound, Router};
 
 /// What the shards of a node share of its links.
@@ -77,12 +77,12 @@ impl PeerNetwork {
 }
 
 /// What was lost on the way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PeerStats {
+#[derive(Clone, Copy, Debug, Default)]
+struct PeerStats {
     /// Frames that were not sent: the link was down or full.
-    pub unsent_frames: u64,
+    unsent_frames: u64,
     /// Frames received that could not be understood.
-    pub malformed_frames: u64,
+    malformed_frames: u64,
 }
 
 /// What this shard has been told of a node.
@@ -307,26 +307,29 @@ impl Peers {
         }
     }
 
-    /// Counters of the links that this shard dials.
+    /// How the links stand, for the admin endpoint.
     #[must_use]
-    pub fn link_stats(&self) -> Vec<(NodeId, bool, link::LinkStats)> {
+    pub fn report(&self) -> (Vec<LinkReport>, IncomingReport) {
         let outgoing = self.outgoing.borrow();
-        let each = outgoing
-            .iter()
-            .map(|(node, outgoing)| (*node, outgoing.link.shard_count().is_some(), outgoing.link.stats()));
-        each.collect()
-    }
-
-    /// Counters of the links that other nodes have dialled to this shard.
-    #[must_use]
-    pub fn incoming_stats(&self) -> IncomingStats {
-        self.incoming.borrow().as_ref().map_or_else(IncomingStats::default, |incoming| incoming.stats())
-    }
-
-    /// What was lost on the way.
-    #[must_use]
-    pub fn stats(&self) -> PeerStats {
-        self.stats.get()
+        let links = outgoing.iter().map(|(node, Outgoing { link, .. })| {
+            let stats = link.stats();
+            LinkReport {
+                node: *node,
+                is_up: link.shard_count().is_some(),
+                waiting: link.waiting(),
+                sent_frames: stats.sent_frames,
+                dropped_frames: stats.lost_frames + stats.refused_frames,
+                connections: stats.connections,
+            }
+        });
+        let incoming = self.incoming.borrow().as_ref().map(|incoming| incoming.stats()).unwrap_or_default();
+        let lost = self.stats.get();
+        let incoming = IncomingReport {
+            frames: incoming.received_frames,
+            dropped_frames: incoming.dropped_no_shard + lost.malformed_frames,
+            unsent_frames: lost.unsent_frames,
+        };
+        (links.collect(), incoming)
     }
 
     fn count(&self, change: impl FnOnce(&mut PeerStats)) {

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use chronik_net::codec::ErrorCode;
 use chronik_wal::tail::{Tail, TailRead};
-use chronik_wal::types::{KafkaOffset, LeaderEpoch, Term};
+use chronik_wal::types::{KafkaOffset, LeaderEpoch, NodeId, Term};
 
 use super::Partition;
 use crate::shard::message::{FetchItem, FetchOutcome, Isolation};
@@ -96,6 +96,26 @@ impl Partition {
             records: Vec::<Bytes>::new(),
             diverging: None,
             leader: None,
+            preferred: None,
+        }
+    }
+
+    /// Decides one item of a fetch on a replica that does not lead (KIP-392). It knows of nothing above its own high watermark,
+    /// which another may: so that is not out of range (SAFETY.md, rule 23).
+    pub fn read_follower(&self, item: &FetchItem, reading: &Reading, log: &LeaderLog<'_>) -> Source {
+        let log = LeaderLog { end: self.high_watermark, ..*log };
+        if item.offset > self.high_watermark && check_epoch(item.current_epoch, log.term).is_ok() {
+            return Source::Done(FetchOutcome::refused(ErrorCode::OffsetNotAvailable));
+        }
+        self.read(item, reading, &log)
+    }
+
+    /// Tells the client to read from another replica.
+    #[must_use]
+    pub fn read_elsewhere(&self, item: &FetchItem, term: Term, preferred: NodeId) -> FetchOutcome {
+        match check_epoch(item.current_epoch, term) {
+            Ok(()) => FetchOutcome { preferred: Some(preferred), ..self.bounds() },
+            Err(code) => FetchOutcome::refused(code),
         }
     }
 

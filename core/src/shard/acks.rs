@@ -4,6 +4,8 @@
 //! acks=0, 1:  proposed ─▶ on this disk ─▶ answered
 //! acks=all:   proposed ─▶ applied, that is on a quorum's disks ─▶ on `min.insync.replicas` disks ─▶ answered
 //! ```
+//! acks=1 too wants a word of the quorum within the last election timeout: a leader cut off acknowledges nothing.
+//!
 //! A waiter is keyed by (index, term) all the way, and fails with the leadership (SAFETY.md, rules 12 and 14).
 
 use std::collections::VecDeque;
@@ -27,7 +29,7 @@ impl Shard {
         self.local_waits.insert(group);
     }
 
-    fn voter_count(&self, group: GroupId) -> usize {
+    pub(crate) fn voter_count(&self, group: GroupId) -> usize {
         self.driver.configuration(group).map_or(0, |configuration| configuration.voters.len())
     }
 
@@ -35,6 +37,12 @@ impl Shard {
     pub(crate) fn local_durable(&mut self) {
         for group in std::mem::take(&mut self.local_waits) {
             let Some(Leadership::Leader { term }) = self.driver.leadership(group) else { continue };
+            if self.lacks_contact(group) {
+                // Another may lead since: nothing is acknowledged that it does not have (rule 22).
+                self.local_waits.insert(group);
+                self.driver.ask_quorum(group);
+                continue;
+            }
             let durable = self.driver.persisted(group).unwrap_or_default();
             let Some(partition) = self.partitions.get_mut(&group) else { continue };
             let done = partition.local_waiters.partition_point(|waiter| waiter.index <= durable);

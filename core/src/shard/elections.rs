@@ -124,9 +124,13 @@ impl Shard {
         for (group, to) in transfers {
             // Number 0: nobody waits for the answer.
             let call = Call { origin: self.id, id: 0 };
-            let request = Request::TransferLeader { group: *group, to: Some(*to) };
             let owner = shard_of(*group, self.shard_count);
-            self.out.messages.push((owner, Message::Request { call, request }));
+            if owner == self.id {
+                self.transfer_asked(call, *group, Some(*to));
+            } else {
+                let request = Request::TransferLeader { group: *group, to: Some(*to) };
+                self.out.messages.push((owner, Message::Request { call, request }));
+            }
         }
     }
 }

@@ -4,14 +4,17 @@
 //! read again. The decision to wait and the registration happen in one step on the owner, so no wake-up is lost.
 //! Records below the tail are read by a helper thread; the fetch is decided when its last read is back.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use chronik_net::codec::ErrorCode;
 use chronik_raft::leadership::Leadership;
 use chronik_wal::partition::{FileDone, FilesError};
-use chronik_wal::types::GroupId;
+use chronik_wal::types::{GroupId, KafkaOffset, NodeId};
 
-use super::message::{Call, FetchItem, FetchOutcome, FetchSlice, Reply};
+use super::message::{Call, FetchItem, FetchOutcome, FetchSlice, LeaderHint, Reply};
 use super::{Job, JobOwner, Shard, Timer};
+use crate::partition::Partition;
 use crate::partition::read::{LeaderLog, Reading, Source};
 
 /// A read from files takes at most this much at a time, so that few pages are brought in for a slow client.
@@ -22,6 +25,8 @@ const FILE_READ_BYTES_MAX: usize = 1 << 20;
 pub struct PendingFetch {
     call: Call,
     slice: FetchSlice,
+    /// Where the client is, if it says so.
+    rack: Option<Arc<str>>,
     outcomes: Vec<FetchOutcome>,
     reads: usize,
     deadline_ms: u64,
@@ -37,7 +42,9 @@ impl PendingFetch {
     }
 
     fn decided(&self, now_ms: u64) -> bool {
-        let urgent = |outcome: &FetchOutcome| outcome.error != ErrorCode::None || outcome.diverging.is_some();
+        let urgent = |outcome: &FetchOutcome| {
+            outcome.error != ErrorCode::None || outcome.diverging.is_some() || outcome.preferred.is_some()
+        };
         self.now
             || now_ms >= self.deadline_ms
             || self.bytes() >= self.slice.min_bytes as usize
@@ -46,7 +53,7 @@ impl PendingFetch {
 }
 
 impl Shard {
-    pub(crate) fn fetch(&mut self, call: Call, slice: FetchSlice) {
+    pub(crate) fn fetch(&mut self, call: Call, slice: FetchSlice, rack: Option<Arc<str>>) {
         if self.pending_count() >= self.limits.pending_max {
             return self.reply(call, Reply::Unavailable);
         }
@@ -61,7 +68,7 @@ impl Shard {
         let mut outcomes = Vec::with_capacity(slice.items.len());
         for (place, item) in slice.items.iter().enumerate() {
             let max_bytes = budget.min(item.max_bytes as usize);
-            let outcome = match self.read_item(item, &slice, max_bytes, empty_so_far) {
+            let outcome = match self.read_item(item, &slice, rack.as_deref(), max_bytes, empty_so_far) {
                 Source::Done(outcome) | Source::Memory(outcome) => outcome,
                 Source::Files { outcome, from, below } => {
                     let max_bytes = max_bytes.min(FILE_READ_BYTES_MAX);
@@ -78,6 +85,7 @@ impl Shard {
         let pending = PendingFetch {
             call,
             slice,
+            rack,
             outcomes,
             reads: 0,
             deadline_ms,
@@ -110,26 +118,62 @@ impl Shard {
         &mut self,
         item: &FetchItem,
         slice: &FetchSlice,
+        rack: Option<&str>,
         max_bytes: usize,
         at_least_one: bool,
     ) -> Source {
         let Some(partition) = self.partitions.get(&item.group) else {
             return Source::Done(FetchOutcome::refused(self.absence(item.group)));
         };
+        let reading = Reading { isolation: slice.isolation, max_bytes, at_least_one };
+        if let (Some(Leadership::Follower { term, .. }), Some(tail), Some(_)) =
+            (self.driver.leadership(item.group), self.driver.tail(item.group), rack)
+        {
+            let log = LeaderLog { term, tail, end: partition.high_watermark };
+            return self.name_leader(item.group, partition.read_follower(item, &reading, &log));
+        }
         let (Some(Leadership::Leader { term }), Some(tail)) =
             (self.driver.leadership(item.group), self.driver.tail(item.group))
         else {
             return Source::Done(self.fetch_elsewhere(item.group));
         };
+        if let Some(preferred) = rack.and_then(|rack| self.replica_near(partition, rack, item.offset)) {
+            let elsewhere = Source::Done(partition.read_elsewhere(item, term, preferred));
+            return self.name_leader(item.group, elsewhere);
+        }
         let end = self.driver.log_end_offset(item.group).unwrap_or_default();
-        let reading = Reading { isolation: slice.isolation, max_bytes, at_least_one };
-        let mut source = partition.read(item, &reading, &LeaderLog { term, tail, end });
+        let source = partition.read(item, &reading, &LeaderLog { term, tail, end });
+        self.name_leader(item.group, source)
+    }
+
+    /// A client that believes in an older leader is told of the present one.
+    fn name_leader(&self, group: GroupId, mut source: Source) -> Source {
         if let Source::Done(outcome) = &mut source
             && matches!(outcome.error, ErrorCode::FencedLeaderEpoch)
         {
-            outcome.leader = self.leader_hint(item.group);
+            outcome.leader = match self.driver.leadership(group) {
+                Some(Leadership::Leader { term }) => {
+                    Some(LeaderHint { node: self.node, epoch: term.leader_epoch() })
+                }
+                _ => self.leader_hint(group),
+            };
         }
         source
+    }
+
+    /// A replica in sync in the client's rack that has the offset, where this one is elsewhere and the broker is to look for one.
+    fn replica_near(&self, partition: &Partition, rack: &str, offset: KafkaOffset) -> Option<NodeId> {
+        let brokers = &self.snapshot.brokers;
+        let is_near =
+            |node: &NodeId| brokers.get(node).and_then(|broker| broker.rack.as_deref()) == Some(rack);
+        if !self.config.rack_aware_replica_selector
+            || is_near(&self.node)
+            || offset > partition.high_watermark
+        {
+            return None;
+        }
+        let in_sync = partition.in_sync.nodes().iter();
+        in_sync.copied().find(|node| is_near(node) && self.nodes_up.contains(node))
     }
 
     #[expect(clippy::too_many_arguments, reason = "one call, each named at the caller")]
@@ -250,8 +294,9 @@ impl Shard {
         let others: usize = pending.bytes() - pending.outcomes[place].bytes();
         let item = pending.slice.items[place];
         let slice = FetchSlice { items: Vec::new(), ..pending.slice };
+        let rack = pending.rack.clone();
         let max_bytes = (slice.max_bytes as usize).saturating_sub(others).min(item.max_bytes as usize);
-        match self.read_item(&item, &slice, max_bytes, others == 0) {
+        match self.read_item(&item, &slice, rack.as_deref(), max_bytes, others == 0) {
             Source::Done(outcome) | Source::Memory(outcome) => {
                 if let Some(pending) = self.fetches.get_mut(&fetch) {
                     pending.outcomes[place] = outcome;

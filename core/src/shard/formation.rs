@@ -18,6 +18,9 @@ use crate::metadata::forward::{Answer, Ask, decode_ask, encode_ask};
 use crate::metadata::image;
 use crate::metadata::state::{MetadataReplicas, MetadataState};
 
+/// How soon the others are asked again when something new is known.
+const SOON_MS: u64 = 20;
+
 /// The same complaint is not made more often.
 const COMPLAIN_EVERY_MS: u64 = 5_000;
 
@@ -144,7 +147,7 @@ impl Shard {
     fn hello(&self) -> Option<Hello> {
         let host = self.controller.as_ref()?;
         if let Some(bootstrap) = &host.bootstrap {
-            return Some(bootstrap.hello());
+            return Some(bootstrap.hello(self.now.mono_ms));
         }
         let leads = matches!(self.driver.leadership(GroupId::METADATA), Some(Leadership::Leader { .. }));
         let brokers = host.state.brokers().iter();
@@ -163,8 +166,14 @@ impl Shard {
         let Some(bootstrap) = self.controller.as_mut().and_then(|host| host.bootstrap.as_mut()) else {
             return;
         };
+        let before = bootstrap.hello(now_ms);
         bootstrap.heard(from, hello, now_ms);
+        let has_news = bootstrap.hello(now_ms) != before;
         self.decide_bootstrap();
+        if has_news {
+            // The others are to hear what this node knows now, and it what they do: rather at once than with the next round.
+            self.tend_within(SOON_MS);
+        }
     }
 
     /// Says what keeps this node from its cluster: in `/health` at once, in the log now and then.

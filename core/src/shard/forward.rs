@@ -13,12 +13,12 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use chronik_raft::leadership::Leadership;
-use chronik_wal::types::{GroupId, NodeId, RaftIndex};
+use chronik_wal::types::{GroupId, NodeId, RaftIndex, ShardId};
 use kafka_protocol::ResponseError;
 use uuid::Uuid;
 
 use super::controller::{AdminReply, AdminRequest};
-use super::message::{Call, PeerMessage, PeerOut, Reply};
+use super::message::{Call, Message, PeerMessage, PeerOut, Reply, Request};
 use super::{Shard, Timer};
 use crate::metadata::command::RequestId;
 use crate::metadata::forward::{Answer, Ask, decode_answer, encode_answer, encode_ask};
@@ -31,6 +31,9 @@ const RESEND_MS: u64 = 2_000;
 
 /// A request that is not the leader's to answer yet is tried again after this.
 const RETRY_MS: u64 = 50;
+
+/// How long a request of a shard of this node may take; it asks again.
+const OWN_REQUEST_MS: u32 = 5_000;
 
 /// Who waits for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +107,16 @@ impl Shard {
             return self.reply(call, Reply::Unavailable);
         }
         self.submit(Asker::Client(call), request, timeout_ms);
+    }
+
+    /// A shard of this node asks for a change of metadata; whether it comes shows in the metadata.
+    pub(crate) fn ask_controller(&mut self, request: AdminRequest) {
+        let call = Call { origin: self.id, id: 0 };
+        if self.controller.is_some() {
+            return self.submit(Asker::Client(call), request, OWN_REQUEST_MS);
+        }
+        let request = Request::Admin { request: Box::new(request), timeout_ms: OWN_REQUEST_MS };
+        self.out.messages.push((ShardId(0), Message::Request { call, request }));
     }
 
     /// Takes a request on its way to the metadata leader.
@@ -214,20 +227,16 @@ impl Shard {
         }
     }
 
-    /// Hands out the answers for which this node has applied enough of the metadata log.
+    /// Hands out the answers for which this node has published enough of the metadata log.
     pub(crate) fn forwards_applied(&mut self) {
         let joins = !self.driver.contains(GroupId::METADATA);
         let Some(host) = &mut self.controller else { return };
-        // Whoever asked here reads here what came of it.
-        let applied = host.readable();
-        let is_due = |forward: &Forward| matches!(&forward.stage, Stage::Answered { index, .. } if joins || *index <= applied);
-        let due: Vec<u64> = host
-            .forwards
-            .by_sequence
-            .iter()
-            .filter(|(_, f)| is_due(f))
-            .map(|(sequence, _)| *sequence)
-            .collect();
+        let readable = host.readable();
+        let is_due = |(sequence, forward): (&u64, &Forward)| match &forward.stage {
+            Stage::Answered { index, .. } if joins || *index <= readable => Some(*sequence),
+            _ => None,
+        };
+        let due: Vec<u64> = host.forwards.by_sequence.iter().filter_map(is_due).collect();
         for sequence in due {
             self.end_forward(sequence, None);
         }
@@ -260,6 +269,7 @@ impl Shard {
 
     fn tell_asker(&mut self, asker: Asker, reply: AdminReply) {
         match asker {
+            Asker::Client(Call { id: 0, .. }) => {}
             Asker::Client(call) => self.reply(call, Reply::Admin(Box::new(reply))),
             Asker::ProducerIds => self.producer_ids_asked(),
             Asker::Registration => self.registration_answered(&reply),

@@ -15,6 +15,8 @@ const UNLINK_EVERY_MS: u64 = 1_000;
 #[derive(Debug, Default)]
 pub struct Housekeeping {
     retention_at_ms: u64,
+    /// When fresh ids for damaged replicas may be asked for again.
+    pub(crate) renewal_at_ms: u64,
 }
 
 /// How far a clean stop has come.
@@ -37,6 +39,7 @@ impl Shard {
     pub(crate) fn keep_house(&mut self) {
         self.set_timer(self.now.mono_ms + UNLINK_EVERY_MS, Timer::Housekeeping);
         let now_ms = self.now.mono_ms;
+        self.ask_for_renewal();
         let due: Vec<GroupId> = self.partitions.keys().copied().collect();
         for group in &due {
             let job = self.partitions.get_mut(group).and_then(|partition| partition.files.tick(now_ms));
@@ -145,7 +148,9 @@ impl Shard {
     }
 
     fn jobs_are_done(&self) -> bool {
-        self.jobs.values().all(|owner| matches!(owner, JobOwner::Wal | JobOwner::Deleted))
+        self.jobs
+            .values()
+            .all(|owner| matches!(owner, JobOwner::Wal | JobOwner::Deleted | JobOwner::Buried(_)))
     }
 
     /// Whether a clean stop has ended.

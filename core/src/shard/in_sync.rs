@@ -96,7 +96,8 @@ impl Shard {
 
     /// Something happened to a group that may leave somebody behind.
     pub(crate) fn watch_in_sync(&mut self, group: GroupId) {
-        let has_followers = self.partitions.get(&group).is_some_and(|p| p.in_sync.followers.len() > 1);
+        let has_followers =
+            self.partitions.get(&group).is_some_and(|p| p.in_sync.count() > 0 && p.members.len() > 1);
         if has_followers {
             self.in_sync.groups.insert(group);
             self.time_in_sync();

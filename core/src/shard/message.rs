@@ -126,6 +126,14 @@ pub enum Request {
     Produce(ProduceSlice),
     /// Read batches, waiting for them if there are too few.
     Fetch(FetchSlice),
+    /// As [`Request::Fetch`], by a client that says where it is (KIP-392): it may be sent to a replica nearby, and a replica that
+    /// does not lead serves it as well.
+    FetchFrom {
+        /// What is read.
+        slice: FetchSlice,
+        /// The client's rack; not empty.
+        rack: Arc<str>,
+    },
     /// Answer the fetch with this number now, with whatever there is.
     FetchNow {
         /// The call of the fetch.
@@ -341,6 +349,8 @@ pub struct FetchOutcome {
     pub diverging: Option<(LeaderEpoch, KafkaOffset)>,
     /// With NOT_LEADER_OR_FOLLOWER or FENCED_LEADER_EPOCH.
     pub leader: Option<LeaderHint>,
+    /// Where this client had better read from (KIP-392).
+    pub preferred: Option<NodeId>,
 }
 
 impl FetchOutcome {
@@ -356,6 +366,7 @@ impl FetchOutcome {
             records: Vec::new(),
             diverging: None,
             leader: None,
+            preferred: None,
         }
     }
 

@@ -13,6 +13,7 @@
 //! turn that holds it is; every pending request has a deadline.
 
 pub mod acks;
+pub mod contact;
 pub mod controller;
 pub mod dissemination;
 pub mod elections;
@@ -24,6 +25,7 @@ pub mod handover;
 pub mod hold;
 pub mod housekeeping;
 pub mod in_sync;
+pub mod membership;
 pub mod message;
 pub mod offsets;
 pub mod open;
@@ -209,8 +211,10 @@ pub(crate) enum JobOwner {
     Load(GroupId, KafkaOffset),
     /// The WAL itself.
     Wal,
-    /// The files of a partition that was deleted.
+    /// Files that were dropped.
     Deleted,
+    /// All files of a replica that was removed.
+    Buried(GroupId),
 }
 
 /// A time at which something is due.
@@ -226,6 +230,10 @@ pub(crate) enum Timer {
     Coordinator(GroupId),
     /// Time to give leaderships back to the preferred replicas.
     Balance,
+    /// Time for the next steps towards other placements.
+    Membership,
+    /// Time to read on for followers.
+    CatchUp,
     /// Leaders that somebody wants are asked for again, or given up.
     Election(u64),
     /// Time to look at transfers of leadership.
@@ -253,6 +261,8 @@ pub struct Shard {
     pub(crate) damaged: BTreeMap<GroupId, open::Damaged>,
     /// Files of deleted partitions on which a job still works.
     pub(crate) dying: BTreeMap<GroupId, PartitionLog>,
+    /// Partitions whose old files are on their way out, by topic and number: a new replica of one waits for that.
+    pub(crate) leaving: BTreeMap<GroupId, (uuid::Uuid, i32)>,
     pub(crate) coordinators: groups::Coordinators,
     pub(crate) controller: Option<controller::ControllerHost>,
     pub(crate) snapshot: Arc<Snapshot>,
@@ -266,7 +276,11 @@ pub struct Shard {
     pub(crate) leader_events: Vec<LeaderEvent>,
     pub(crate) produces: BTreeMap<u64, produce::PendingProduce>,
     pub(crate) stalled: VecDeque<produce::Stalled>,
+    /// Questions that wait for a quorum's word.
+    pub(crate) contacts: contact::Contacts,
     pub(crate) handover: handover::Handover,
+    pub(crate) membership: membership::Membership,
+    pub(crate) catch_up: peers::CatchUp,
     pub(crate) elections: elections::Elections,
     /// Batches that wait for a group which takes no proposals just now.
     pub(crate) held: hold::Held,
@@ -278,6 +292,8 @@ pub struct Shard {
     pub(crate) offset_requests: BTreeMap<u64, offsets::PendingOffsets>,
     pub(crate) deletes: BTreeMap<u64, offsets::PendingDelete>,
     pub(crate) touched: BTreeSet<GroupId>,
+    /// A turn has become durable since [`Shard::local_waits`] was looked at.
+    pub(crate) is_local_due: bool,
     /// Groups with somebody who waits for this disk alone.
     pub(crate) local_waits: BTreeSet<GroupId>,
     /// Groups whose followers may hold more than when those who wait for them were last looked at.
@@ -307,7 +323,7 @@ impl Shard {
             Event::TurnDurable(turn) => {
                 self.wal.turn_done(turn);
                 self.driver.on_durable(turn);
-                self.local_durable();
+                self.is_local_due = true;
                 self.drops_durable(turn);
             }
             Event::JobDone(id, done) => self.job_done(id, done),
@@ -322,9 +338,16 @@ impl Shard {
     }
 
     fn request(&mut self, call: Call, request: Request) {
+        if let Some(request) = self.until_contact(call, request) {
+            self.serve(call, request);
+        }
+    }
+
+    pub(crate) fn serve(&mut self, call: Call, request: Request) {
         match request {
             Request::Produce(slice) => self.produce(call, slice),
-            Request::Fetch(slice) => self.fetch(call, slice),
+            Request::Fetch(slice) => self.fetch(call, slice, None),
+            Request::FetchFrom { slice, rack } => self.fetch(call, slice, Some(rack)),
             Request::FetchNow { fetch } => self.fetch_now(fetch),
             Request::ListOffsets(queries) => self.list_offsets(call, &queries),
             Request::EpochEnd(queries) => self.epoch_ends(call, &queries),
@@ -353,6 +376,7 @@ impl Shard {
             }
             (JobOwner::Load(group, from), JobDone::File(done)) => self.coordinator_read(group, from, done),
             (JobOwner::Deleted, JobDone::File(done)) => self.deleted_files(done),
+            (JobOwner::Buried(group), JobDone::File(done)) => self.buried(group, done),
             (owner, done) => unreachable!("a job of {owner:?} ended as {done:?}"),
         }
     }
@@ -408,7 +432,11 @@ impl Shard {
 
     pub(crate) fn pending_count(&self) -> usize {
         // A stalled slice is among `produces` too.
-        self.produces.len() + self.fetches.len() + self.offset_requests.len() + self.deletes.len()
+        self.produces.len()
+            + self.fetches.len()
+            + self.offset_requests.len()
+            + self.deletes.len()
+            + self.contacts.count()
     }
 }
 

@@ -14,37 +14,30 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use chronik_raft::driver::{Driver, DriverConfig, GroupInit};
-use chronik_wal::batch::BatchInfo;
 use chronik_wal::disk::Disk;
-use chronik_wal::entry::{EntryKind, FlushPoint, GroupState, LogEntry, LogSink};
+use chronik_wal::entry::{FlushPoint, GroupState, LogEntry, LogSink, LogStart};
 use chronik_wal::frame::WalIdentity;
-use chronik_wal::partition::{
-    FileCache, FileDone, FileLimits, FileStore, FilesError, Opened, PartitionIdentity, PartitionLog,
-    RollPolicy,
-};
-use chronik_wal::recovery::{EntryReader, Recovered, RecoveredGroup, recover};
+use chronik_wal::partition::{FileCache, FileLimits, FileStore, PartitionLog};
+use chronik_wal::recovery::{Recovered, recover};
 use chronik_wal::shard_wal::{ShardWal, WalConfig, WalError};
-use chronik_wal::types::{GroupId, NodeId, RaftIndex, ShardId};
+use chronik_wal::types::{GroupId, NodeId, ShardId};
 
-use super::controller::{ControllerHost, apply_batch};
+use super::controller::ControllerHost;
 use super::topics::metadata_identity;
 use super::{Shard, ShardLimits, Timer, groups, topics};
 use crate::config::topic::TopicConfig;
-use crate::metadata::image;
 use crate::metadata::names::{CLUSTER_METADATA, CONSUMER_OFFSETS};
 use crate::metadata::snapshot::Snapshot;
-use crate::metadata::state::MetadataState;
 use crate::metrics::ShardMetrics;
 use crate::partition::{Partition, PartitionName, producer_limits};
 
-/// Bytes read from a partition's files at a time while its producers are found again.
-const REPLAY_BYTES: usize = 1 << 20;
+mod files;
+mod metadata_log;
 
-/// Bytes of entries gathered before they are written to files during recovery.
-const FLUSH_BYTES: usize = 4 << 20;
+pub(crate) use files::replay_files;
+pub use metadata_log::MetadataLog;
 
-/// Bytes of WAL entries kept in memory of a group that is not served.
-const DAMAGED_BYTES_MAX: u64 = 1 << 20;
+use files::{few_entries, open_group, remove_files};
 
 /// Why a shard cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -107,85 +100,6 @@ impl ShardSeed {
 pub fn recover_wal(disk: &dyn Disk, seed: &ShardSeed) -> Result<Recovered, OpenError> {
     debug_assert_eq!(seed.identity().shard, seed.shard);
     Ok(recover(disk, &seed.wal)?)
-}
-
-/// The state of the cluster as shard 0's disk has it.
-pub struct MetadataLog {
-    /// The state as of [`MetadataLog::applied`].
-    pub state: MetadataState,
-    /// The last entry of group 0 in it.
-    pub applied: RaftIndex,
-    opened: Option<OpenedGroup>,
-}
-
-/// A group whose files are open and whose WAL entries are read.
-struct OpenedGroup {
-    files: PartitionLog,
-    snapshot: Option<chronik_wal::partition::ProducerSnapshot>,
-    state: GroupState,
-    entries: Vec<LogEntry>,
-}
-
-impl MetadataLog {
-    /// Whether the WAL knows no metadata group at all.
-    #[must_use]
-    pub fn is_missing(&self) -> bool {
-        self.opened.is_none()
-    }
-
-    /// Reads the metadata log. An empty directory gives an empty state.
-    ///
-    /// # Errors
-    /// When it is damaged: a node that does not know its topics must not guess.
-    pub fn open(disk: &dyn Disk, seed: &ShardSeed, recovered: &mut Recovered) -> Result<Self, OpenError> {
-        if let Some(reason) = recovered.damage.reason(GroupId::METADATA) {
-            return Err(OpenError::Metadata(format!(
-                "it is damaged ({reason}); restore the data directory from a backup, or run `chronik-server log repair`, \
-                 which tells what would be lost"
-            )));
-        }
-        let Some(group) = recovered.groups.remove(&GroupId::METADATA) else {
-            return Ok(Self { state: MetadataState::default(), applied: RaftIndex(0), opened: None });
-        };
-        let store = seed.store();
-        let mut budget = usize::MAX;
-        let opened = open_group(
-            disk,
-            seed,
-            &store,
-            metadata_identity(),
-            FileLimits::default(),
-            GroupId::METADATA,
-            group,
-            &metadata_policy(),
-            &mut budget,
-        )?;
-        let mut state = match opened.state.snapshot_data.is_empty() {
-            true => MetadataState::default(),
-            false => image::decode(&opened.state.snapshot_data)
-                .map_err(|error| OpenError::Metadata(format!("its image: {error}")))?,
-        };
-        replay_files(disk, &opened.files, opened.files.start().base_offset, &mut |_, batch| {
-            apply_batch(&mut state, batch);
-        })
-        .map_err(|error| OpenError::Metadata(error.to_string()))?;
-        let mut applied = opened.files.written().index.max(opened.state.log_start.index);
-        let sole = is_sole_voter(&opened.state);
-        for entry in &opened.entries {
-            if !sole && entry.index > opened.state.hard.commit {
-                break;
-            }
-            if entry.kind == EntryKind::Batch {
-                apply_batch(&mut state, &entry.data);
-            }
-            applied = entry.index;
-        }
-        Ok(Self { state, applied, opened: Some(opened) })
-    }
-}
-
-fn metadata_policy() -> RollPolicy {
-    RollPolicy { segment_bytes: 64 << 20, segment_ms: i64::MAX, jitter_ms: 0 }
 }
 
 /// What only shard 0 is given.
@@ -261,6 +175,7 @@ impl Shard {
             partitions: BTreeMap::new(),
             damaged: BTreeMap::new(),
             dying: BTreeMap::new(),
+            leaving: BTreeMap::new(),
             coordinators: groups::Coordinators::default(),
             controller: None,
             snapshot,
@@ -270,7 +185,11 @@ impl Shard {
             leader_events: Vec::new(),
             produces: BTreeMap::new(),
             stalled: std::collections::VecDeque::new(),
+            contacts: super::contact::Contacts::default(),
+            is_local_due: false,
             handover: super::handover::Handover::default(),
+            membership: super::membership::Membership::default(),
+            catch_up: super::peers::CatchUp::default(),
             elections: super::elections::Elections::default(),
             held: super::hold::Held::default(),
             proposed_bytes: 0,
@@ -309,7 +228,7 @@ impl Shard {
             let files = PartitionLog::new(
                 &self.store,
                 metadata_identity(),
-                chronik_wal::entry::LogStart::default(),
+                LogStart::default(),
                 FileLimits::default(),
             );
             self.partitions.insert(group, Partition::new(name, group, config, files, &self.config));
@@ -333,10 +252,19 @@ impl Shard {
         let mut budget = usize::try_from(seed.limits.tail_bytes_max / 4).unwrap_or(usize::MAX);
         for topic in snapshot.topics.values() {
             for (number, partition) in topic.partitions.iter().enumerate() {
-                if self.own_replica(partition).is_none() {
+                let Some(own) = self.own_replica(partition) else { continue };
+                let group = partition.group;
+                let found = recovered.groups.get(&group).and_then(|found| found.state.as_ref());
+                if found.is_some_and(|state| state.peer != own) {
+                    // What is here was another replica: this node's one is new, and begins with nothing (rule 8).
+                    recovered.groups.remove(&group);
+                    self.wal.put_removed(group);
+                    let identity = topics::identity(topic, number as i32, group);
+                    remove_files(disk, &self.store, identity, topics::file_limits(topic))
+                        .map_err(|error| OpenError::Group { group, why: error.to_string() })?;
+                    self.add_partition(topic, number);
                     continue;
                 }
-                let group = partition.group;
                 if let Some(reason) = recovered.damage.reason(group) {
                     let reason = reason.to_owned();
                     let found = recovered.groups.remove(&group).unwrap_or_default();
@@ -450,102 +378,4 @@ impl Shard {
         self.drop_left_segments(group);
         Ok(())
     }
-}
-
-/// The entries that a group whose files are damaged has in the WAL, if they are few.
-fn few_entries(disk: &dyn Disk, seed: &ShardSeed, group: GroupId, found: &RecoveredGroup) -> Vec<LogEntry> {
-    let bytes: u64 = found.entries.iter().map(|location| u64::from(location.len)).sum();
-    if bytes > DAMAGED_BYTES_MAX {
-        return Vec::new();
-    }
-    let mut reader = EntryReader::new(disk, &seed.wal);
-    let entries = found.entries.iter().map(|location| reader.read(group, location));
-    // Without all of them, none: what is put again must be without a hole.
-    entries.collect::<Result<_, _>>().unwrap_or_default()
-}
-
-/// Opens a group's files at the checkpoint and reads what the WAL has beyond. Committed entries beyond `budget` bytes are
-/// written to the files as they are read.
-#[expect(clippy::too_many_arguments, reason = "one call site a kind of group")]
-fn open_group(
-    disk: &dyn Disk,
-    seed: &ShardSeed,
-    store: &FileStore,
-    identity: PartitionIdentity,
-    limits: FileLimits,
-    group: GroupId,
-    recovered: RecoveredGroup,
-    policy: &RollPolicy,
-    budget: &mut usize,
-) -> Result<OpenedGroup, OpenError> {
-    let fail = |why: String| OpenError::Group { group, why };
-    let state = recovered.state.ok_or_else(|| fail("the WAL has entries of it but no state".to_owned()))?;
-    let start = state.log_start;
-    let opened = PartitionLog::open(disk, store, identity, recovered.flushed, start, limits);
-    let Opened { log: mut files, snapshot, replay_from: _ } =
-        opened.map_err(|error| fail(error.to_string()))?;
-    let sole = is_sole_voter(&state);
-    let mut reader = EntryReader::new(disk, &seed.wal);
-    let mut entries = Vec::new();
-    let mut bytes = 0;
-    let from: FlushPoint = files.written();
-    for location in recovered.entries.iter().filter(|location| location.index > from.index) {
-        let entry = reader.read(group, location)?;
-        bytes += entry.data.len();
-        entries.push(entry);
-        let committed = sole || location.index <= recovered.commit;
-        if committed && bytes > FLUSH_BYTES && *budget < bytes {
-            append_all(disk, &mut files, &entries, policy).map_err(|error| fail(error.to_string()))?;
-            entries.clear();
-            bytes = 0;
-        }
-    }
-    *budget = budget.saturating_sub(bytes);
-    let mut state = state;
-    state.hard.commit = state.hard.commit.max(recovered.commit);
-    Ok(OpenedGroup { files, snapshot, state, entries })
-}
-
-/// With one voter an entry on the disk is committed.
-fn is_sole_voter(state: &GroupState) -> bool {
-    chronik_raft::voters(&state.configuration).is_some_and(|voters| voters == [state.peer])
-}
-
-fn append_all(
-    disk: &dyn Disk,
-    files: &mut PartitionLog,
-    entries: &[LogEntry],
-    policy: &RollPolicy,
-) -> Result<(), FilesError> {
-    let mut rest = entries;
-    while let Some(job) = files.append(rest, *policy, 0, &mut |_| None) {
-        files.finished(job.run(disk))?;
-        let written = files.written().index;
-        rest = &rest[rest.partition_point(|entry| entry.index <= written)..];
-    }
-    Ok(())
-}
-
-/// Gives every batch in the files from an offset on.
-pub(crate) fn replay_files(
-    disk: &dyn Disk,
-    files: &PartitionLog,
-    from: chronik_wal::types::KafkaOffset,
-    take: &mut dyn FnMut(&BatchInfo, &[u8]),
-) -> Result<(), FilesError> {
-    let end = files.written().next_offset;
-    let mut next = from;
-    while let Some(job) = files.read(next, end, REPLAY_BYTES, true) {
-        let FileDone::Read(read) = job.run(disk) else { return Ok(()) };
-        let read = read?;
-        for (info, batch) in chronik_wal::batch::batches(&read.data).flatten() {
-            take(&info, batch);
-        }
-        if read.next_offset <= next {
-            break;
-        }
-        next = read.next_offset;
-    }
-    files.unmap();
-    Ok(())
 }

@@ -6,6 +6,8 @@
 //! Invariants: nothing is sent to a node whose link is down (it would wait in a queue for a reader that may never come);
 //! a peer is never believed to be on two nodes.
 
+use std::collections::VecDeque;
+
 use chronik_raft::driver::{EntryFetch, Installed, Outgoing};
 use chronik_raft::eraftpb::{Message, MessageType};
 use chronik_wal::entry::LogEntry;
@@ -14,7 +16,7 @@ use chronik_wal::types::{GroupId, NodeId, PeerId, RaftIndex};
 
 use super::message::{PeerMessage, PeerOut};
 use super::write_behind::Drop;
-use super::{Job, JobOwner, Shard};
+use super::{Job, JobOwner, Shard, Timer};
 use crate::metadata::command::Replica;
 use crate::partition::producer_limits;
 
@@ -23,6 +25,24 @@ const MEMBERS_MAX: usize = 32;
 
 /// Messages kept for groups that this node has not heard of yet: of some thousand topics made at once.
 const EARLY_MAX: usize = 16_384;
+
+/// Reads from files for followers that run at the same time; the helper threads serve fetches too.
+const CATCH_UP_READS_MAX: usize = 2;
+
+/// Reads that wait: about one for each follower of each group that lags.
+const CATCH_UPS_WAITING_MAX: usize = 4_096;
+
+/// Bytes that a shard reads from files for followers in a second: filling a replica must leave disk and links to clients.
+const CATCH_UP_BYTES_PER_S: u64 = 64 << 20;
+
+/// What is read from files for followers.
+#[derive(Debug, Default)]
+pub struct CatchUp {
+    waiting: VecDeque<EntryFetch>,
+    reading: usize,
+    /// When the next read may begin.
+    free_at_ms: u64,
+}
 
 impl Shard {
     /// A shard of another node says something.
@@ -164,11 +184,39 @@ impl Shard {
 
     /// Raft wants entries for a follower that only the files have.
     pub(crate) fn read_for_follower(&mut self, fetch: EntryFetch) {
+        if self.catch_up.waiting.len() >= CATCH_UPS_WAITING_MAX {
+            // Raft asks again when the follower is next heard from.
+            return self.driver.on_entries_fetched(fetch.group, fetch.low, Vec::new());
+        }
+        self.catch_up.waiting.push_back(fetch);
+        self.catch_up_due();
+    }
+
+    /// Begins reads for followers, as many as may run and as fast as they may.
+    pub(crate) fn catch_up_due(&mut self) {
+        let now_ms = self.now.mono_ms;
+        while self.catch_up.reading < CATCH_UP_READS_MAX {
+            if self.catch_up.waiting.is_empty() {
+                return;
+            }
+            if now_ms < self.catch_up.free_at_ms {
+                return self.set_timer(self.catch_up.free_at_ms, Timer::CatchUp);
+            }
+            if let Some(fetch) = self.catch_up.waiting.pop_front() {
+                self.start_catch_up(fetch);
+            }
+        }
+    }
+
+    fn start_catch_up(&mut self, fetch: EntryFetch) {
         let EntryFetch { group, low, high, bytes_max } = fetch;
         let bytes = usize::try_from(bytes_max).unwrap_or(usize::MAX);
         let job = self.partitions.get(&group).and_then(|partition| partition.files.read_entries(low, bytes));
         match job {
-            Some(job) => self.start_job(JobOwner::CatchUp { group, low, high }, Job::File(job)),
+            Some(job) => {
+                self.catch_up.reading += 1;
+                self.start_job(JobOwner::CatchUp { group, low, high }, Job::File(job));
+            }
             None => self.driver.on_entries_fetched(group, low, Vec::new()),
         }
     }
@@ -181,6 +229,7 @@ impl Shard {
         high: RaftIndex,
         done: FileDone,
     ) {
+        self.catch_up.reading -= 1;
         let FileDone::Entries(read) = done else { return };
         let mut entries: Vec<LogEntry> = match read {
             Ok(entries) => entries,
@@ -190,7 +239,12 @@ impl Shard {
             }
         };
         entries.truncate(entries.partition_point(|entry| entry.index < high));
+        let bytes: usize = entries.iter().map(|entry| entry.data.len()).sum();
+        self.metrics.catch_up_bytes.add(bytes as u64);
+        let cost_ms = bytes as u64 * 1_000 / CATCH_UP_BYTES_PER_S;
+        self.catch_up.free_at_ms = self.catch_up.free_at_ms.max(self.now.mono_ms) + cost_ms;
         self.driver.on_entries_fetched(group, low, entries);
+        self.catch_up_due();
     }
 
     /// A snapshot took the place of a replica's whole log.

@@ -247,8 +247,10 @@ impl Pump {
         let safety = safety::stats();
         metrics.safety_wakes.set(safety.rescues);
         metrics.safety_late_us.set(safety.worst_tick_late_ns / 1_000);
+        let mut report = self.shard.report(&inquiry.scope);
+        (report.links, report.incoming) = self.peers.report();
         // Whoever asked may have given up.
-        let _ = inquiry.answer.send(self.shard.report(&inquiry.scope));
+        let _ = inquiry.answer.send(report);
     }
 
     fn submit_jobs(&mut self) {

@@ -12,13 +12,19 @@ use chronik_wal::identity::shard_of;
 use chronik_wal::partition::{FileDone, FileJob, FileLimits, PartitionIdentity, PartitionLog, RollPolicy};
 use chronik_wal::types::{GroupId, PeerId};
 
+use super::controller::AdminRequest;
 use super::{Job, JobOwner, Shard};
 use crate::config::topic::TopicConfig;
-use crate::metadata::command::ConfigScope;
+use crate::metadata::command::{ConfigScope, Replica};
 use crate::metadata::names::{CLUSTER_METADATA, CONSUMER_OFFSETS};
 use crate::metadata::snapshot::{PartitionView, Snapshot, TopicView};
 use crate::metadata::state::{Change, Topic};
 use crate::partition::{Partition, PartitionName, producer_limits};
+
+/// How often fresh ids are asked for, while damaged replicas have none.
+const RENEWAL_EVERY_MS: u64 = 5_000;
+/// Asked for at a time.
+const RENEWALS_MAX: usize = 64;
 
 impl Shard {
     /// Takes over a newer snapshot.
@@ -86,11 +92,35 @@ impl Shard {
             if let Some(here) = self.partitions.get_mut(&group) {
                 here.members = partition.replicas.to_vec();
             }
-            return;
+            self.drive_membership(group);
+            return self.watch_in_sync(group);
         }
         // What is here belongs to a replica that is none any more, or to one that has lost its log.
         self.remove_partition(group);
         self.add_partition(&view, at);
+    }
+
+    /// Asks for fresh ids for the replicas here that have lost part of their log and that others have too: under its old id a
+    /// replica must neither vote nor acknowledge (SAFETY.md, rule 8).
+    pub(crate) fn ask_for_renewal(&mut self) {
+        let now_ms = self.now.mono_ms;
+        if self.damaged.is_empty() || now_ms < self.housekeeping.renewal_at_ms {
+            return;
+        }
+        self.housekeeping.renewal_at_ms = now_ms + RENEWAL_EVERY_MS;
+        let mut asked = Vec::new();
+        for topic in self.snapshot.topics.values() {
+            for (number, view) in (0i32..).zip(&topic.partitions) {
+                if !self.damaged.contains_key(&view.group) || view.target().len() < 2 {
+                    continue;
+                }
+                if let Some(peer) = self.own_replica(view) {
+                    let replica = Replica { node: self.node, peer };
+                    asked.push(AdminRequest::RenewReplica { topic: topic.id, partition: number, replica });
+                }
+            }
+        }
+        asked.into_iter().take(RENEWALS_MAX).for_each(|request| self.ask_controller(request));
     }
 
     /// Whether the cluster knows this node by the data directory that it has.
@@ -102,7 +132,8 @@ impl Shard {
     pub(crate) fn add_partition(&mut self, topic: &TopicView, number: usize) {
         let partition = &topic.partitions[number];
         let Some(peer) = self.own_replica(partition) else { return };
-        if self.driver.contains(partition.group) {
+        // Where old files are still on their way out, this comes once they are.
+        if self.driver.contains(partition.group) || self.leaving.contains_key(&partition.group) {
             return;
         }
         // A joiner is not among them: it waits for the log, or a snapshot, to make it a voter.
@@ -160,8 +191,8 @@ impl Shard {
 
     fn remove_partition(&mut self, group: GroupId) {
         if self.damaged.remove(&group).is_some() {
-            // Its directory is moved aside by the next start.
             self.wal.put_removed(group);
+            self.bury_damaged(group);
         }
         if !self.partitions.contains_key(&group) {
             return;
@@ -174,12 +205,34 @@ impl Shard {
         self.decide(group, decided);
         let Some(partition) = self.partitions.remove(&group) else { return };
         self.driver.remove_group(group, &mut self.wal);
+        self.contact_settled(group);
         for fetch in partition.fetch_waiters {
             self.read_again(fetch, group);
             self.decide_fetch(fetch);
         }
+        self.leaving.insert(group, (partition.name.topic_id, partition.name.index));
         self.dying.insert(group, partition.files);
         self.bury(group);
+    }
+
+    /// Moves the files of a replica that was not served aside. Those of a topic that is gone as well are left to the next start.
+    fn bury_damaged(&mut self, group: GroupId) {
+        let snapshot = self.snapshot.clone();
+        let mut partitions = snapshot
+            .topics
+            .values()
+            .flat_map(|topic| (0i32..).zip(&topic.partitions).map(move |p| (topic, p)));
+        let Some((topic, (number, _))) = partitions.find(|(_, (_, view))| view.group == group) else {
+            return;
+        };
+        let files = PartitionLog::new(
+            &self.store,
+            identity(topic, number, group),
+            LogStart::default(),
+            file_limits(topic),
+        );
+        self.leaving.insert(group, (topic.id, number));
+        self.start_job(JobOwner::Buried(group), Job::File(files.delete()));
     }
 
     /// Moves the files of a deleted partition aside once no job works on them.
@@ -188,16 +241,28 @@ impl Shard {
             return;
         }
         if let Some(files) = self.dying.remove(&group) {
-            self.start_job(JobOwner::Deleted, Job::File(files.delete()));
+            self.start_job(JobOwner::Buried(group), Job::File(files.delete()));
+        }
+    }
+
+    /// A step of removing a replica's files has ended. A new one of the same partition may come now, if there is to be one.
+    pub(crate) fn buried(&mut self, group: GroupId, done: FileDone) {
+        if let FileDone::Moved(Ok(Some(path))) = done {
+            return self.start_job(JobOwner::Buried(group), Job::File(FileJob::remove_directory(path)));
+        }
+        self.deleted_files(done);
+        let Some((topic, number)) = self.leaving.remove(&group) else { return };
+        let view = self.snapshot.topic_by_id(&topic).cloned();
+        if let (Some(view), Ok(at)) = (view, usize::try_from(number))
+            && at < view.partitions.len()
+        {
+            self.add_partition(&view, at);
         }
     }
 
     /// A step of deleting files has ended.
     pub(crate) fn deleted_files(&mut self, done: FileDone) {
         match done {
-            FileDone::Moved(Ok(Some(path))) => {
-                self.start_job(JobOwner::Deleted, Job::File(FileJob::remove_directory(path)));
-            }
             // A topic of the same name could never write its files.
             FileDone::Moved(Err(error)) => self.fail(format!("files of a deleted partition: {error}")),
             FileDone::Unlinked(Err(error)) => {

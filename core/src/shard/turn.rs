@@ -26,7 +26,12 @@ impl Shard {
     /// Carries on with everything that events have set in motion. True when there is more to do at once.
     pub fn turn(&mut self, now: Now) -> bool {
         self.now = now;
+        // ORDER: missed ticks are made up for before anything is answered or expires, so that a leader that has slept
+        // steps down (SAFETY.md, rule 22).
         self.driver.tick(now.mono_ms);
+        if std::mem::take(&mut self.is_local_due) {
+            self.local_durable();
+        }
         self.fire_timers();
         self.retry_held();
         self.retry_stalled();
@@ -106,6 +111,8 @@ impl Shard {
                 Timer::Balance => self.balance(),
                 // The turn goes on with a stop; those who asked for a transfer hear what became of it.
                 Timer::Handover => self.handover_due(),
+                Timer::Membership => self.membership_due(),
+                Timer::CatchUp => self.catch_up_due(),
                 Timer::InSync => self.in_sync_due(),
                 Timer::Housekeeping => self.keep_house(),
             }
@@ -122,6 +129,13 @@ impl Shard {
         // ORDER: a replica leads only once it has applied what its term opened with (SAFETY.md, rule 11).
         for (group, leadership) in output.leadership {
             self.leadership_changed(group, leadership);
+        }
+        for group in output.contacts {
+            self.contact_settled(group);
+            self.is_local_due |= self.local_waits.contains(&group);
+        }
+        if std::mem::take(&mut self.is_local_due) {
+            self.local_durable();
         }
         self.send_out(output.messages, output.heartbeats);
         for fetch in output.fetches {
@@ -191,7 +205,11 @@ impl Shard {
             false => self.in_sync_ends(group),
         }
         self.handover_changed(group, leadership);
+        self.drive_membership(group);
         self.coordinator_leadership(group, leads);
+        if !leads {
+            self.contact_settled(group);
+        }
         if group == GroupId::METADATA {
             self.controller_leadership(leads);
         }

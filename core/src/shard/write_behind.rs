@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
+use chronik_raft::leadership::Leadership;
 use chronik_wal::entry::{LogEntry, LogStart};
 use chronik_wal::partition::{FileDone, FilesError, ProducerSnapshot, RollPolicy};
 use chronik_wal::types::{GroupId, RaftIndex, TurnNumber};
@@ -203,6 +204,10 @@ impl Shard {
         let (Some(partition), Some(tail)) = (self.partitions.get_mut(&group), self.driver.tail(group)) else {
             return;
         };
+        // Consumers that are behind read from the leader's files; what a follower writes hardly anybody reads.
+        let leads = self.driver.leadership(group).is_some_and(|leadership| {
+            matches!(leadership, Leadership::Leader { .. } | Leadership::Elected { .. })
+        });
         let written = partition.files.written().index;
         let entries: Vec<LogEntry> =
             tail.entries(written.next(), partition.applied.next(), APPEND_BYTES_MAX).cloned().collect();
@@ -213,6 +218,7 @@ impl Shard {
         let producers = &partition.producers;
         // Without any producer too: a start reads the log from the newest snapshot on.
         let mut snapshot = |_| Some(ProducerSnapshot { offset, bytes: producers.encode_snapshot().into() });
+        partition.files.set_past_cache(!leads);
         let job = partition.files.append(&entries, policy, self.now.wall_ms, &mut snapshot);
         self.write_behind.last = group;
         if let Some(job) = job {

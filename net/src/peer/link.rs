@@ -57,7 +57,7 @@ pub struct LinkStats {
     pub lost_frames: u64,
     /// Frames refused: full or down.
     pub refused_frames: u64,
-    /// Bytes sent on connections that have ended.
+    /// Bytes sent.
     pub sent_bytes: u64,
     /// Connections that came up.
     pub connections: u64,
@@ -168,7 +168,9 @@ impl Link {
     /// Counters.
     #[must_use]
     pub fn stats(&self) -> LinkStats {
-        self.core.stats.get()
+        let stats = self.core.stats.get();
+        let under_way = self.core.up.borrow().as_ref().map_or(0, |(_, session)| session.sent_bytes.get());
+        LinkStats { sent_bytes: stats.sent_bytes + under_way, ..stats }
     }
 
     /// Dials another address from the next try on.
@@ -237,8 +239,10 @@ async fn run(core: Rc<Core>, mut random: impl FnMut() -> u64) {
         let reason = or(connect_and_serve(&core, &scratch), stopping).await;
         // Only a link that has held for a while was a success: one that breaks at once must not be tried without end.
         let up_ms = clock::monotonic_ms().saturating_sub(began_ms);
-        let was_up = core.up.borrow_mut().take().is_some();
-        if was_up {
+        let ended = core.up.borrow_mut().take();
+        let was_up = ended.is_some();
+        if let Some((_, session)) = ended {
+            core.count(|stats| stats.sent_bytes += session.sent_bytes.get());
             let lost = core.queue.borrow_mut().clear();
             core.count(|stats| stats.lost_frames += lost as u64);
             if up_ms >= core.config.liveness.timeout_ms {
@@ -275,9 +279,7 @@ async fn connect_and_serve(core: &Rc<Core>, scratch: &Scratch) -> DownReason {
             let claim = Held { registry: core.registry.clone(), claim };
             let sending = send_frames(core, &session, version);
             let receiving = receive_controls(receiver, &session, scratch, &claim.claim);
-            let reason = or(receiving, or(sending, session.watch(&claim.claim))).await;
-            core.count(|stats| stats.sent_bytes += session.sent_bytes.get());
-            reason
+            or(receiving, or(sending, session.watch(&claim.claim))).await
         }
         Err(reason) => reason,
     }

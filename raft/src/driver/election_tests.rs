@@ -166,6 +166,22 @@ fn a_leader_that_lost_its_quorum_steps_down_within_an_election_timeout() {
     assert_eq!(replica.driver.leadership(GROUP), Some(Leadership::Unknown { term: Term(1) }));
 }
 
+/// The first replica of a new group stands for election before the others have the group.
+#[test]
+fn an_election_asked_for_is_tried_again_soon() {
+    let mut replica = Replica::new();
+    replica.driver.tick(1000);
+    assert!(replica.driver.campaign(GROUP));
+    assert_eq!(sent_at(&mut replica, 1000), [PRE_VOTE]);
+    assert_eq!(sent_at(&mut replica, 1014), []);
+    assert_eq!(sent_at(&mut replica, 1024), [PRE_VOTE]);
+    let mut heartbeat = message(MessageType::MsgHeartbeat, 3);
+    heartbeat.from = 3;
+    replica.step(heartbeat).unwrap();
+    assert_eq!(sent_at(&mut replica, 1200), [], "somebody leads");
+    assert_eq!(replica.driver.next_wake_ms(), Some(1210), "the next tick");
+}
+
 #[test]
 fn a_transfer_to_a_lost_peer_is_given_up() {
     let mut replica = Replica::leader();

@@ -86,7 +86,7 @@ fn answers_to_an_earlier_offer_do_not_count() {
     replica.driver.report_unreachable(GROUP, PeerId(3));
     let second = offer(&mut replica, &mut now_ms);
     assert_ne!(first, second);
-    replica.step(rests(3, first)).unwrap();
+    replica.step(rests(2, first)).unwrap();
     replica.step(rests(3, second)).unwrap();
     assert!(!replica.driver.is_resting(GROUP), "2 rested in the first round only");
     replica.step(rests(2, second)).unwrap();

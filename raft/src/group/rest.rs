@@ -49,6 +49,7 @@ impl Group {
         let is_quiet = raft.state == StateRole::Leader
             && raft.apply_to_current_term()
             && raft.lead_transferee.is_none()
+            && self.is_asking.is_none()
             && !raft.has_pending_conf()
             && self.is_settled();
         is_quiet

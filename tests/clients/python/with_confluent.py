@@ -114,19 +114,32 @@ def groups(bootstrap):
         eventually(lambda: len(first.partitions) == 4, "the partitions come back")
         first.stop()
         wanted = [ConsumerGroupTopicPartitions(group)]
-        found = admin.list_consumer_group_offsets(wanted)[group].result(20).topic_partitions
+        found = patiently(lambda: admin.list_consumer_group_offsets(wanted)[group].result(20)).topic_partitions
         check_equal({p.partition: p.offset for p in found}, {n: 100 for n in range(4)}, "committed offsets")
         static_member(bootstrap, topic, group, admin, options)
         step(f"groups with {strategy}")
 
 
+def patiently(call):
+    """Calls until no retriable error comes: librdkafka's AdminClient hands out those of a coordinator that has just moved."""
+    def attempt():
+        try:
+            return [call()]
+        except KafkaException as error:
+            if error.args[0].code() not in (KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE,
+                                            KafkaError.COORDINATOR_LOAD_IN_PROGRESS):
+                raise
+            return None
+    return eventually(attempt, "an answer that is not retriable")[0]
+
+
 def static_member(bootstrap, topic, group, admin, options):
     member = Member(bootstrap, topic, group, **{"group.instance.id": "one", **options})
     eventually(lambda: len(member.partitions) == 4, "a static member joins")
-    described = admin.describe_consumer_groups([group])[group].result(20)
+    described = patiently(lambda: admin.describe_consumer_groups([group])[group].result(20))
     check_equal([m.group_instance_id for m in described.members], ["one"], "the described member")
     member.stop()
-    described = admin.describe_consumer_groups([group])[group].result(20)
+    described = patiently(lambda: admin.describe_consumer_groups([group])[group].result(20))
     check_equal([m.group_instance_id for m in described.members], ["one"], "a static member stays when it closes")
 
 
@@ -214,7 +227,7 @@ def groups_listed(bootstrap, client):
     listed = client.list_consumer_groups().result(20).valid
     check(group in [g.group_id for g in listed], "the group is listed")
     consumer.close()
-    client.delete_consumer_groups([group])[group].result(20)
+    patiently(lambda: client.delete_consumer_groups([group])[group].result(20))
     listed = client.list_consumer_groups().result(20).valid
     check(group not in [g.group_id for g in listed], "the group is deleted")
     refused(KafkaError.GROUP_ID_NOT_FOUND, lambda: client.delete_consumer_groups([group])[group].result(20))

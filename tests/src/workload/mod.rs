@@ -10,7 +10,7 @@ pub mod producer;
 
 use crate::cluster::view::View;
 use crate::history::check::{Findings, check};
-use crate::history::{History, Place, Recorder};
+use crate::history::{History, Outcome, Place, Recorder};
 use crate::records;
 use crate::wire::Connection;
 use anyhow::{Context, Result};
@@ -187,6 +187,11 @@ impl Load {
 }
 
 impl Report {
+    /// Fails the test when the history has an anomaly, whatever the clients were told.
+    pub fn assert_no_anomaly(&self) {
+        check(&self.history).assert_clean(0);
+    }
+
     /// Fails the test when the history has an anomaly, a client was given an error, or a commit is lost. `least` records must have
     /// been acknowledged, and read.
     pub fn assert_clean(&self, least: usize) -> Findings {
@@ -248,15 +253,60 @@ fn client_config(bootstrap: &str, name: &str) -> ClientConfig {
     config
 }
 
-/// The longest time without a success that begins before `until` and ends after `from`: what a fault at `from` cost the
-/// producers of one partition. Times are those of the history.
+/// A time without a success.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Gap {
+    /// When the last success before it was, in the time of the history.
+    pub begin: Duration,
+    /// How long it lasted.
+    pub length: Duration,
+}
+
+/// The longest gap that begins before `until` and ends after `from`: what a fault at `from` cost the producers of one
+/// partition.
 #[must_use]
-pub fn longest_gap(history: &History, place: &Place, from: Duration, until: Duration) -> Duration {
-    let acknowledged = history.sends.iter().filter(|send| {
-        send.place == *place && matches!(send.outcome, crate::history::Outcome::Acknowledged(_))
-    });
+pub fn longest_gap(history: &History, place: &Place, from: Duration, until: Duration) -> Gap {
+    let acknowledged = history
+        .sends
+        .iter()
+        .filter(|send| send.place == *place && matches!(send.outcome, Outcome::Acknowledged(_)));
     let mut times: Vec<Duration> = acknowledged.map(|send| send.completed).collect();
     times.sort_unstable();
     let around = times.windows(2).filter(|pair| pair[1] > from && pair[0] < until);
-    around.map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+    let gaps = around.map(|pair| Gap { begin: pair[0], length: pair[1] - pair[0] });
+    gaps.max_by_key(|gap| gap.length).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::Send;
+
+    #[test]
+    fn the_longest_gap_is_that_of_the_fault_and_of_the_partition() {
+        let send = |partition, completed, outcome| Send {
+            producer: 1,
+            place: ("t".to_string(), partition),
+            value: completed,
+            invoked: Duration::ZERO,
+            completed: Duration::from_secs(completed),
+            outcome,
+        };
+        let done = Outcome::Acknowledged(None);
+        let history = History {
+            sends: vec![
+                send(0, 1, done),
+                send(0, 20, done),
+                send(0, 21, done),
+                send(0, 23, Outcome::Unknown),
+                send(0, 25, done),
+                send(1, 22, done),
+                send(0, 60, done),
+            ],
+            ..History::default()
+        };
+        let seconds = Duration::from_secs;
+        let gap = longest_gap(&history, &("t".to_string(), 0), seconds(21), seconds(25));
+        assert_eq!((gap.begin, gap.length), (seconds(21), seconds(4)));
+    }
 }

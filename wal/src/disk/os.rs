@@ -8,10 +8,11 @@
 //!
 //! | | memory in use before | memory that the host has to find |
 //! |---|---|---|
-//! | through the cache | 0.20–0.24 | 0.9–2.3 |
-//! | `RWF_DONTCACHE` | 0.19–0.22 | 0.21–0.30 |
-//! | copy to an aligned buffer, O_DIRECT | 0.14–0.16 | 0.16–0.18 |
+//! | through the cache | 0.20–0.24 | 0.49–2.3 |
+//! | `RWF_DONTCACHE` | 0.19–0.21 | 0.21–0.58 |
+//! | copy to an aligned buffer, O_DIRECT | 0.16 | 0.17–0.30 |
 //!
+//! Two runs for the first column, on a quiet machine; four for the second, two of them at a load above 20.
 //! The second column is what a growing page cache costs in a virtual machine that gives free memory back to its host
 //! (free page reporting): a fault there for each page. On bare metal the first column holds, and little is gained.
 

@@ -168,7 +168,7 @@ fn a_mapping_shows_what_is_written_past_the_cache() {
     const PIECE_MAX: usize = 700_000;
     const LOOK_MAX: usize = 300_000;
     let pattern: Vec<u8> =
-        (0..PERIOD + PIECE_MAX).map(|at| ((at % PERIOD) * 2_654_435_761 >> 11) as u8).collect();
+        (0..PERIOD + PIECE_MAX).map(|at| (((at % PERIOD) * 2_654_435_761) >> 11) as u8).collect();
     let bytes_at = |position: usize, len: usize| &pattern[position % PERIOD..][..len];
     let root = tempfile::tempdir().unwrap();
     let file = OsDisk.open(&root.path().join("log"), OpenMode::ReadWrite).unwrap();

@@ -3,6 +3,12 @@
 //! One of the few modules that know glommio. A [`TurnWriter`] belongs to the shard's WAL task and lives on its executor.
 //! That task must never be cancelled: a dropped write may still reach the disk later.
 //!
+//! One write with O_DSYNC instead of two operations was tried (`examples/turn_cost.rs`; Linux 6.18, ext4, a disk with a
+//! volatile cache and without FUA, so that the kernel writes and flushes either way). It costs the same CPU, 71–140 µs
+//! against 81–116 µs a turn of 4 KiB, io-wq threads included, and on a busy machine it is far slower, 0.35–2.2 ms against
+//! 3.9–14 ms a turn, probably because its flush waits for a kernel worker to be scheduled.
+//! Three runs at a load of 15 to 30; a quiet machine was not to be had.
+//!
 //! An error is fatal (DESIGN.md, decision 7): what a failed write or fdatasync left behind is unknown and cannot be
 //! made known by trying again, so the caller logs it and aborts the process. Disk full cannot happen here, because the
 //! blocks were written when the segment was prepared.

@@ -120,6 +120,12 @@ impl PartitionLog {
         self.past_cache = past_cache;
     }
 
+    /// Whether batches are written past the page cache.
+    #[must_use]
+    pub fn writes_past_cache(&self) -> bool {
+        self.past_cache
+    }
+
     /// A job that makes durable all that is written; none when all of it is, or when another job is in flight.
     pub fn sync(&mut self) -> Option<FileJob> {
         let point = self.written();

@@ -296,7 +296,6 @@ impl Settings {
         let factor = self.number("replication_factor", 1, nodes_i16)?.unwrap_or(usual);
         let factor_now =
             kafka.entry("default.replication.factor".into()).or_insert(factor.to_string()).clone();
-        kafka.entry("offsets.topic.replication.factor".into()).or_insert(factor.to_string());
         let factor_now: i32 = factor_now.parse().unwrap_or(1);
         if let Some(in_sync) = self.number("min_insync_replicas", 1, factor_now)? {
             kafka.entry("min.insync.replicas".into()).or_insert(in_sync.to_string());

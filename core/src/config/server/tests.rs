@@ -54,7 +54,7 @@ fn nothing_at_all_is_one_node_on_loopback() {
     assert!(config.peers.is_empty() && config.raft.is_none() && config.shards.is_none());
     let layers = BrokerLayers { fixed: config.kafka.into(), ..BrokerLayers::default() };
     let broker = BrokerConfig::resolve(&layers);
-    assert_eq!((broker.default_replication_factor, broker.offsets_topic_replication_factor), (1, 1));
+    assert_eq!((broker.default_replication_factor, broker.offsets_topic_replication_factor), (1, 3));
     assert!(broker.auto_create_topics_enable);
 }
 
@@ -72,7 +72,6 @@ fn the_designs_node_file_is_read() {
         ("log.retention.ms", "86400000"),
         ("num.partitions", "4"),
         ("default.replication.factor", "3"),
-        ("offsets.topic.replication.factor", "3"),
         ("min.insync.replicas", "2"),
         ("broker.rack", "a"),
         ("advertised.listeners", "INTERNAL://10.0.0.1:9094,PLAINTEXT://host1:9092"),

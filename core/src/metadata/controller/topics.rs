@@ -13,6 +13,7 @@ use kafka_protocol::messages::{CreateTopicsResponse, DeleteTopicsResponse, Topic
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
+use super::members::internal_replicas;
 use super::{
     Controller, Placer, Plan, PlanContext, REQUEST_CONFIG_BYTES_MAX, REQUEST_PARTITIONS_MAX, RowError,
 };
@@ -293,7 +294,14 @@ fn plan_internal(
     let configs =
         [("cleanup.policy", "compact"), ("compression.type", "producer"), ("segment.bytes", &segment_bytes)]
             .map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let partitions = requested_partitions(topic, state, context)?;
+    let mut topic = topic.clone();
+    if topic.assignments.is_empty() {
+        // As many as there are brokers for: it gets more when more come.
+        let live = state.brokers().keys().filter(|node| !context.snapshot.fenced.contains(node)).count();
+        let replicas = internal_replicas(context.snapshot, live);
+        topic.replication_factor = i16::try_from(replicas).unwrap_or(i16::MAX);
+    }
+    let partitions = requested_partitions(&topic, state, context)?;
     Ok(NewTopic { configs: configs.into(), partitions })
 }
 

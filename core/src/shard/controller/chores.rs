@@ -38,11 +38,25 @@ impl Shard {
         self.proceed_all();
         self.disseminate();
         self.lead_metadata_group();
+        self.grow_internal_topics();
         let Some(host) = &self.controller else { return };
         let waits =
             !host.forwards.is_empty() || !host.id_waiters.is_empty() || !host.is_registered(self.node);
         if host.has_others() || waits {
             self.tend_within(TEND_EVERY_MS);
+        }
+    }
+
+    /// Gives internal topics the replicas that more brokers allow.
+    fn grow_internal_topics(&mut self) {
+        let Some(host) = &mut self.controller else { return };
+        let Some(controller) = &mut host.controller else { return };
+        if !host.unproposed.is_empty() {
+            return;
+        }
+        let plan = controller.plan_growth(host.builder.current()).map(|()| AdminReply::Done);
+        if !plan.commands.is_empty() {
+            self.carry_plan(PlanAsker::Nobody, plan, u32::MAX);
         }
     }
 

@@ -88,6 +88,9 @@ impl ControllerHost {
             AdminRequest::CompletePlacement { topic, partition, replicas } => {
                 controller.plan_completed_placement(topic, *partition, replicas).map(|()| AdminReply::Done)
             }
+            AdminRequest::RenewReplica { topic, partition, replica } => {
+                controller.plan_renewal(topic, *partition, *replica).map(|()| AdminReply::Done)
+            }
         })
     }
 

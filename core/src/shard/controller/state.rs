@@ -141,9 +141,9 @@ impl Shard {
             let waiting: Vec<u64> =
                 self.controller.iter().flat_map(|host| host.plans.keys().copied()).collect();
             waiting.into_iter().for_each(|number| self.finish_plan(number));
-            self.forwards_applied();
             self.look_at_elections();
         }
+        self.forwards_applied();
         self.propose_plans();
         self.serve_producer_ids();
         self.shorten_metadata_log();

@@ -14,7 +14,7 @@ use chronik_wal::disk::SimDisk;
 use chronik_wal::types::{GroupId, KafkaOffset, NodeId};
 
 use super::{Rig, Setup, WALL_MS, creation_of, fetch_of, offsets_in, slice};
-use crate::shard::controller::AdminReply;
+use crate::shard::controller::{AdminReply, AdminRequest};
 use crate::shard::message::*;
 use crate::shard::{Event, Now};
 
@@ -62,6 +62,13 @@ impl Cluster {
 
     /// As [`Cluster::new`], each node set up like this.
     pub(crate) fn with(setup: &Setup) -> Self {
+        let mut cluster = Self::start(setup);
+        cluster.leader(GroupId::METADATA);
+        cluster
+    }
+
+    /// As [`Cluster::with`], before anything has happened.
+    pub(crate) fn start(setup: &Setup) -> Self {
         let now = Now { mono_ms: 1_000_000, wall_ms: WALL_MS };
         let names: Vec<NodeId> = (1..=3).map(NodeId).collect();
         let start = |node: &NodeId| {
@@ -82,8 +89,20 @@ impl Cluster {
         for node in &names {
             cluster.links_up(*node);
         }
-        cluster.leader(GroupId::METADATA);
         cluster
+    }
+
+    /// A killed node starts again with an empty disk.
+    pub(crate) fn restart_wiped(&mut self, node: i32) {
+        assert!(self.down.remove(&NodeId(node)), "it was killed");
+        let place = node as usize - 1;
+        let killed = self.nodes.remove(place);
+        let disks = killed.setup.disks + 1;
+        let setup = Setup { fresh: true, disks, ..killed.setup };
+        let seed = 100 * disks + node as u64;
+        let wiped = Rig::start(Arc::new(SimDisk::new(seed)), setup, self.now, seed);
+        self.nodes.insert(place, wiped);
+        self.links_up(NodeId(node));
     }
 
     fn runs(&self, node: NodeId) -> bool {
@@ -278,8 +297,29 @@ impl Cluster {
 
     /// Makes a topic on all nodes; its partitions lead when this returns.
     pub(crate) fn topic(&mut self, name: &str, partitions: i32, configs: &[(&str, &str)]) -> GroupId {
+        self.topic_of(name, partitions, 3, configs)
+    }
+
+    /// Asks the controller.
+    pub(crate) fn admin(&mut self, request: AdminRequest) -> AdminReply {
         let controller = self.leader(GroupId::METADATA);
-        let Reply::Admin(reply) = self.answer(controller, creation_of(name, partitions, 3, configs)) else {
+        match self.answer(controller, Request::Admin { request: Box::new(request), timeout_ms: 10_000 }) {
+            Reply::Admin(reply) => *reply,
+            other => panic!("an answer of the controller, not {other:?}"),
+        }
+    }
+
+    /// As [`Cluster::topic`], with so many replicas of each partition.
+    pub(crate) fn topic_of(
+        &mut self,
+        name: &str,
+        partitions: i32,
+        replicas: i16,
+        configs: &[(&str, &str)],
+    ) -> GroupId {
+        let controller = self.leader(GroupId::METADATA);
+        let request = creation_of(name, partitions, replicas, configs);
+        let Reply::Admin(reply) = self.answer(controller, request) else {
             panic!("an answer of the controller")
         };
         let AdminReply::CreateTopics(made) = *reply else { panic!("an answer to CreateTopics") };

@@ -6,8 +6,10 @@ use chronik_net::codec::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
 use chronik_net::codec::messages::offset_fetch_request::OffsetFetchRequestTopic;
+use chronik_net::codec::messages::sync_group_request::SyncGroupRequestAssignment;
 use chronik_net::codec::messages::{
-    GroupId as GroupName, JoinGroupRequest, OffsetCommitRequest, OffsetFetchRequest, TopicName,
+    GroupId as GroupName, HeartbeatRequest, JoinGroupRequest, OffsetCommitRequest, OffsetFetchRequest,
+    SyncGroupRequest, TopicName,
 };
 use chronik_wal::types::{GroupId, KafkaOffset};
 
@@ -189,4 +191,128 @@ fn commits_do_not_take_the_room_that_the_wal_needs_to_free_segments() {
         assert_eq!(commit_code(rig.take(call)), 0);
     }
     assert_eq!(committed(&mut rig, partition, "g"), 2_999);
+}
+
+// --- three nodes
+
+fn cluster() -> (Cluster, GroupId) {
+    let mut setup = setup();
+    setup.configs.insert("offsets.topic.replication.factor".into(), "3".into());
+    let mut cluster = Cluster::with(&setup);
+    cluster.topic(TOPIC, 1, &[]);
+    cluster.admin(AdminRequest::AutoCreate(vec![CONSUMER_OFFSETS.to_owned()]));
+    cluster.wait_until("the offsets topic is known everywhere", |cluster| {
+        cluster.names().iter().all(|node| cluster[*node].shard.snapshot.topic(CONSUMER_OFFSETS).is_some())
+    });
+    let partition = cluster[1].group(CONSUMER_OFFSETS, 0);
+    cluster.leader(partition);
+    (cluster, partition)
+}
+
+fn of_group(reply: Reply) -> GroupResponse {
+    match reply {
+        Reply::Group(response) => *response,
+        other => panic!("an answer of a group, not {other:?}"),
+    }
+}
+
+/// Joins a group alone and gets an assignment. Gives the member's id.
+fn join_and_sync(cluster: &mut Cluster, node: i32, partition: GroupId) -> StrBytes {
+    let protocol = JoinGroupRequestProtocol::default().with_name(text("range"));
+    let body = JoinGroupRequest::default()
+        .with_group_id(GroupName(text("g")))
+        .with_session_timeout_ms(30_000)
+        .with_rebalance_timeout_ms(30_000)
+        .with_protocol_type(text("consumer"))
+        .with_protocols(vec![protocol]);
+    let reply = cluster.answer(node, request(partition, 3, RequestKind::JoinGroup(body)));
+    let GroupResponse::JoinGroup(joined) = of_group(reply) else { panic!("an answer to JoinGroup") };
+    assert_eq!((joined.error_code, joined.generation_id), (0, 1));
+    let member = joined.member_id;
+    let assignment = SyncGroupRequestAssignment::default()
+        .with_member_id(member.clone())
+        .with_assignment(bytes::Bytes::from_static(b"everything"));
+    let body = SyncGroupRequest::default()
+        .with_group_id(GroupName(text("g")))
+        .with_generation_id(1)
+        .with_member_id(member.clone())
+        .with_assignments(vec![assignment]);
+    let reply = cluster.answer(node, request(partition, 3, RequestKind::SyncGroup(body)));
+    let GroupResponse::SyncGroup(synced) = of_group(reply) else { panic!("an answer to SyncGroup") };
+    assert_eq!((synced.error_code, &synced.assignment[..]), (0, &b"everything"[..]));
+    member
+}
+
+fn heartbeat(cluster: &mut Cluster, node: i32, partition: GroupId, member: &StrBytes) -> i16 {
+    let body = HeartbeatRequest::default()
+        .with_group_id(GroupName(text("g")))
+        .with_generation_id(1)
+        .with_member_id(member.clone());
+    match of_group(cluster.answer(node, request(partition, 3, RequestKind::Heartbeat(body)))) {
+        GroupResponse::Heartbeat(response) => response.error_code,
+        other => panic!("an answer to Heartbeat, not {other:?}"),
+    }
+}
+
+fn committed_at(cluster: &mut Cluster, node: i32, partition: GroupId) -> (i16, i64) {
+    let topic =
+        OffsetFetchRequestTopic::default().with_name(TopicName(text(TOPIC))).with_partition_indexes(vec![0]);
+    let body =
+        OffsetFetchRequest::default().with_group_id(GroupName(text("h"))).with_topics(Some(vec![topic]));
+    match of_group(cluster.answer(node, request(partition, 5, RequestKind::OffsetFetch(body)))) {
+        GroupResponse::OffsetFetch(response) => {
+            let row = response.topics.first().map_or(-1, |topic| topic.partitions[0].committed_offset);
+            (response.error_code, row)
+        }
+        other => panic!("an answer to OffsetFetch, not {other:?}"),
+    }
+}
+
+#[test]
+fn a_group_moves_with_its_partition_and_loses_neither_members_nor_commits() {
+    let (mut cluster, partition) = cluster();
+    let first = cluster.leader(partition);
+    let member = join_and_sync(&mut cluster, first, partition);
+    for offset in 1..=5 {
+        assert_eq!(commit_code(Some(cluster.answer(first, commit(partition, "h", offset)))), 0);
+    }
+    cluster.kill(first, true);
+    let second = cluster.leader(partition);
+    assert_eq!(committed_at(&mut cluster, second, partition), (0, 5));
+    assert_eq!(heartbeat(&mut cluster, second, partition, &member), 0, "member and generation go on");
+    assert_eq!(commit_code(Some(cluster.answer(second, commit(partition, "h", 6)))), 0);
+    cluster.restart(first);
+    cluster.wait_until("it follows", |cluster| {
+        cluster.high_watermark(first, partition) == cluster.high_watermark(second, partition)
+    });
+    assert_eq!(heartbeat(&mut cluster, first, partition, &member), 16, "NOT_COORDINATOR");
+    // And back again, by a transfer this time.
+    cluster.wait_until("it is in sync", |cluster| cluster.in_sync(second, partition).contains(&first));
+    let to = Some(chronik_wal::types::NodeId(first));
+    let moved = cluster.answer(second, Request::TransferLeader { group: partition, to });
+    assert!(matches!(moved, Reply::Transferred(Ok(()))));
+    assert_eq!(heartbeat(&mut cluster, first, partition, &member), 0);
+    assert_eq!(committed_at(&mut cluster, first, partition), (0, 6));
+    assert_eq!(committed_at(&mut cluster, second, partition).0, 16);
+}
+
+#[test]
+fn what_a_coordinator_cut_off_has_under_way_is_answered_not_coordinator() {
+    let (mut cluster, partition) = cluster();
+    let old = cluster.leader(partition);
+    assert_eq!(commit_code(Some(cluster.answer(old, commit(partition, "h", 1)))), 0);
+    cluster.isolate(old);
+    let lost = cluster[old].ask(commit(partition, "h", 2));
+    cluster.advance(2_000);
+    assert_eq!(commit_code(cluster[old].take(lost)), 16);
+    let new = cluster.leader(partition);
+    assert_eq!(committed_at(&mut cluster, new, partition), (0, 1));
+    assert_eq!(commit_code(Some(cluster.answer(new, commit(partition, "h", 3)))), 0);
+    assert_eq!(committed_at(&mut cluster, old, partition).0, 16);
+    cluster.heal();
+    cluster.wait_until("it follows", |cluster| {
+        cluster.high_watermark(old, partition) == cluster.high_watermark(new, partition)
+    });
+    assert_eq!(cluster[old].shard.coordinators.waiting_count(), 0);
+    assert_eq!(committed_at(&mut cluster, new, partition), (0, 3));
 }

@@ -3,11 +3,17 @@
 mod acks;
 mod cluster;
 mod cluster_rig;
+mod contact;
 mod controller;
+mod elections;
+mod failover;
 mod fetch;
+mod followers;
+mod formation;
 mod groups;
 mod handover;
 mod hold;
+mod membership;
 mod offsets;
 mod produce;
 mod recycle;

@@ -12,7 +12,7 @@ use chronik_wal::disk::{Disk, SimDisk};
 use chronik_wal::frame::WalIdentity;
 use chronik_wal::partition::FileCache;
 use chronik_wal::shard_wal::{TurnWrite, WalConfig, write_turn_blocking};
-use chronik_wal::types::{GroupId, KafkaOffset, LeaderEpoch, NodeId, PeerId, RaftIndex, ShardId};
+use chronik_wal::types::{GroupId, KafkaOffset, LeaderEpoch, NodeId, PeerId, ShardId};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use uuid::Uuid;
@@ -43,6 +43,10 @@ pub(crate) struct Setup {
     pub(crate) node: NodeId,
     /// The nodes that begin as voters of the metadata group; none for a node on its own.
     pub(crate) cluster: Vec<NodeId>,
+    /// They begin with nothing instead, and have to find each other.
+    pub(crate) fresh: bool,
+    /// How often the node has got another disk.
+    pub(crate) disks: u64,
     pub(crate) racks: BTreeMap<NodeId, String>,
     pub(crate) limits: ShardLimits,
     pub(crate) configs: ConfigMap,
@@ -56,6 +60,8 @@ impl Default for Setup {
         Self {
             node: NodeId(1),
             cluster: Vec::new(),
+            fresh: false,
+            disks: 0,
             racks: BTreeMap::new(),
             limits,
             configs: ConfigMap::new(),
@@ -383,7 +389,7 @@ fn data_dir() -> PathBuf {
 
 fn open(disk: &dyn Disk, setup: &Setup, now: Now, starts: u64) -> Shard {
     let node = setup.node;
-    let identity = WalIdentity { node, directory: directory(node).into_bytes(), shard: ShardId(0) };
+    let identity = WalIdentity { node, directory: directory(setup, node).into_bytes(), shard: ShardId(0) };
     let mut wal = WalConfig::new(&data_dir(), identity);
     wal.segment_bytes = 1 << 20;
     wal.first_segment_bytes = 256 << 10;
@@ -405,8 +411,8 @@ fn open(disk: &dyn Disk, setup: &Setup, now: Now, starts: u64) -> Shard {
     };
     let mut recovered = recover_wal(disk, &seed).expect("the WAL is read");
     let mut log = MetadataLog::open(disk, &seed, &mut recovered).expect("the metadata log is read");
-    let fresh = log.applied == RaftIndex(0) && !setup.cluster.is_empty();
-    if fresh {
+    let begins = log.is_missing() && !setup.cluster.is_empty() && !setup.fresh;
+    if begins {
         log.state = formed(setup);
     }
     let mut builder = SnapshotBuilder::new(node, 1, setup.configs.clone());
@@ -418,8 +424,8 @@ fn open(disk: &dyn Disk, setup: &Setup, now: Now, starts: u64) -> Shard {
         ControllerHost::new(log.state.clone(), log.applied, builder, own, SmallRng::seed_from_u64(starts));
     let part = MetadataPart { log, host };
     let mut shard = Shard::open(disk, &seed, recovered, snapshot, Some(part)).expect("the shard starts");
-    if setup.cluster.is_empty() {
-        shard.begin_cluster(&[]).expect("the metadata group is made");
+    if setup.cluster.is_empty() || setup.fresh {
+        shard.begin_cluster(&setup.cluster).expect("the metadata group is made");
         return shard;
     }
     let members = members(setup);
@@ -438,13 +444,14 @@ fn members(setup: &Setup) -> Vec<Replica> {
     (1..).zip(&setup.cluster).map(|(peer, node)| Replica { node: *node, peer: PeerId(peer) }).collect()
 }
 
-fn directory(node: NodeId) -> Uuid {
-    Uuid::from_u128(node.0 as u128)
+fn directory(setup: &Setup, node: NodeId) -> Uuid {
+    let disks = if node == setup.node { setup.disks } else { 0 };
+    Uuid::from_u64_pair(disks, node.0 as u64)
 }
 
 fn broker(setup: &Setup, node: NodeId) -> Broker {
     Broker {
-        directory: directory(node),
+        directory: directory(setup, node),
         incarnation: Uuid::from_u128(1),
         rack: setup.racks.get(&node).cloned(),
         listeners: BTreeMap::new(),
@@ -456,7 +463,7 @@ fn broker(setup: &Setup, node: NodeId) -> Broker {
 fn formed(setup: &Setup) -> MetadataState {
     let member = |member: &Replica| {
         let Replica { node, peer } = *member;
-        MetadataReplica { node, peer, directory: directory(node) }
+        MetadataReplica { node, peer, directory: directory(setup, node) }
     };
     let replicas = members(setup).iter().map(member).collect();
     let mut commands = vec![

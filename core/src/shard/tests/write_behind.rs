@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use chronik_wal::types::GroupId;
 
 use super::*;
+use crate::shard::message::Acks;
 use crate::shard::{JobOwner, ShardLimits};
 
 #[test]
@@ -77,4 +78,28 @@ fn a_start_goes_on_where_files_and_wal_end() {
     let unwritten = rig.shard.partitions[&group].unwritten_bytes;
     rig.advance(1_000);
     assert_eq!(rig.shard.partitions[&group].unwritten_bytes, 0, "of {unwritten}");
+}
+
+#[test]
+fn only_who_leads_keeps_what_it_writes_in_the_page_cache() {
+    let mut cluster = Cluster::new();
+    let group = cluster.topic(TOPIC, 1, &[]);
+    for round in 1..=2 {
+        let leader = cluster.leader(group);
+        cluster.produce(leader, group, records_of(&[b"value"], WALL_MS), Acks::All);
+        cluster.wait_until("all have written it", |cluster| {
+            let written = |node| cluster[node].shard.partitions[&group].files.written().next_offset.0;
+            cluster.names().into_iter().all(|node| written(node) >= round)
+        });
+        let past_cache = |node| cluster[node].shard.partitions[&group].files.writes_past_cache();
+        assert!(!past_cache(leader), "node {leader} leads");
+        assert!(cluster.others(leader).into_iter().all(past_cache), "but for node {leader} all follow");
+        if round == 1 {
+            // Another one leads: what it writes from then on is kept.
+            cluster.kill(leader, true);
+            let other = cluster.leader(group);
+            assert_ne!(other, leader);
+            cluster.restart(leader);
+        }
+    }
 }

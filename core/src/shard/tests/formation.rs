@@ -1,0 +1,171 @@
+//! Three nodes that begin with nothing: they find each other, take changes anywhere, and name the same leaders.
+
+use chronik_wal::types::{GroupId, NodeId};
+
+use super::*;
+use crate::shard::controller::{AdminReply, AdminRequest};
+use crate::shard::message::*;
+
+fn fresh() -> Setup {
+    Setup { fresh: true, ..Setup::default() }
+}
+
+/// Every running node knows all three brokers, and group 0 has three voters and no change under way.
+fn is_whole(cluster: &Cluster) -> bool {
+    cluster.names().iter().all(|node| {
+        let shard = &cluster[*node].shard;
+        let members = shard.driver.configuration(GroupId::METADATA);
+        let host = shard.controller.as_ref().expect("shard 0");
+        shard.snapshot.brokers.len() == 3
+            && shard.snapshot.cluster_id.is_some()
+            && members.is_some_and(|members| members.voters.len() == 3 && members.learners.is_empty())
+            && host.state().metadata_replicas().is_complete()
+    })
+}
+
+fn formed() -> Cluster {
+    let mut cluster = Cluster::start(&fresh());
+    cluster.wait_until("the cluster forms", is_whole);
+    cluster
+}
+
+/// Makes a topic through this node; its error code.
+fn create_through(cluster: &mut Cluster, node: i32, name: &str, replicas: i16) -> i16 {
+    let Reply::Admin(reply) = cluster.answer(node, creation_of(name, 3, replicas, &[])) else {
+        panic!("an answer of the controller")
+    };
+    match *reply {
+        AdminReply::CreateTopics(made) => made.topics[0].error_code,
+        other => panic!("an answer to CreateTopics, not {other:?}"),
+    }
+}
+
+/// The leaders that a node names.
+fn leaders(cluster: &Cluster, node: i32, topic: &str) -> Vec<Option<NodeId>> {
+    let topic = cluster[node].shard.snapshot.topic(topic).cloned();
+    topic
+        .iter()
+        .flat_map(|topic| &topic.partitions)
+        .map(|view| view.leader.map(|leader| leader.node))
+        .collect()
+}
+
+#[test]
+fn fresh_nodes_form_one_cluster_and_any_of_them_takes_changes() {
+    let mut cluster = formed();
+    let ids: Vec<_> = cluster.nodes.iter().map(|rig| rig.shard.snapshot.cluster_id.clone()).collect();
+    assert!(ids.iter().all(|id| *id == ids[0]));
+    for node in cluster.names() {
+        let name = format!("through-{node}");
+        assert_eq!(create_through(&mut cluster, node, &name, 3), 0);
+        // Who made it there finds it there.
+        assert!(cluster[node].shard.snapshot.topic(&name).is_some());
+        assert_eq!(create_through(&mut cluster, node, &name, 3), 36, "it exists by now");
+        cluster.advance(50);
+        let named = leaders(&cluster, node, &name);
+        assert!(named.iter().all(Option::is_some));
+        for other in cluster.names() {
+            assert_eq!(leaders(&cluster, other, &name), named, "as node {other} says");
+        }
+    }
+    assert_eq!(create_through(&mut cluster, 2, "too-many", 4), 38, "INVALID_REPLICATION_FACTOR");
+}
+
+#[test]
+fn leaders_are_named_by_every_node_within_a_second_of_a_change() {
+    let mut cluster = formed();
+    assert_eq!(create_through(&mut cluster, 1, TOPIC, 3), 0);
+    let victim = cluster.leader(GroupId::METADATA);
+    cluster.kill(victim, true);
+    cluster.advance(1_000);
+    let others = cluster.others(victim);
+    let named = leaders(&cluster, others[0], TOPIC);
+    assert!(named.iter().all(|leader| leader.is_some_and(|leader| leader.0 != victim)), "{named:?}");
+    assert_eq!(leaders(&cluster, others[1], TOPIC), named);
+    // The one that is gone is left out after a while, and listed again at once when it comes back.
+    let fenced = |cluster: &Cluster, node: i32| cluster[node].shard.snapshot.fenced.contains(&NodeId(victim));
+    assert!(!fenced(&cluster, others[0]));
+    cluster.advance(5_000);
+    assert!(others.iter().all(|node| fenced(&cluster, *node)));
+    cluster.restart(victim);
+    cluster.advance(1_000);
+    assert!(others.iter().all(|node| !fenced(&cluster, *node)));
+    assert_eq!(leaders(&cluster, victim, TOPIC), leaders(&cluster, others[0], TOPIC));
+}
+
+#[test]
+fn a_change_finds_the_next_leader_and_is_made_once() {
+    let mut cluster = formed();
+    let old = cluster.leader(GroupId::METADATA);
+    let asker = cluster.others(old)[0];
+    let topic = |name: &str| creation_of(name, 1, 2, &[]);
+    // It reaches the leader; the answer does not come back.
+    cluster.lose = Some(Box::new(|_, _, message| matches!(message, PeerMessage::Answer { .. })));
+    let call = cluster[asker].ask(topic("once"));
+    cluster.advance(300);
+    assert!(cluster[asker].replies.is_empty());
+    cluster.lose = None;
+    cluster.kill(old, true);
+    let Reply::Admin(reply) = cluster.answer_to(asker, call) else { panic!("an answer of the controller") };
+    let AdminReply::CreateTopics(made) = *reply else { panic!("an answer to CreateTopics, not {reply:?}") };
+    assert_eq!(made.topics[0].error_code, 0, "its own retry is not told that it exists: {made:?}");
+    // Without a majority nothing is decided, and the asker is told so in time.
+    let other = cluster.others(asker)[0];
+    cluster.kill(other, true);
+    let request = AdminRequest::AutoCreate(vec!["never".to_owned()]);
+    let call = cluster[asker].ask(Request::Admin { request: Box::new(request), timeout_ms: 2_000 });
+    cluster.advance(2_100);
+    let Some(Reply::Admin(reply)) = cluster[asker].take(call) else { panic!("answered in time") };
+    assert!(matches!(*reply, AdminReply::Refused(..)), "{reply:?}");
+}
+
+#[test]
+fn a_power_cut_at_any_moment_of_forming_leaves_a_cluster_that_forms() {
+    for steps in (0..40).step_by(3) {
+        for node in 1..=3 {
+            let mut cluster = Cluster::start(&fresh());
+            for _ in 0..steps {
+                cluster.step();
+                cluster.advance(7);
+            }
+            cluster.kill(node, true);
+            cluster.advance(50);
+            cluster.restart(node);
+            cluster.wait_until("the cluster forms", is_whole);
+            assert_eq!(create_through(&mut cluster, node, TOPIC, 3), 0, "cut after {steps} steps");
+        }
+    }
+}
+
+#[test]
+fn a_node_with_an_empty_disk_comes_back_as_another_peer() {
+    let mut cluster = formed();
+    assert_eq!(create_through(&mut cluster, 1, TOPIC, 3), 0);
+    let leader = cluster.leader(GroupId::METADATA);
+    let victim = cluster.others(leader)[0];
+    let peer =
+        |cluster: &Cluster| cluster[victim].shard.driver.state(GroupId::METADATA).map(|state| state.peer);
+    let before = peer(&cluster);
+    cluster.kill(victim, true);
+    cluster.advance(200);
+    cluster.restart_wiped(victim);
+    cluster.wait_until("it is a member again", is_whole);
+    assert!(peer(&cluster) > before, "never under an id that was used");
+    assert!(cluster[victim].shard.snapshot.topic(TOPIC).is_some());
+    assert_eq!(create_through(&mut cluster, victim, "after", 3), 0);
+    for group in [0, 1, 2].map(|number| cluster[victim].group(TOPIC, number)) {
+        let own = cluster[victim].shard.driver.state(group).map(|state| state.peer);
+        assert!(own > before, "its replicas are new ones: {own:?}");
+    }
+}
+
+#[test]
+fn internal_topics_have_what_replicas_there_are_nodes_for() {
+    let mut cluster = formed();
+    let request = AdminRequest::AutoCreate(vec!["__consumer_offsets".to_owned()]);
+    let request = Request::Admin { request: Box::new(request), timeout_ms: 5_000 };
+    let Reply::Admin(reply) = cluster.answer(3, request) else { panic!("an answer of the controller") };
+    assert!(matches!(&*reply, AdminReply::AutoCreate(failed) if failed.is_empty()), "{reply:?}");
+    let topic = cluster[3].shard.snapshot.topic("__consumer_offsets").cloned().expect("it is there");
+    assert!(topic.partitions.iter().all(|partition| partition.replicas.len() == 3));
+}

@@ -1,0 +1,125 @@
+//! Replicas that come and go while clients work.
+
+use bytes::BytesMut;
+use chronik_net::codec::messages::AlterPartitionReassignmentsRequest;
+use chronik_net::codec::messages::alter_partition_reassignments_request::{
+    ReassignablePartition, ReassignableTopic,
+};
+use chronik_net::codec::messages::{BrokerId, TopicName};
+use chronik_net::codec::{ErrorCode, StrBytes};
+use chronik_wal::types::{GroupId, KafkaOffset, NodeId};
+
+use super::*;
+use crate::shard::controller::{AdminReply, AdminRequest};
+use crate::shard::message::*;
+
+fn value(bytes: usize) -> BytesMut {
+    records_of(&[&vec![7; bytes]], WALL_MS)
+}
+
+/// Asks for other replicas of the topic's partition 0.
+fn reassign(cluster: &mut Cluster, nodes: &[i32]) {
+    let replicas = nodes.iter().map(|node| BrokerId(*node)).collect();
+    let partition = ReassignablePartition::default().with_partition_index(0).with_replicas(Some(replicas));
+    let topic = ReassignableTopic::default()
+        .with_name(TopicName(StrBytes::from_static_str(TOPIC)))
+        .with_partitions(vec![partition]);
+    let request = AlterPartitionReassignmentsRequest::default().with_topics(vec![topic]);
+    let AdminReply::Reassign(response) = cluster.admin(AdminRequest::Reassign(request)) else {
+        panic!("an answer to AlterPartitionReassignments")
+    };
+    assert_eq!(response.responses[0].partitions[0].error_code, 0, "{response:?}");
+}
+
+/// The nodes that hold a replica.
+fn holders(cluster: &Cluster, group: GroupId) -> Vec<i32> {
+    let holds = |node: &i32| cluster[*node].shard.partitions.contains_key(&group);
+    cluster.names().into_iter().filter(holds).collect()
+}
+
+/// Waits until the placement is complete, producing all the while. Gives how many records were acknowledged.
+fn reach(cluster: &mut Cluster, group: GroupId, nodes: &[i32]) -> usize {
+    let mut acknowledged = 0;
+    for _ in 0..1_000 {
+        let leader = cluster.leader(group);
+        let outcome = cluster.produce(leader, group, value(10), Acks::All);
+        acknowledged += usize::from(outcome.error == ErrorCode::None);
+        let view = cluster[1].shard.snapshot.topic(TOPIC).expect("it is there").partitions[0].clone();
+        let placed: Vec<i32> = view.replicas.iter().map(|replica| replica.node.0).collect();
+        if placed == nodes && !view.is_reassigning() {
+            cluster.settle();
+            return acknowledged;
+        }
+        cluster.advance(10);
+    }
+    panic!("{nodes:?} is never reached");
+}
+
+#[test]
+fn a_partition_grows_from_one_node_to_three() {
+    let mut cluster = Cluster::new();
+    let group = cluster.topic_of(TOPIC, 1, 1, &[]);
+    let leader = cluster.leader(group);
+    for _ in 0..20 {
+        cluster.produce(leader, group, value(10), Acks::All);
+    }
+    reassign(&mut cluster, &[leader, leader % 3 + 1, (leader + 1) % 3 + 1]);
+    let target = [leader, leader % 3 + 1, (leader + 1) % 3 + 1];
+    let more = reach(&mut cluster, group, &target);
+    assert_eq!(holders(&cluster, group), [1, 2, 3]);
+    cluster.wait_until("all are in sync", |cluster| cluster.in_sync(leader, group).len() == 3);
+    cluster.kill(leader, true);
+    assert_eq!(cluster.read_all(group, 0).len(), 20 + more);
+}
+
+#[test]
+fn a_partition_moves_to_other_nodes_and_its_leader_goes_last() {
+    let mut cluster = Cluster::new();
+    let group = cluster.topic_of(TOPIC, 1, 1, &[]);
+    let old = cluster.leader(group);
+    for _ in 0..20 {
+        cluster.produce(old, group, value(10), Acks::All);
+    }
+    let others = cluster.others(old);
+    reassign(&mut cluster, &others);
+    let more = reach(&mut cluster, group, &others);
+    cluster.wait_until("it has let go", |cluster| holders(cluster, group) == others);
+    assert_eq!(cluster.read_all(group, 0).len(), 20 + more);
+    let leader = cluster.leader(group);
+    let voters = cluster[leader].shard.driver.configuration(group).expect("it is there").voters.len();
+    assert_eq!(voters, 2);
+    cluster.kill(old, true);
+    assert_eq!(cluster.produce(leader, group, value(10), Acks::All).error, ErrorCode::None);
+}
+
+/// What is below the log start, and what only files have, comes to a new replica as a snapshot and as reads from files.
+#[test]
+fn a_new_replica_is_filled_from_the_log_start_on() {
+    let limits = crate::shard::ShardLimits { tail_bytes_max: 512 << 10, ..Setup::default().limits };
+    let mut cluster = Cluster::with(&Setup { limits, ..Setup::default() });
+    let group = cluster.topic_of(TOPIC, 1, 1, &[("segment.bytes", "1048576")]);
+    let leader = cluster.leader(group);
+    for _ in 0..30 {
+        cluster.produce(leader, group, value(100_000), Acks::All);
+        cluster.advance(50);
+    }
+    cluster.advance(2_000);
+    let items = vec![DeleteItem { group, before: KafkaOffset(15) }];
+    let deleted = cluster.answer(leader, Request::DeleteRecords { items, timeout_ms: 5_000 });
+    assert!(matches!(deleted, Reply::Deleted(outcomes) if outcomes[0] == Ok(KafkaOffset(15))));
+    cluster.advance(1_000);
+    let start = cluster[leader].shard.driver.log_start(group).expect("it is there");
+    assert!(start.index.0 > 0, "the log begins later");
+    let target = [leader, leader % 3 + 1];
+    reassign(&mut cluster, &target);
+    let more = reach(&mut cluster, group, &target) as i64;
+    cluster.wait_until("it is filled", |cluster| cluster.high_watermark(target[1], group) == 30 + more);
+    cluster.wait_until("it is in sync", |cluster| cluster.in_sync(leader, group).len() == 2);
+    match cluster.answer(leader, Request::TransferLeader { group, to: Some(NodeId(target[1])) }) {
+        Reply::Transferred(result) => assert_eq!(result, Ok(())),
+        other => panic!("an answer to TransferLeader, not {other:?}"),
+    }
+    assert_eq!(cluster.leader(group), target[1]);
+    assert_eq!(cluster.read_all(group, 15), (15..30 + more).collect::<Vec<_>>());
+    assert_eq!(cluster[target[1]].shard.partitions[&group].log_start, KafkaOffset(15));
+}
