@@ -3,7 +3,7 @@
 
 use chronik_net::codec::ErrorCode;
 use chronik_tests::cluster::view::View;
-use chronik_tests::cluster::{Cluster, FORM_TIMEOUT};
+use chronik_tests::cluster::{Cluster, FORM_TIMEOUT, Options};
 use chronik_tests::records::{batch, read_all};
 use chronik_tests::topics::{create_replicated, create_replicated_code};
 use chronik_tests::wire::Connection;
@@ -21,7 +21,9 @@ const BALANCE_TIMEOUT: Duration = Duration::from_secs(60);
 #[test]
 fn every_node_names_all_nodes_and_the_leaders_of_now() {
     let _heavy = lock::heavy();
-    let mut cluster = Cluster::start("views");
+    // Every five minutes by default, as Kafka's.
+    let options = Options::default().kafka("leader.imbalance.check.interval.seconds", "3");
+    let mut cluster = Cluster::start_with("views", options);
     create_replicated(&mut cluster.connect(2), TOPIC, PARTITIONS, &[]);
     each_alone_names_all(&mut cluster);
     leaders_are_real(&mut cluster);
