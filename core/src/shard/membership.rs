@@ -22,8 +22,11 @@ use super::message::{Call, Message, Request};
 use super::{Shard, Timer};
 use crate::metadata::command::Replica;
 
-/// Groups whose placement is to change are looked at this often.
+/// Groups whose placement is to change are looked at this often while they get on.
 const DRIVE_EVERY_MS: u64 = 50;
+
+/// And this often while none of them does: a learner is being filled, or a node cannot be reached.
+const LOOK_EVERY_MS: u64 = 200;
 
 /// Replicas of the groups of one shard that are filled at the same time.
 const FILLING_MAX: usize = 4;
@@ -59,12 +62,12 @@ impl Shard {
             return;
         }
         self.membership.groups.insert(group);
-        self.time_membership();
+        self.time_membership(DRIVE_EVERY_MS);
     }
 
-    fn time_membership(&mut self) {
+    fn time_membership(&mut self, ms: u64) {
         if !std::mem::replace(&mut self.membership.is_timed, true) {
-            self.set_timer(self.now.mono_ms + DRIVE_EVERY_MS, Timer::Membership);
+            self.set_timer(self.now.mono_ms + ms, Timer::Membership);
         }
     }
 
@@ -79,41 +82,53 @@ impl Shard {
     pub(crate) fn membership_due(&mut self) {
         self.membership.is_timed = false;
         let groups = self.membership.groups.clone();
-        let learners = |group: &GroupId| {
-            self.driver.configuration(*group).map_or(0, |configuration| configuration.get_learners().len())
-        };
-        let mut filling: usize = groups.iter().map(learners).sum();
+        let mut filling: usize = groups.iter().map(|group| self.filling(*group)).sum();
+        let mut gets_on = false;
         for group in groups {
             if let Some(target) = self.reassignment(group) {
-                self.drive_group(group, &target, &mut filling);
+                gets_on |= self.drive_group(group, &target, &mut filling);
             } else {
                 self.drive_membership(group);
             }
         }
         if !self.membership.groups.is_empty() {
-            self.time_membership();
+            self.time_membership(if gets_on { DRIVE_EVERY_MS } else { LOOK_EVERY_MS });
         }
     }
 
-    fn drive_group(&mut self, group: GroupId, target: &[Replica], filling: &mut usize) {
-        let Some(configuration) = self.driver.configuration(group) else { return };
+    /// Replicas of a group that are being filled. One on a node that cannot be reached costs nothing, and holds nobody up.
+    fn filling(&self, group: GroupId) -> usize {
+        let Some(configuration) = self.driver.configuration(group) else { return 0 };
+        let learners = configuration.get_learners().iter().copied().map(PeerId);
+        learners.filter(|learner| self.reachable(group, *learner).is_some()).count()
+    }
+
+    /// Returns whether the group's members are others from now on.
+    fn drive_group(&mut self, group: GroupId, target: &[Replica], filling: &mut usize) -> bool {
+        let (Some(configuration), Some(state)) = (self.driver.configuration(group), self.driver.state(group))
+        else {
+            return false;
+        };
         let peers: Vec<PeerId> = target.iter().map(|replica| replica.peer).collect();
-        match next_step(configuration, &peers, |peer| self.driver.is_caught_up(group, peer)) {
+        let known = Known {
+            own: state.peer,
+            is_caught_up: |peer| self.driver.is_caught_up(group, peer),
+            may_be_filled: |peer| *filling < FILLING_MAX && self.reachable(group, peer).is_some(),
+        };
+        match next_step(configuration, &peers, &known) {
             Step::Wait => {}
-            Step::Change(MemberChange::AddLearner(_)) if *filling >= FILLING_MAX => {}
-            Step::Change(change) => {
-                let changed = self.driver.change_member(group, change);
-                match changed {
-                    Ok(_) => {
-                        tracing::info!(group = group.0, ?change, "a partition's replicas change");
-                        *filling += usize::from(matches!(change, MemberChange::AddLearner(_)));
-                    }
-                    Err(ProposeError::NotLeader) => self.drive_membership(group),
-                    Err(error) => tracing::debug!(group = group.0, ?change, %error, "not now"),
+            Step::Change(change) => match self.driver.change_member(group, change) {
+                Ok(_) => {
+                    tracing::info!(group = group.0, ?change, "a partition's replicas change");
+                    *filling += usize::from(matches!(change, MemberChange::AddLearner(_)));
+                    return true;
                 }
-            }
+                Err(ProposeError::NotLeader) => self.drive_membership(group),
+                Err(error) => tracing::debug!(group = group.0, ?change, %error, "not now"),
+            },
             Step::Reached => self.tell_reached(group, target),
         }
+        false
     }
 
     fn tell_reached(&mut self, group: GroupId, target: &[Replica]) {
@@ -137,8 +152,20 @@ impl Shard {
     }
 }
 
+/// What the leader of a group knows of its members.
+struct Known<C, F> {
+    own: PeerId,
+    is_caught_up: C,
+    /// Whether a replica may begin to be filled now.
+    may_be_filled: F,
+}
+
 /// The next step from a configuration to the members that are wanted.
-fn next_step(configuration: &ConfState, target: &[PeerId], caught_up: impl Fn(PeerId) -> bool) -> Step {
+fn next_step<C, F>(configuration: &ConfState, target: &[PeerId], known: &Known<C, F>) -> Step
+where
+    C: Fn(PeerId) -> bool,
+    F: Fn(PeerId) -> bool,
+{
     let peers = |ids: &[u64]| ids.iter().copied().map(PeerId).collect::<Vec<_>>();
     let (voters, learners) = (peers(configuration.get_voters()), peers(configuration.get_learners()));
     if !configuration.get_voters_outgoing().is_empty() {
@@ -147,17 +174,21 @@ fn next_step(configuration: &ConfState, target: &[PeerId], caught_up: impl Fn(Pe
     if let Some(unwanted) = learners.iter().find(|learner| !target.contains(learner)) {
         return Step::Change(MemberChange::Remove(*unwanted));
     }
-    let is_missing = |peer: &&PeerId| !voters.contains(peer) && !learners.contains(peer);
-    if let Some(missing) = target.iter().find(is_missing) {
-        return Step::Change(MemberChange::AddLearner(*missing));
-    }
-    if let Some(ready) = learners.iter().find(|learner| caught_up(**learner)) {
+    // Before others come: who is filled makes room for the next one, here or in another group.
+    if let Some(ready) = learners.iter().find(|learner| (known.is_caught_up)(**learner)) {
         return Step::Change(MemberChange::Promote(*ready));
     }
-    if !learners.is_empty() {
+    let is_missing = |peer: &PeerId| !voters.contains(peer) && !learners.contains(peer);
+    let missing: Vec<PeerId> = target.iter().copied().filter(is_missing).collect();
+    if let Some(next) = missing.iter().find(|peer| (known.may_be_filled)(**peer)) {
+        return Step::Change(MemberChange::AddLearner(*next));
+    }
+    if !learners.is_empty() || !missing.is_empty() {
         return Step::Wait;
     }
-    match voters.iter().find(|voter| !target.contains(voter)) {
+    // The leader goes last: whom it hands over to is one of those that stay.
+    let unwanted = || voters.iter().filter(|voter| !target.contains(voter));
+    match unwanted().find(|voter| **voter != known.own).or_else(|| unwanted().next()) {
         Some(unwanted) => Step::Change(MemberChange::Remove(*unwanted)),
         None => Step::Reached,
     }
@@ -167,20 +198,29 @@ fn next_step(configuration: &ConfState, target: &[PeerId], caught_up: impl Fn(Pe
 mod tests {
     use super::*;
 
+    /// Of a leader that can reach everybody.
+    fn step(configuration: &ConfState, target: &[PeerId], caught_up: bool, own: u64) -> Step {
+        let known = Known { own: PeerId(own), is_caught_up: |_| caught_up, may_be_filled: |_| true };
+        next_step(configuration, target, &known)
+    }
+
     #[test]
-    fn what_comes_comes_before_what_goes_goes() {
+    fn what_comes_comes_before_what_goes_goes_and_the_leader_goes_last() {
         let (mut voters, mut learners) = (vec![1, 2, 3], Vec::new());
         let target = [PeerId(4), PeerId(5), PeerId(3)];
-        let mut steps = 0;
+        let (mut steps, mut gone) = (0, Vec::new());
         loop {
             let configuration = ConfState::from((voters.clone(), learners.clone()));
-            match next_step(&configuration, &target, |_| true) {
+            match step(&configuration, &target, true, 1) {
                 Step::Change(MemberChange::AddLearner(peer)) => learners.push(peer.0),
                 Step::Change(MemberChange::Promote(peer)) => {
                     learners.retain(|id| *id != peer.0);
                     voters.push(peer.0);
                 }
-                Step::Change(MemberChange::Remove(peer)) => voters.retain(|id| *id != peer.0),
+                Step::Change(MemberChange::Remove(peer)) => {
+                    voters.retain(|id| *id != peer.0);
+                    gone.push(peer.0);
+                }
                 Step::Reached => break,
                 Step::Wait => panic!("nothing is to be waited for"),
             }
@@ -188,15 +228,33 @@ mod tests {
             steps += 1;
             assert!(steps < 20);
         }
-        assert_eq!((voters, learners), (vec![3, 4, 5], vec![]));
+        assert_eq!((voters, learners, gone), (vec![3, 4, 5], vec![], vec![2, 1]));
     }
 
     #[test]
     fn a_learner_gets_no_vote_before_it_has_caught_up_and_goes_when_called_off() {
         let configuration = ConfState::from((vec![1], vec![2]));
         let target = [PeerId(1), PeerId(2)];
-        assert_eq!(next_step(&configuration, &target, |_| false), Step::Wait);
-        let step = next_step(&configuration, &[PeerId(1)], |_| false);
-        assert_eq!(step, Step::Change(MemberChange::Remove(PeerId(2))));
+        assert_eq!(step(&configuration, &target, false, 1), Step::Wait);
+        let called_off = step(&configuration, &[PeerId(1)], false, 1);
+        assert_eq!(called_off, Step::Change(MemberChange::Remove(PeerId(2))));
+    }
+
+    /// Where no other may be filled now, those that are filled get their vote nevertheless; else they would hold up each other.
+    #[test]
+    fn who_is_filled_gets_its_vote_though_no_other_may_come_and_nobody_goes_before_all_are_there() {
+        let target = [PeerId(2), PeerId(3), PeerId(4)];
+        let known = |caught_up: bool, fillable: u64| Known {
+            own: PeerId(1),
+            is_caught_up: move |_| caught_up,
+            may_be_filled: move |peer| peer == PeerId(fillable),
+        };
+        let half = ConfState::from((vec![1], vec![2]));
+        let promoted = Step::Change(MemberChange::Promote(PeerId(2)));
+        assert_eq!(next_step(&half, &target, &known(true, 0)), promoted);
+        let whole = ConfState::from((vec![1, 2], vec![]));
+        assert_eq!(next_step(&whole, &target, &known(true, 0)), Step::Wait);
+        let other = Step::Change(MemberChange::AddLearner(PeerId(4)));
+        assert_eq!(next_step(&half, &target, &known(false, 4)), other, "the first that can be reached");
     }
 }

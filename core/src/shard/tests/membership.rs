@@ -19,8 +19,13 @@ fn value(bytes: usize) -> BytesMut {
 
 /// Asks for other replicas of the topic's partition 0.
 fn reassign(cluster: &mut Cluster, nodes: &[i32]) {
+    reassign_partition(cluster, 0, nodes);
+}
+
+fn reassign_partition(cluster: &mut Cluster, number: i32, nodes: &[i32]) {
     let replicas = nodes.iter().map(|node| BrokerId(*node)).collect();
-    let partition = ReassignablePartition::default().with_partition_index(0).with_replicas(Some(replicas));
+    let partition =
+        ReassignablePartition::default().with_partition_index(number).with_replicas(Some(replicas));
     let topic = ReassignableTopic::default()
         .with_name(TopicName(StrBytes::from_static_str(TOPIC)))
         .with_partitions(vec![partition]);
@@ -70,6 +75,66 @@ fn a_partition_grows_from_one_node_to_three() {
     cluster.wait_until("all are in sync", |cluster| cluster.in_sync(leader, group).len() == 3);
     cluster.kill(leader, true);
     assert_eq!(cluster.read_all(group, 0).len(), 20 + more);
+}
+
+/// Whether all partitions of the topic have these replicas, as node 1 says.
+fn all_are_on(cluster: &Cluster, nodes: &[i32]) -> bool {
+    let views = &cluster[1].shard.snapshot.topic(TOPIC).expect("it is there").partitions;
+    let mut nodes: Vec<NodeId> = nodes.iter().copied().map(NodeId).collect();
+    nodes.sort_unstable();
+    views.iter().all(|view| {
+        let mut placed: Vec<NodeId> = view.replicas.iter().map(|replica| replica.node).collect();
+        placed.sort_unstable();
+        placed == nodes && !view.is_reassigning()
+    })
+}
+
+/// More partitions than are filled at a time, each with two replicas to come, and nobody who produces.
+#[test]
+fn many_partitions_that_rest_grow_from_one_node_to_three() {
+    let mut cluster = Cluster::new();
+    cluster.topic_of(TOPIC, 24, 1, &[]);
+    cluster.advance(1_000);
+    for number in 0..24 {
+        reassign_partition(&mut cluster, number, &[1, 2, 3]);
+    }
+    cluster.wait_until("all have grown", |cluster| all_are_on(cluster, &[1, 2, 3]));
+}
+
+/// What is to come to a node that is down holds up nothing that comes to another.
+#[test]
+fn a_node_that_is_down_holds_up_only_what_is_to_come_there() {
+    let mut cluster = Cluster::new();
+    let controller = cluster.leader(GroupId::METADATA);
+    let victim = cluster.others(controller)[0];
+    let other = cluster.others(controller)[1];
+    cluster.topic_of(TOPIC, 24, 1, &[]);
+    cluster.kill(victim, true);
+    cluster.advance(1_000);
+    let snapshot = cluster[controller].shard.snapshot.clone();
+    let views = snapshot.topic(TOPIC).expect("it is there").partitions.clone();
+    let alive = (0..).zip(&views).filter(|(_, view)| view.replicas[0].node != NodeId(victim));
+    let alive: Vec<i32> = alive.map(|(number, _)| number).collect();
+    assert!(alive.len() > 8, "more than are filled at a time: {alive:?}");
+    for number in &alive {
+        reassign_partition(&mut cluster, *number, &[victim, controller, other]);
+    }
+    cluster.wait_until("the live ones have all", |cluster| {
+        alive.iter().all(|number| {
+            let group = views[*number as usize].group;
+            let Some(leader) = cluster.leader_now(group) else { return false };
+            let configuration = cluster[leader].shard.driver.configuration(group);
+            configuration.is_some_and(|members| members.get_voters().len() == 2)
+        })
+    });
+    cluster.restart(victim);
+    cluster.wait_until("the one that was down has all", |cluster| {
+        let views = &cluster[controller].shard.snapshot.topic(TOPIC).expect("it is there").partitions;
+        alive.iter().all(|number| {
+            let view = &views[*number as usize];
+            view.replicas.len() == 3 && !view.is_reassigning()
+        })
+    });
 }
 
 #[test]
