@@ -283,7 +283,9 @@ impl World {
 
     /// A machine comes back with an empty disk, as another incarnation of its node. Once in a run: the others keep theirs.
     fn wipe(&mut self, node: usize) -> bool {
-        if !self.plan.wipes || self.weather.wiped || self.rng.random_bool(0.5) {
+        // Until there is a cluster, there is nothing to lose and nobody to fill it again.
+        let formed = !self.model.topics.is_empty();
+        if !self.plan.wipes || self.weather.wiped || !formed || self.rng.random_bool(0.5) {
             return false;
         }
         self.count("disk wiped");
