@@ -162,6 +162,7 @@ fn planted_bugs_of_clusters_are_found() {
         (Planted::Within(Bug::QuorumUnchecked), 6),
         (Planted::Within(Bug::WaiterByIndex), 1),
         (Planted::Within(Bug::TrimmedAlone), 2),
+        (Planted::WipedVotes, 0),
     ];
     for (planted, first) in bugs {
         let found = (first..first + SEEDS_FOR_A_BUG).find_map(|seed| {
