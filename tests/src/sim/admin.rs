@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use super::clients::Asked;
 use super::model::TopicModel;
+use super::watch::STALE_US_MAX;
 use super::world::World;
 
 /// How long clients wait for a change of metadata.
@@ -99,6 +100,7 @@ impl World {
         let Some(target) = self.some_shard_0() else { return };
         self.count("admin");
         self.clients.admin.busy.insert(name.to_owned(), Some(ask.clone()));
+        eprintln!("TRACE {} ask {ask:?} of {target:?}", self.now_us());
         let request = Request::Admin { request: Box::new(request), timeout_ms: TIMEOUT_MS };
         self.ask(target, Vec::new(), 2, Asked::Admin(ask), u64::from(TIMEOUT_MS), request);
     }
@@ -183,6 +185,7 @@ impl World {
 
     /// The outcome of a change is not known: the name rests until the next start shows it.
     pub(super) fn admin_not_decided(&mut self, ask: &AdminAsk) {
+        eprintln!("TRACE {} undecided {ask:?}", self.now_us());
         if matches!(ask, AdminAsk::Internal) {
             self.clients.admin.busy.remove(CONSUMER_OFFSETS);
         }
@@ -195,6 +198,7 @@ impl World {
         ask: &AdminAsk,
         reply: &AdminReply,
     ) -> Result<(), String> {
+        eprintln!("TRACE {} {node} answers {ask:?} {reply:?}", self.now_us());
         let (name, code) = match (ask, reply) {
             (AdminAsk::Internal, reply) => {
                 self.clients.admin.busy.remove(CONSUMER_OFFSETS);
@@ -209,6 +213,11 @@ impl World {
             (ask, AdminReply::NotController) => {
                 self.count("not controller");
                 self.clients.admin.busy.remove(ask.name());
+                return Ok(());
+            }
+            // In vain, or not in time: then it may have happened.
+            (_, AdminReply::Refused(..)) => {
+                self.count("change not decided");
                 return Ok(());
             }
             (AdminAsk::Create(name), AdminReply::CreateTopics(reply)) => (name, reply.topics[0].error_code),
@@ -234,6 +243,12 @@ impl World {
             38 if self.plan.nodes > 1 => {
                 self.count("too few brokers");
                 self.clients.admin.busy.remove(name);
+                return Ok(());
+            }
+            // TOPIC_ALREADY_EXISTS, UNKNOWN_TOPIC_OR_PARTITION, INVALID_PARTITIONS, by a controller that does not know yet of the
+            // next one: as in Kafka it refuses by what it has, and only a change waits for the quorum.
+            36 | 3 | 37 if self.controller_is_new() => {
+                self.count("refused by an older controller");
                 return Ok(());
             }
             code => return Err(format!("{ask:?} was refused with {code}")),
@@ -274,6 +289,11 @@ impl World {
             }
             AdminAsk::Internal => Ok(()),
         }
+    }
+
+    fn controller_is_new(&self) -> bool {
+        let leading = self.watch.leader(GroupId::METADATA);
+        leading.is_some_and(|leading| leading.since_us + STALE_US_MAX > self.now_us())
     }
 
     fn topic_went(&mut self, name: &str, id: Uuid) {
