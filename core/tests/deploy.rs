@@ -40,7 +40,6 @@ fn the_three_node_files_are_three_nodes_of_one_cluster() {
         let own = &config.peers[&config.node_id];
         assert_eq!((&own.kafka, &own.raft), (&kafka.advertise, &raft.advertise), "and true");
         assert_eq!(config.kafka["default.replication.factor"], "3");
-        assert_eq!(config.kafka["offsets.topic.replication.factor"], "3");
         assert_eq!(config.kafka["min.insync.replicas"], "2");
     }
 }

@@ -27,6 +27,8 @@ use chronik_net::rt::mailbox::{Sender, mailbox};
 use chronik_net::rt::signal;
 use chronik_wal::disk::Disk;
 use chronik_wal::identity::Identity;
+use chronik_wal::types::NodeId;
+use uuid::Uuid;
 
 use self::peers::PeerNetwork;
 use self::shard_task::ShardTask;
@@ -41,6 +43,10 @@ const MAILBOX_CAPACITY: usize = 16_384;
 
 /// Sockets on their way to a shard.
 const SOCKETS_CAPACITY: usize = 1_024;
+
+/// How long a start waits for the metadata to be as new as it is itself before it lets clients in, new or not: what is left of
+/// a cluster answers all the same.
+const CAUGHT_UP_WAIT: Duration = Duration::from_secs(3);
 
 /// How long a start waits for its groups to be led before it lets clients in, led or not.
 const LEADERS_WAIT: Duration = Duration::from_millis(500);
@@ -64,7 +70,8 @@ pub fn run(config: &ServerConfig) -> Result<(), StartError> {
 }
 
 fn serve(config: &ServerConfig, opened: Opened) -> Result<(), StartError> {
-    let Opened { identity, snapshot, shards, listeners, network, admin, disk, lock, metrics } = opened;
+    let Opened { identity, incarnation, snapshot, shards, listeners, network, admin, disk, lock, metrics } =
+        opened;
     let shard_count = shards.len();
     let published = Arc::new(ArcSwap::new(snapshot.clone()));
     let shards_left = || Arc::new(AtomicUsize::new(shard_count));
@@ -121,13 +128,14 @@ fn serve(config: &ServerConfig, opened: Opened) -> Result<(), StartError> {
     // ORDER: other nodes are let in once every shard is there to take what they say.
     let raft_acceptor = raft_listener.map(|listener| serve_port(listener, peer_sockets)).transpose();
     let raft_acceptor = raft_acceptor.map_err(StartError::Acceptor)?;
-    wait_for_leaders(&published);
-    let mut acceptor = Acceptor::start(listeners, sockets, limits).map_err(StartError::Acceptor)?;
     let signals = signal::listen(move |name| {
         // The receiver lives as long as this process serves.
         let _ = notice_sender.send(Notice::Stop(name));
     });
     let _signals = signals.map_err(StartError::Signals)?;
+    wait_until_caught_up(&published, config.node_id, incarnation);
+    wait_for_leaders(&published);
+    let mut acceptor = Acceptor::start(listeners, sockets, limits).map_err(StartError::Acceptor)?;
     admin.serves(NodeView {
         node: config.node_id,
         data_dir: config.data_dir.clone(),
@@ -159,6 +167,18 @@ fn stop_shard(mail: &Sender<Mail>) {
     // A full mailbox empties within a turn or two.
     while let Err(chronik_net::rt::mailbox::Full(_)) = mail.try_send(Mail::Stop) {
         std::thread::yield_now();
+    }
+}
+
+/// Gives the metadata log the moment that it takes to catch up, so that a client which asks a node that was away is not told that
+/// a topic made meanwhile does not exist. Where this very start is registered, all that was committed before it is known.
+fn wait_until_caught_up(published: &ArcSwap<Snapshot>, node: NodeId, incarnation: Uuid) {
+    let begun = std::time::Instant::now();
+    let registered = |snapshot: &Snapshot| {
+        snapshot.brokers.get(&node).is_some_and(|broker| broker.incarnation == incarnation)
+    };
+    while begun.elapsed() < CAUGHT_UP_WAIT && !registered(&published.load()) {
+        std::thread::park_timeout(Duration::from_millis(1));
     }
 }
 

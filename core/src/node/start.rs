@@ -82,6 +82,8 @@ pub enum StartError {
 pub struct Opened {
     /// Whose data it is.
     pub identity: Identity,
+    /// What this start is registered by.
+    pub incarnation: Uuid,
     /// The metadata as of the start.
     pub snapshot: Arc<Snapshot>,
     /// The shards.
@@ -116,13 +118,13 @@ pub fn open(config: &ServerConfig) -> Result<Opened, StartError> {
     let setup = setup(config, &identity);
     let identity = data::fit_shards(&*disk, &setup, identity)?;
     let own = own_registration(config, &identity, &listeners, raft.as_ref());
-    let advertised = own.raft.clone();
+    let (advertised, incarnation) = (own.raft.clone(), own.incarnation);
     let shards = data::open_shards(&*disk, &setup, &identity, own)?;
     let snapshot = shards[0].snapshot.clone();
     let metrics = shards.iter().map(|start| start.seed.metrics.clone()).collect();
     let network =
         raft.map(|listener| (listener, peer_network(config, &identity, &snapshot, advertised.as_ref())));
-    Ok(Opened { identity, snapshot, shards, listeners, network, admin, disk, lock, metrics })
+    Ok(Opened { identity, incarnation, snapshot, shards, listeners, network, admin, disk, lock, metrics })
 }
 
 /// Reads the identity of the data directory, or mints one.

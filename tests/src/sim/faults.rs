@@ -15,13 +15,16 @@ use super::world::{Happening, Phase, World};
 /// Wall clocks are off by no more than this, in milliseconds: a producer's records would count as from the future.
 pub const WALL_OFF_MS_MAX: i64 = 1_500_000;
 
+/// So many disks are lost in a run, one after the other.
+const LOSSES_MAX: u32 = 3;
+
 /// What is wrong with the world just now.
 #[derive(Debug)]
 pub struct Weather {
     crashes_left: u32,
     nodes: Vec<NodeWeather>,
-    /// A disk was wiped.
-    wiped: bool,
+    /// How many disks may still be lost, one after the other.
+    losses_left: u32,
     /// Counts cuts: the end of an older one does not end a newer one.
     cut: u64,
     /// Steps counted when the disk was last replaced: the crash points of a scripted run count on.
@@ -48,7 +51,7 @@ impl Weather {
             NodeWeather { doom: None, disk_fault: false, shards, stopping: false }
         };
         let nodes = (0..plan.nodes).map(node).collect();
-        Self { crashes_left: plan.crashes, nodes, wiped: false, cut: 0, scripted }
+        Self { crashes_left: plan.crashes, nodes, losses_left: LOSSES_MAX, cut: 0, scripted }
     }
 }
 
@@ -281,19 +284,31 @@ impl World {
         kind != 0
     }
 
-    /// A machine comes back with an empty disk, as another incarnation of its node. Once in a run: the others keep theirs.
+    /// A machine comes back with an empty disk, as another incarnation of its node.
     fn wipe(&mut self, node: usize) -> bool {
-        if !self.plan.wipes || self.weather.wiped || self.rng.random_bool(0.5) {
+        if !self.plan.wipes || !self.may_lose_a_disk() || self.rng.random_bool(0.5) {
             return false;
         }
         self.count("disk wiped");
-        self.weather.wiped = true;
+        self.disk_lost();
         self.report.disk_steps += self.nodes[node].disk.steps();
         self.nodes[node].disk = SimDisk::new(self.rng.next_u64());
+        self.nodes[node].disks += 1;
         if self.plan.planted != Some(Planted::WipedVotes) {
-            self.nodes[node].directory[15] ^= 0x55;
+            self.nodes[node].directory[15] += 0x10;
         }
         true
+    }
+
+    /// Whether a disk may be lost now: there is a cluster that can fill it again, and nothing that an earlier one held is
+    /// still missing. Two of three copies gone at once are a majority.
+    fn may_lose_a_disk(&self) -> bool {
+        let formed = !self.model.topics.is_empty();
+        formed && self.weather.losses_left > 0 && self.not_whole().is_none()
+    }
+
+    fn disk_lost(&mut self) {
+        self.weather.losses_left -= 1;
     }
 
     fn replace_disk(&mut self, node: usize, survival: Survival) {

@@ -143,23 +143,12 @@ impl World {
                     self.replicas_of(view.group)
                 ));
             }
-            let moving = snapshot.topics.values().find(|topic| {
-                topic.partitions.iter().any(|view| !view.adding.is_empty() || !view.removing.is_empty())
-            });
-            if let Some(topic) = moving {
-                return Some(format!(
-                    "the replicas of {} are not where they are to be: {:?}, {}",
-                    topic.name,
-                    topic.partitions,
-                    self.replicas_of(topic.partitions[0].group)
-                ));
-            }
             let lags = |host: &Host| self.watch.lags(node.number, &host.shard);
             if let Some((group, why)) = node.hosts.iter().find_map(lags) {
                 return Some(format!("{why}: {}", self.replicas_of(group)));
             }
         }
-        None
+        self.not_whole()
     }
 
     /// Every replica of a group, for whoever looks for the cause of something.

@@ -46,6 +46,7 @@ mod clients;
 mod disk;
 mod faults;
 mod finish;
+mod members;
 mod model;
 mod network;
 mod node;

@@ -82,6 +82,8 @@ pub struct Node {
     pub wall_off_ms: i64,
     /// Its data directory's id.
     pub directory: [u8; 16],
+    /// Counts its disks: a wiped one is another.
+    pub disks: u64,
     /// The newest published metadata; what it was at the end while the node is down.
     pub snapshot: Option<Arc<Snapshot>>,
     /// How often it was started.
@@ -119,6 +121,7 @@ impl Node {
             paused: false,
             wall_off_ms: 0,
             directory: [7 + number as u8; 16],
+            disks: 0,
             snapshot: None,
             starts: 0,
             delay_us_max: 400,

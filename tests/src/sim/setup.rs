@@ -123,7 +123,7 @@ impl RunPlan {
             cuts: true,
             disorder: seed.is_multiple_of(3),
             clock_jumps: true,
-            wipes: false,
+            wipes: true,
             reshard: false,
             ..Self::random(seed)
         }

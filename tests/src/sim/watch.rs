@@ -10,7 +10,7 @@ use std::hash::{Hash, Hasher};
 use chronik_core::shard::Shard;
 use chronik_raft::leadership::Leadership;
 use chronik_wal::entry::LogEntry;
-use chronik_wal::types::{GroupId, RaftIndex, Term};
+use chronik_wal::types::{GroupId, PeerId, RaftIndex, Term};
 
 /// Another leader of a newer term may be unknown to an older one for so long: two election timeouts and what the links
 /// take to notice silence, with room for slow turns.
@@ -49,6 +49,10 @@ pub struct Watch {
     histories: BTreeMap<GroupId, History>,
     replicas: BTreeMap<(usize, GroupId), Replica>,
     leading: BTreeMap<GroupId, Leading>,
+    /// The disk that each replica lives on, by node and disk.
+    disks: BTreeMap<(GroupId, PeerId), (usize, u64)>,
+    /// Up to where each replica's own disk had the committed log when its process was seen last.
+    durable: BTreeMap<(GroupId, PeerId), RaftIndex>,
     /// Changes of leaders.
     pub elections: u64,
 }
@@ -85,7 +89,7 @@ impl Watch {
     ///
     /// # Errors
     /// What must not be.
-    pub fn look(&mut self, node: usize, shard: &Shard, now_us: u64) -> Result<(), String> {
+    pub fn look(&mut self, node: usize, disk: u64, shard: &Shard, now_us: u64) -> Result<(), String> {
         for (group, partition) in shard.partitions() {
             let (group, driver) = (*group, shard.driver());
             let Some(leadership) = driver.leadership(group) else { continue };
@@ -109,6 +113,7 @@ impl Watch {
                 }
             }
             let before = self.replicas.insert((node, group), now);
+            self.remembers(node, disk, shard, group, before.is_none())?;
             let from = before.map_or(0, |before| before.applied);
             if let Some(before) = before
                 && (now.high_watermark < before.high_watermark || now.log_start < before.log_start)
@@ -119,6 +124,35 @@ impl Watch {
             if now.leads.is_some() && before.is_none_or(|before| before.leads != now.leads) {
                 self.elected(node, shard, group, now_us, leadership.term())?;
             }
+        }
+        Ok(())
+    }
+
+    /// A peer id names one incarnation of a replica, which forgets nothing that it had on its disk (SAFETY.md, rule 8).
+    fn remembers(
+        &mut self,
+        node: usize,
+        disk: u64,
+        shard: &Shard,
+        group: GroupId,
+        is_new: bool,
+    ) -> Result<(), String> {
+        let driver = shard.driver();
+        let Some(peer) = driver.state(group).map(|state| state.peer) else { return Ok(()) };
+        let known = *self.disks.entry((group, peer)).or_insert((node, disk));
+        if known != (node, disk) {
+            return Err(format!(
+                "group {group}: replica {peer} lived on disk {} of node {}, now on disk {disk} of node {node}",
+                known.1, known.0
+            ));
+        }
+        let last = driver.last_index(group).unwrap_or_default();
+        let durable = driver.persisted(group).min(driver.commit(group)).unwrap_or_default();
+        let before = self.durable.insert((group, peer), durable).unwrap_or_default();
+        if is_new && last < before {
+            return Err(format!(
+                "group {group}: replica {peer} on node {node} ends at {last}, it had {before} on its disk, committed"
+            ));
         }
         Ok(())
     }

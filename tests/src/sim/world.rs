@@ -262,7 +262,8 @@ impl World {
         };
         self.nodes[node].step(step, &mut self.rng, &mut told);
         if let Some(host) = turned.and_then(|shard| self.nodes[node].hosts.get(shard)) {
-            self.watch.look(node, &host.shard, self.queue.now_us())?;
+            let disk = self.nodes[node].disks;
+            self.watch.look(node, disk, &host.shard, self.queue.now_us())?;
         }
         for item in told {
             match item {
