@@ -1,8 +1,9 @@
-//! raft-rs logs through slog: its warnings and errors go to tracing, the rest (several lines an election) is dropped.
+//! raft-rs logs through slog: its errors go to tracing, its warnings at debug, for they name no group, and what they tell of
+//! (a leader without its quorum) comes in hundreds when a link breaks. The rest (several lines an election) is dropped.
 
 use slog::{Drain, Level, Logger, Never, OwnedKVList, Record};
 
-/// A logger for raft-rs that writes warnings and above to tracing, target `chronik_raft::raft_rs`.
+/// A logger for raft-rs that writes to tracing, target `chronik_raft::raft_rs`.
 pub(crate) fn raft_logger() -> Logger {
     Logger::root(TracingDrain, slog::o!())
 }
@@ -18,7 +19,7 @@ impl Drain for TracingDrain {
             Level::Critical | Level::Error => {
                 tracing::error!(target: "chronik_raft::raft_rs", "{}", record.msg());
             }
-            Level::Warning => tracing::warn!(target: "chronik_raft::raft_rs", "{}", record.msg()),
+            Level::Warning => tracing::debug!(target: "chronik_raft::raft_rs", "{}", record.msg()),
             Level::Info | Level::Debug | Level::Trace => {}
         }
         Ok(())

@@ -374,7 +374,7 @@ impl Shard {
         };
         self.driver.add_group(init).map_err(|error| OpenError::Group { group, why: error.to_string() })?;
         self.partitions.insert(group, partition);
-        self.tell_unreachable(group);
+        self.tell_unreachable(group, &[]);
         self.drop_left_segments(group);
         Ok(())
     }

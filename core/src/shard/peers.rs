@@ -18,7 +18,8 @@ use super::message::{PeerMessage, PeerOut};
 use super::write_behind::Drop;
 use super::{Job, JobOwner, Shard, Timer};
 use crate::metadata::command::Replica;
-use crate::partition::producer_limits;
+use crate::metadata::snapshot::Snapshot;
+use crate::partition::{Partition, PartitionName, producer_limits};
 
 /// Members of one group that are remembered from what they wrote: more than any placement has.
 const MEMBERS_MAX: usize = 32;
@@ -70,22 +71,39 @@ impl Shard {
             return self.early.push_back((from, group, message));
         }
         let peer = PeerId(message.from);
-        if let Some(partition) = self.partitions.get_mut(&group) {
-            match partition.members.iter().find(|member| member.peer == peer) {
-                Some(member) if member.node != from => {
-                    return tracing::debug!(group = group.0, peer = peer.0, node = from.0, "not its replica");
-                }
-                Some(_) => {}
-                None if partition.members.len() < MEMBERS_MAX => {
-                    partition.members.push(Replica { node: from, peer });
-                }
-                None => return,
-            }
+        if !self.is_replica_on(group, peer, from) {
+            return tracing::debug!(group = group.0, peer = peer.0, node = from.0, "not its replica");
         }
         self.follower_heard(group);
         if let Err(error) = self.driver.step(peer, group, message) {
             tracing::debug!(group = group.0, node = from.0, %error, "a message of a peer is dropped");
         }
+    }
+
+    /// Whether a node may speak for a replica. One that the placement does not name is believed: it may name it only later, or
+    /// not any more.
+    fn is_replica_on(&mut self, group: GroupId, peer: PeerId, node: NodeId) -> bool {
+        let Some(partition) = self.partitions.get_mut(&group) else { return true };
+        if let Some(member) = partition.members.iter().find(|member| member.peer == peer) {
+            return member.node == node;
+        }
+        if partition.members.len() >= MEMBERS_MAX {
+            let placed = placed_members(&self.snapshot, &partition.name);
+            // None of the metadata group, which is no topic's: it forgets with its next placement.
+            if placed.is_empty() || placed.len() >= MEMBERS_MAX {
+                return false;
+            }
+            partition.members.retain(|member| placed.contains(member));
+        }
+        partition.members.push(Replica { node, peer });
+        true
+    }
+
+    /// The placement of a partition is another one: whom it names on nodes that cannot be reached is not waited for.
+    pub(crate) fn members_placed(&mut self, group: GroupId, placed: Vec<Replica>) {
+        let Some(partition) = self.partitions.get_mut(&group) else { return };
+        let before = std::mem::replace(&mut partition.members, placed);
+        self.tell_unreachable(group, &before);
     }
 
     /// Groups up to `newest` are known now: takes in what came for them before.
@@ -166,20 +184,25 @@ impl Shard {
         self.reachable_changed(node, false, refused);
     }
 
-    /// A group that is new on this shard: which of its members cannot be reached. Its leader does not wait for these before the
-    /// group rests; a link that comes up says otherwise.
-    pub(crate) fn tell_unreachable(&mut self, group: GroupId) {
+    /// Members that are new to this shard, all but those `known` before: which of them cannot be reached. A leader does not wait for
+    /// these before the group rests; a link that comes up says otherwise.
+    pub(crate) fn tell_unreachable(&mut self, group: GroupId, known: &[Replica]) {
         let Some(partition) = self.partitions.get(&group) else { return };
-        let others = partition.members.iter().filter(|member| member.node != self.node);
-        for member in others.filter(|member| !self.nodes_up.contains(&member.node)) {
+        let is_away = |member: &&Replica| member.node != self.node && !self.nodes_up.contains(&member.node);
+        for member in partition.members.iter().filter(is_away).filter(|member| !known.contains(member)) {
             self.driver.peer_lost(group, member.peer, 0, false);
         }
     }
 
-    fn replicas_on(&self, node: NodeId) -> Vec<(GroupId, PeerId)> {
-        let on_node = |members: &[Replica]| members.iter().find(|member| member.node == node).map(|m| m.peer);
-        let groups = self.partitions.iter();
-        groups.filter_map(|(group, partition)| Some((*group, on_node(&partition.members)?))).collect()
+    /// All replicas on a node. It has two of a partition while it is filled anew after it lost its disk: the one that it had, and
+    /// the one that comes.
+    pub(crate) fn replicas_on(&self, node: NodeId) -> Vec<(GroupId, PeerId)> {
+        let on_node = |(group, partition): (&GroupId, &Partition)| {
+            let group = *group;
+            let here = partition.members.iter().filter(move |member| member.node == node);
+            here.map(move |member| (group, member.peer)).collect::<Vec<_>>()
+        };
+        self.partitions.iter().flat_map(on_node).collect()
     }
 
     /// Raft wants entries for a follower that only the files have.
@@ -266,4 +289,11 @@ impl Shard {
         self.touched.insert(*group);
         self.decide(*group, decided);
     }
+}
+
+/// The members of a partition that the metadata name.
+fn placed_members(snapshot: &Snapshot, name: &PartitionName) -> Vec<Replica> {
+    let topic = snapshot.topic_by_id(&name.topic_id);
+    let view = topic.and_then(|topic| topic.partition(name.index));
+    view.map(|view| view.replicas.to_vec()).unwrap_or_default()
 }

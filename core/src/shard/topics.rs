@@ -89,9 +89,7 @@ impl Shard {
         let (group, own) = (partition.group, self.own_replica(partition));
         let held = self.driver.state(group).map(|state| state.peer);
         if held.is_some() && held == own {
-            if let Some(here) = self.partitions.get_mut(&group) {
-                here.members = partition.replicas.to_vec();
-            }
+            self.members_placed(group, partition.replicas.to_vec());
             self.drive_membership(group);
             return self.watch_in_sync(group);
         }
@@ -152,7 +150,7 @@ impl Shard {
         let mut made = Partition::new(name, partition.group, topic.config.clone(), files, &self.config);
         made.members = partition.replicas.to_vec();
         self.partitions.insert(partition.group, made);
-        self.tell_unreachable(partition.group);
+        self.tell_unreachable(partition.group, &[]);
         if &*topic.name == CONSUMER_OFFSETS {
             self.add_coordinator(partition.group, number as i32);
         }

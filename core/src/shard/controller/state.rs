@@ -61,10 +61,9 @@ impl Shard {
         let replicas = &host.state.metadata_replicas().replicas;
         let members: Vec<Replica> =
             replicas.iter().map(|member| Replica { node: member.node, peer: member.peer }).collect();
-        let Some(partition) = self.partitions.get_mut(&GroupId::METADATA) else { return };
         // Before the first registration of a node on its own nobody is named; who forms a cluster is told at once.
         if !members.is_empty() {
-            partition.members = members;
+            self.members_placed(GroupId::METADATA, members);
         }
     }
 

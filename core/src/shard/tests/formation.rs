@@ -159,6 +159,66 @@ fn a_node_with_an_empty_disk_comes_back_as_another_peer() {
     }
 }
 
+/// The one who drives it restarts meanwhile, and finds the node that is filled anew twice among the members.
+#[test]
+fn a_node_is_filled_anew_though_the_leader_restarts_meanwhile() {
+    let mut cluster = formed();
+    assert_eq!(create_through(&mut cluster, 1, TOPIC, 3), 0);
+    let group = cluster[1].group(TOPIC, 0);
+    let leader = cluster.leader(group);
+    let victim = cluster.others(leader)[0];
+    cluster.kill(victim, true);
+    cluster.advance(200);
+    // Nothing of the partitions comes to the wiped node yet.
+    let is_held = move |_: NodeId, to: NodeId, message: &PeerMessage| {
+        let is_data = match message {
+            PeerMessage::Raft { group, .. } => *group != GroupId::METADATA,
+            _ => false,
+        };
+        to == NodeId(victim) && is_data
+    };
+    cluster.lose = Some(Box::new(is_held));
+    cluster.restart_wiped(victim);
+    cluster.wait_until("it is to be filled", |cluster| {
+        cluster[leader].shard.partitions[&group].members.len() == 4
+    });
+    cluster.kill(leader, true);
+    cluster.advance(100);
+    cluster.restart(leader);
+    cluster.advance(100);
+    let told = cluster[leader].shard.replicas_on(NodeId(victim));
+    let told = told.iter().filter(|(of, _)| *of == group).count();
+    assert_eq!(told, 2, "what becomes of the node is told of both");
+    cluster.lose = None;
+    cluster.wait_until("all partitions are whole", |cluster| {
+        let views = cluster[1].shard.snapshot.topic(TOPIC).expect("it is there").partitions.clone();
+        views.iter().all(|view| view.replicas.len() == 3 && !view.is_reassigning())
+    });
+}
+
+/// Strangers that write are remembered up to a bound; then room is made for those who come.
+#[test]
+fn who_was_a_member_once_takes_no_room_from_one_that_comes() {
+    let mut cluster = formed();
+    assert_eq!(create_through(&mut cluster, 1, TOPIC, 3), 0);
+    let group = cluster[1].group(TOPIC, 0);
+    let leader = cluster.leader(group);
+    let other = cluster.others(leader)[0];
+    for peer in 1_000..1_100 {
+        let mut message = chronik_raft::eraftpb::Message::default();
+        message.set_msg_type(chronik_raft::eraftpb::MessageType::MsgHeartbeatResponse);
+        message.from = peer;
+        let message = PeerMessage::Raft { group, message };
+        cluster[leader].handle(crate::shard::Event::Peer { from: NodeId(other), message });
+        let members = &cluster[leader].shard.partitions[&group].members;
+        assert!(members.iter().any(|member| member.peer.0 == peer), "{peer} is known");
+        assert!(members.len() <= 32, "{}", members.len());
+    }
+    let placed = cluster[leader].shard.snapshot.topic(TOPIC).expect("it is there").partitions[0].clone();
+    let members = &cluster[leader].shard.partitions[&group].members;
+    assert!(placed.replicas.iter().all(|replica| members.contains(replica)), "{members:?}");
+}
+
 #[test]
 fn internal_topics_have_what_replicas_there_are_nodes_for() {
     let mut cluster = formed();
