@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use super::clients::Asked;
 use super::model::TopicModel;
+use super::watch::STALE_US_MAX;
 use super::world::World;
 
 /// How long clients wait for a change of metadata.
@@ -211,6 +212,11 @@ impl World {
                 self.clients.admin.busy.remove(ask.name());
                 return Ok(());
             }
+            // In vain, or not in time: then it may have happened.
+            (_, AdminReply::Refused(..)) => {
+                self.count("change not decided");
+                return Ok(());
+            }
             (AdminAsk::Create(name), AdminReply::CreateTopics(reply)) => (name, reply.topics[0].error_code),
             (AdminAsk::Delete(name, _), AdminReply::DeleteTopics(reply)) => {
                 (name, reply.responses[0].error_code)
@@ -234,6 +240,12 @@ impl World {
             38 if self.plan.nodes > 1 => {
                 self.count("too few brokers");
                 self.clients.admin.busy.remove(name);
+                return Ok(());
+            }
+            // TOPIC_ALREADY_EXISTS, UNKNOWN_TOPIC_OR_PARTITION, INVALID_PARTITIONS, by a controller that does not know yet of the
+            // next one: as in Kafka it refuses by what it has, and only a change waits for the quorum.
+            36 | 3 | 37 if self.controller_is_new() => {
+                self.count("refused by an older controller");
                 return Ok(());
             }
             code => return Err(format!("{ask:?} was refused with {code}")),
@@ -274,6 +286,11 @@ impl World {
             }
             AdminAsk::Internal => Ok(()),
         }
+    }
+
+    fn controller_is_new(&self) -> bool {
+        let leading = self.watch.leader(GroupId::METADATA);
+        leading.is_some_and(|leading| leading.since_us + STALE_US_MAX > self.now_us())
     }
 
     fn topic_went(&mut self, name: &str, id: Uuid) {
