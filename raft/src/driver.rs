@@ -120,6 +120,8 @@ pub struct Driver {
     last_tick_ms: Option<u64>,
     /// The newest time that is known.
     now_ms: u64,
+    /// After a pause answers of before it may be in the inbox: until then (ms) only those to a question count as contact.
+    trust_from_ms: u64,
     /// Groups that are to stand for election: when, and their slots.
     elections: BTreeSet<(u64, usize)>,
     counters: DriverCounters,
@@ -145,6 +147,7 @@ impl Driver {
             tail_bytes: 0,
             last_tick_ms: None,
             now_ms: 0,
+            trust_from_ms: 0,
             elections: BTreeSet::new(),
             counters: DriverCounters::default(),
         }

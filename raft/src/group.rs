@@ -73,7 +73,9 @@ pub(crate) struct Group {
     /// As the leader of its term: when each peer was last heard of.
     pub heard: Vec<(PeerId, u64)>,
     /// As the leader that asks for its quorum's answers: who has answered.
-    pub is_asking: Option<Vec<PeerId>>,
+    pub is_asking: Option<peers::Asking>,
+    /// Questions asked so far.
+    pub questions: u64,
     /// Followers that were waiting for a snapshot when the leader last looked.
     snapshots_waiting: Vec<u64>,
     seed: u64,
@@ -122,6 +124,7 @@ impl Group {
             rest_round: 0,
             heard: Vec::new(),
             is_asking: None,
+            questions: 0,
             snapshots_waiting: Vec::new(),
             seed: config.seed,
             noise_draws: 0,

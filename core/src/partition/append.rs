@@ -36,6 +36,14 @@ pub enum Checked {
     },
     /// Refused.
     Refused(ProduceOutcome),
+    /// The producer's state does not fit it. The batch comes back: a leader that was deposed without knowing may have an old
+    /// state, so it asks its quorum before it says so.
+    OutOfSequence {
+        /// The batch.
+        records: BytesMut,
+        /// What is wrong.
+        error: ErrorCode,
+    },
 }
 
 /// A batch that passed, with offset and epoch written into it.
@@ -62,8 +70,10 @@ impl Partition {
             Ok(info) => info,
             Err(error) => return Checked::Refused(refusal(&error)),
         };
-        if let Some(answer) = self.check_sequence(&info) {
-            return answer;
+        match self.check_sequence(&info) {
+            Ok(None) => {}
+            Ok(Some(answer)) => return answer,
+            Err(error) => return Checked::OutOfSequence { records, error },
         }
         match self.in_topics_form(&mut records, &info, &limits) {
             Ok(log_append_time_ms) => {
@@ -116,21 +126,20 @@ impl Partition {
         }
     }
 
-    fn check_sequence(&self, info: &BatchInfo) -> Option<Checked> {
-        let error = match self.producers.check(info) {
-            ProducerCheck::New => return None,
+    fn check_sequence(&self, info: &BatchInfo) -> Result<Option<Checked>, ErrorCode> {
+        match self.producers.check(info) {
+            ProducerCheck::New => Ok(None),
             ProducerCheck::Duplicate { base_offset, timestamp } => {
                 let stamped = self.config.timestamp_type == TimestampType::LogAppendTime;
                 let log_append_time_ms = if stamped { timestamp } else { -1 };
-                return Some(Checked::Duplicate { base_offset, log_append_time_ms });
+                Ok(Some(Checked::Duplicate { base_offset, log_append_time_ms }))
             }
             ProducerCheck::DuplicateInFlight { index, term, base_offset } => {
-                return Some(Checked::InFlight { index, term, base_offset });
+                Ok(Some(Checked::InFlight { index, term, base_offset }))
             }
-            ProducerCheck::OutOfOrder { .. } => ErrorCode::OutOfOrderSequenceNumber,
-            ProducerCheck::InvalidEpoch { .. } => ErrorCode::InvalidProducerEpoch,
-        };
-        Some(Checked::Refused(ProduceOutcome::refused(error)))
+            ProducerCheck::OutOfOrder { .. } => Err(ErrorCode::OutOfOrderSequenceNumber),
+            ProducerCheck::InvalidEpoch { .. } => Err(ErrorCode::InvalidProducerEpoch),
+        }
     }
 }
 

@@ -94,13 +94,19 @@ impl Shard {
             if self.must_wait(group, bytes) {
                 return;
             }
-            let Some(HeldItem { slice, place, acks, item }) = self.held.pop(group) else { return };
-            if !self.produces.contains_key(&slice) {
-                continue;
-            }
-            if let Some(outcome) = self.propose_now(slice, place, acks, item) {
-                self.item_decided(slice, place, outcome);
-            }
+            let Some(held) = self.held.pop(group) else { return };
+            self.propose_held(held, false);
+        }
+    }
+
+    /// Proposes a batch that has waited, unless its slice's time is up.
+    pub(crate) fn propose_held(&mut self, held: HeldItem, is_sure: bool) {
+        let (slice, place) = (held.slice, held.place);
+        if !self.produces.contains_key(&slice) {
+            return;
+        }
+        if let Some(outcome) = self.propose_now(held, is_sure) {
+            self.item_decided(slice, place, outcome);
         }
     }
 }

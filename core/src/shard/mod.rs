@@ -16,6 +16,7 @@ pub mod acks;
 pub mod contact;
 pub mod controller;
 pub mod dissemination;
+pub(crate) mod doubt;
 pub mod elections;
 pub mod fetch;
 pub mod formation;
@@ -284,6 +285,7 @@ pub struct Shard {
     pub(crate) elections: elections::Elections,
     /// Batches that wait for a group which takes no proposals just now.
     pub(crate) held: hold::Held,
+    pub(crate) doubts: doubt::Doubts,
     /// Bytes proposed since Raft was last asked what is ready: neither the WAL nor the tails count them yet.
     pub(crate) proposed_bytes: u64,
     pub(crate) fetches: BTreeMap<u64, fetch::PendingFetch>,

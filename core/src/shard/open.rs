@@ -192,6 +192,7 @@ impl Shard {
             catch_up: super::peers::CatchUp::default(),
             elections: super::elections::Elections::default(),
             held: super::hold::Held::default(),
+            doubts: super::doubt::Doubts::default(),
             proposed_bytes: 0,
             fetches: BTreeMap::new(),
             fetch_calls: BTreeMap::new(),

@@ -107,7 +107,7 @@ impl Shard {
     /// Whether so many bytes may be proposed.
     pub(crate) fn has_room(&self, bytes: u64) -> bool {
         let unseen = self.proposed_bytes;
-        let in_memory = self.driver.tail_bytes() as u64 + unseen + self.held.bytes();
+        let in_memory = self.driver.tail_bytes() as u64 + unseen + self.held.bytes() + self.doubts.bytes();
         // A batch larger than the whole budget still passes when nothing else is in the way.
         let budget = in_memory == 0 || in_memory + bytes <= self.limits.tail_bytes_max;
         budget && self.wal.has_room(usize::try_from(unseen + bytes).unwrap_or(usize::MAX))
@@ -129,17 +129,14 @@ impl Shard {
             self.held.push(HeldItem { slice, place, acks, item });
             return None;
         }
-        self.propose_now(slice, place, acks, item)
+        self.propose_now(HeldItem { slice, place, acks, item }, false)
     }
 
     /// Proposes one batch. Gives the outcome where it is known already.
-    pub(crate) fn propose_now(
-        &mut self,
-        slice: u64,
-        place: u32,
-        acks: Acks,
-        item: ProduceItem,
-    ) -> Option<ProduceOutcome> {
+    ///
+    /// `is_sure` says that this replica has led at some time since the batch came.
+    pub(crate) fn propose_now(&mut self, held: HeldItem, is_sure: bool) -> Option<ProduceOutcome> {
+        let HeldItem { slice, place, acks, item } = held;
         let term = match self.leading(item.group) {
             Ok(term) => term,
             Err(outcome) => return Some(outcome),
@@ -150,6 +147,14 @@ impl Shard {
         let accepted = match self.check(item.group, item.records, term) {
             Checked::Append(accepted) => accepted,
             Checked::Refused(outcome) => return Some(outcome),
+            Checked::OutOfSequence { error, .. } if is_sure || self.voter_count(item.group) <= 1 => {
+                return Some(ProduceOutcome::refused(error));
+            }
+            Checked::OutOfSequence { records, .. } => {
+                let item = ProduceItem { records, ..item };
+                self.doubt(HeldItem { slice, place, acks, item });
+                return None;
+            }
             Checked::Duplicate { base_offset, log_append_time_ms } => {
                 return Some(self.acknowledged(item.group, base_offset, log_append_time_ms));
             }

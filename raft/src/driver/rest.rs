@@ -32,12 +32,14 @@
 //! - *A member cannot be reached*: the others may rest without it if they are a quorum; its link coming back wakes the leader.
 //! - *A replica that is no member any more* wakes nobody.
 
+use bytes::Bytes;
 use chronik_wal::types::{GroupId, PeerId};
 use raft::StateRole;
 use raft::eraftpb::{Message, MessageType};
 
 use super::Driver;
 use crate::group::Group;
+use crate::group::peers::{Asking, Heard};
 use crate::group::rest::Rest;
 
 /// What raft knew before a message, and what of the message matters to a group at rest.
@@ -49,6 +51,8 @@ pub(super) struct Before {
     commit: u64,
     /// The round, if the message offers rest or says that its sender rests.
     mark: Option<u64>,
+    /// The question that it answers.
+    context: Bytes,
 }
 
 impl Before {
@@ -60,6 +64,7 @@ impl Before {
             term: message.term,
             commit: message.commit,
             mark: message.reject.then_some(message.index),
+            context: message.context.clone(),
         }
     }
 }
@@ -93,22 +98,27 @@ impl Driver {
             && group.has_heard_quorum(now_ms.saturating_sub(election_timeout_ms))
     }
 
-    /// Sends heartbeats now; when a quorum has answered the group comes out in [`super::DriverOutput::contacts`]. Nothing comes of it
+    /// Sends heartbeats now; when a quorum has answered these the group comes out in [`super::DriverOutput::contacts`]. Nothing comes of it
     /// where this replica does not lead, or not for long: the change of leadership is told instead.
-    pub fn ask_quorum(&mut self, group: GroupId) {
-        let Some(slot) = self.slot_of(group) else { return };
+    ///
+    /// Returns whether this is a new question: false when an earlier one has not been answered yet, whose answers may be older
+    /// than this call.
+    pub fn ask_quorum(&mut self, group: GroupId) -> bool {
+        let Some(slot) = self.slot_of(group) else { return false };
         self.wake(slot);
         let group = self.at(slot);
         if group.node.raft.state != StateRole::Leader || group.is_asking.is_some() {
-            return;
+            return false;
         }
         group.flush_proposals();
-        group.is_asking = Some(Vec::new());
+        group.questions += 1;
+        group.is_asking = Some(Asking { question: group.questions, answered: Vec::new() });
         group.node.raft.ping();
         if group.is_quorum(|id| id == group.peer.0) {
             self.contacted(slot);
         }
         self.mark_dirty(slot);
+        true
     }
 
     fn contacted(&mut self, slot: usize) {
@@ -135,12 +145,20 @@ impl Driver {
     /// Follows up on a message that raft has taken.
     pub(super) fn rest_after_step(&mut self, slot: usize, before: &Before) {
         let now_ms = self.now_ms;
+        let is_trusted = now_ms >= self.trust_from_ms;
         let group = self.at(slot);
         if role(group) != before.role {
             return self.wake(slot);
         }
         if group.node.raft.state == StateRole::Leader {
-            if group.note_heard(before.from, before.term, before.kind, now_ms) {
+            let heard = Heard {
+                peer: before.from,
+                term: before.term,
+                kind: before.kind,
+                context: &before.context,
+                is_trusted,
+            };
+            if group.note_heard(&heard, now_ms) {
                 self.contacted(slot);
             }
             return self.leader_rest(slot, before);

@@ -33,6 +33,10 @@ impl Driver {
         self.now_ms = self.now_ms.max(now_ms);
         if due > 0 {
             self.last_tick_ms = Some(last + due * self.config.tick_ms);
+            let timeout = self.config.election_ticks as u64;
+            if due >= timeout {
+                self.trust_from_ms = now_ms + timeout * self.config.tick_ms;
+            }
             let awake: Vec<usize> = self.awake.difference(&fresh).copied().collect();
             for slot in awake {
                 self.tick_group(slot, due);

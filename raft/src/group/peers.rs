@@ -1,5 +1,6 @@
 //! What a group knows of the links to its peers, beside what raft-rs does.
 
+use bytes::Bytes;
 use chronik_wal::types::PeerId;
 use raft::eraftpb::MessageType;
 use raft::{ProgressState, SnapshotStatus, StateRole};
@@ -89,24 +90,57 @@ impl Group {
     }
 }
 
+/// A question to the quorum whether this replica still leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Asking {
+    /// The question's number: heartbeats carry it and their answers give it back.
+    pub question: u64,
+    /// Who has answered it.
+    pub answered: Vec<PeerId>,
+}
+
+impl Asking {
+    /// As heartbeats carry it.
+    pub fn context(&self) -> Bytes {
+        Bytes::copy_from_slice(&self.question.to_le_bytes())
+    }
+}
+
+/// What a leader hears from a peer.
+pub(crate) struct Heard<'a> {
+    pub peer: PeerId,
+    pub term: u64,
+    pub kind: MessageType,
+    pub context: &'a [u8],
+    /// Whether it is surely not from before a pause of this process.
+    pub is_trusted: bool,
+}
+
 /// What a leader remembers of its peers' answers.
 impl Group {
     /// Notes that a peer has answered in this term. Returns whether that makes a quorum of answers where one was asked for.
-    pub(crate) fn note_heard(&mut self, peer: PeerId, term: u64, kind: MessageType, now_ms: u64) -> bool {
-        let is_answer = matches!(kind, MessageType::MsgAppendResponse | MessageType::MsgHeartbeatResponse);
-        if !is_answer || term != self.node.raft.term {
+    ///
+    /// Only answers to that very question count: others may have waited in an inbox while this process stood still.
+    pub(crate) fn note_heard(&mut self, heard: &Heard<'_>, now_ms: u64) -> bool {
+        let peer = heard.peer;
+        let is_answer =
+            matches!(heard.kind, MessageType::MsgAppendResponse | MessageType::MsgHeartbeatResponse);
+        if !is_answer || heard.term != self.node.raft.term {
             return false;
         }
-        match self.heard.iter_mut().find(|(other, _)| *other == peer) {
-            Some((_, at_ms)) => *at_ms = now_ms,
-            None => self.heard.push((peer, now_ms)),
+        let is_asked = self.is_asking.as_ref().is_some_and(|asking| heard.context == asking.context());
+        if heard.is_trusted || is_asked {
+            match self.heard.iter_mut().find(|(other, _)| *other == peer) {
+                Some((_, at_ms)) => *at_ms = now_ms,
+                None => self.heard.push((peer, now_ms)),
+            }
         }
-        let Some(answered) = &mut self.is_asking else { return false };
-        if !answered.contains(&peer) {
-            answered.push(peer);
+        let Some(asking) = self.is_asking.as_mut().filter(|_| is_asked) else { return false };
+        if !asking.answered.contains(&peer) {
+            asking.answered.push(peer);
         }
-        let Some(answered) = &self.is_asking else { return false };
-        self.is_quorum(|id| id == self.peer.0 || answered.contains(&PeerId(id)))
+        let Some(asking) = &self.is_asking else { return false };
+        self.is_quorum(|id| id == self.peer.0 || asking.answered.contains(&PeerId(id)))
     }
 
     /// Whether a quorum was heard of after `since_ms`.

@@ -121,8 +121,13 @@ impl Group {
         self.lost.iter().any(|lost| lost.peer == peer)
     }
 
-    /// Writes the offer, or the answer to one, into heartbeats on their way out.
+    /// Writes the offer, or the answer to one, into heartbeats on their way out; and a question, which followers give back.
     pub(crate) fn mark_heartbeat(&self, message: &mut Message) {
+        if message.get_msg_type() == MessageType::MsgHeartbeat
+            && let Some(asking) = &self.is_asking
+        {
+            message.context = asking.context();
+        }
         let is_marked = match message.get_msg_type() {
             MessageType::MsgHeartbeat => matches!(self.rest, Rest::Offering { .. }),
             MessageType::MsgHeartbeatResponse => {

@@ -5,6 +5,7 @@ mod cluster;
 mod cluster_rig;
 mod contact;
 mod controller;
+mod doubt;
 mod elections;
 mod failover;
 mod fetch;
