@@ -69,6 +69,9 @@ impl Shard {
             }
             return self.early.push_back((from, group, message));
         }
+        if self.making.is_waiting(group) {
+            self.make_partition(group);
+        }
         let peer = PeerId(message.from);
         if let Some(partition) = self.partitions.get_mut(&group) {
             match partition.members.iter().find(|member| member.peer == peer) {
