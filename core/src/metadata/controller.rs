@@ -8,7 +8,7 @@
 //! request ──▶ plan_…(…) ──▶ Plan { commands, response, awaited }
 //!              commands empty  ──▶ send the response
 //!              else propose as one batch; when its entry is applied: committed(&state), publish,
-//!              then send the response once `is_ready(snapshot, &awaited)`, or at the timeout after `fail(…)`
+//!              then send the response once each awaited topic `is_ready(snapshot, topic)`, or soon after
 //! leadership lost, or a proposal refused ──▶ fail all that wait, drop the controller (or `abandon(&state)`)
 //! ```
 
@@ -187,14 +187,11 @@ impl Controller {
     }
 }
 
-/// Whether every partition of these topics has a leader. A topic that is gone again is not waited for.
+/// Whether every partition of this topic has a leader. A topic that is gone again is not waited for.
 #[must_use]
-pub fn is_ready(snapshot: &Snapshot, awaited: &[Uuid]) -> bool {
-    let led = |id: &Uuid| {
-        let topic = snapshot.topic_by_id(id);
-        topic.is_none_or(|topic| topic.partitions.iter().all(|partition| partition.leader.is_some()))
-    };
-    awaited.iter().all(led)
+pub fn is_ready(snapshot: &Snapshot, awaited: &Uuid) -> bool {
+    let topic = snapshot.topic_by_id(awaited);
+    topic.is_none_or(|topic| topic.partitions.iter().all(|partition| partition.leader.is_some()))
 }
 
 /// A response in which every row that had succeeded can be turned into a failure: at the timeout

@@ -313,13 +313,13 @@ fn a_response_waits_for_leaders_and_fails_as_kafkas_does() {
     let plan = world.plan(|controller, context| controller.plan_create_topics(&request, context));
     let awaited = plan.awaited.clone();
     let mut response = world.commit(plan);
-    assert!(!is_ready(world.builder.current(), &awaited));
+    assert!(!is_ready(world.builder.current(), &awaited[0]));
     world.builder.leader_changed(&awaited[0], 0, Term(1), NodeId(1));
-    assert!(!is_ready(world.builder.current(), &awaited), "one partition of two");
+    assert!(!is_ready(world.builder.current(), &awaited[0]), "one partition of two");
     world.builder.leader_changed(&awaited[0], 1, Term(1), NodeId(1));
-    assert!(is_ready(world.builder.current(), &awaited));
+    assert!(is_ready(world.builder.current(), &awaited[0]));
     assert!(
-        is_ready(world.builder.current(), &[Uuid::from_u128(77)]),
+        is_ready(world.builder.current(), &Uuid::from_u128(77)),
         "a topic that is gone is not waited for"
     );
     response.fail(ResponseError::RequestTimedOut);

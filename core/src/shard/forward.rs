@@ -52,8 +52,9 @@ enum Stage {
     Waiting,
     /// The controller of this node has it.
     Planned,
-    /// This node has it, under this number.
-    Sent { to: NodeId, ask: u64, at_ms: u64 },
+    /// This node has it. The question has the same number each time: whichever answer comes first counts, and who is asked twice
+    /// knows it.
+    Sent { to: NodeId, at_ms: u64 },
     /// Here is the answer, for when this node has applied so much.
     Answered { index: RaftIndex, reply: AdminReply },
 }
@@ -94,9 +95,15 @@ impl Forwards {
         self.hint = leader;
     }
 
-    fn sent_as(&self, from: NodeId, number: u64) -> Option<u64> {
-        let is_it = |forward: &Forward| matches!(forward.stage, Stage::Sent { to, ask, .. } if (to, ask) == (from, number));
-        self.by_sequence.iter().find(|(_, forward)| is_it(forward)).map(|(sequence, _)| *sequence)
+    /// The number of the question that a request goes out as: not that of one from before a restart.
+    fn ask_number(&self, sequence: u64) -> u64 {
+        self.incarnation.wrapping_add(sequence)
+    }
+
+    /// The request that went out under this number and has no answer yet.
+    fn asked_as(&mut self, number: u64) -> Option<&mut Forward> {
+        let forward = self.by_sequence.get_mut(&number.wrapping_sub(self.incarnation))?;
+        matches!(forward.stage, Stage::Sent { .. } | Stage::Waiting).then_some(forward)
     }
 }
 
@@ -139,10 +146,10 @@ impl Shard {
     fn proceed(&mut self, sequence: u64) {
         let (now_ms, too_many) = (self.now.mono_ms, self.has_too_many_plans());
         let leader = self.metadata_leader();
-        let number = self.number();
         let Some(host) = &mut self.controller else { return };
         let leads = host.leads();
         let id = RequestId { node: self.node, incarnation: host.forwards.incarnation, sequence };
+        let number = host.forwards.ask_number(sequence);
         let Some(forward) = host.forwards.by_sequence.get_mut(&sequence) else { return };
         let timeout_ms = u32::try_from(forward.deadline_ms.saturating_sub(now_ms)).unwrap_or(u32::MAX);
         if leads && !too_many {
@@ -152,7 +159,7 @@ impl Shard {
         }
         let reachable = leader.filter(|leader| self.nodes_up.contains(leader));
         let Some(to) = reachable.filter(|_| !leads) else { return self.tend_within(RETRY_MS) };
-        forward.stage = Stage::Sent { to, ask: number, at_ms: now_ms };
+        forward.stage = Stage::Sent { to, at_ms: now_ms };
         let body = encode_ask(&Ask::Request { id, timeout_ms, request: (*forward.request).clone() });
         self.out.peer.push(PeerOut { node: to, message: PeerMessage::Ask { id: number, body } });
         self.tend_within(RESEND_MS);
@@ -172,13 +179,17 @@ impl Shard {
 
     /// What waits may go on; what was sent to a node that cannot be reached, or long ago, goes again.
     pub(crate) fn proceed_all(&mut self) {
-        let now_ms = self.now.mono_ms;
+        let (now_ms, leader) = (self.now.mono_ms, self.metadata_leader());
         let Some(host) = &mut self.controller else { return };
+        let leads = host.leads();
         let mut due = Vec::new();
         for (sequence, forward) in &mut host.forwards.by_sequence {
             let stale = match &forward.stage {
                 Stage::Waiting => true,
-                Stage::Sent { to, at_ms, .. } => at_ms + RESEND_MS <= now_ms || !self.nodes_up.contains(to),
+                Stage::Sent { to, at_ms } => {
+                    let is_elsewhere = leads || leader.is_some_and(|leader| leader != *to);
+                    is_elsewhere || at_ms + RESEND_MS <= now_ms || !self.nodes_up.contains(to)
+                }
                 Stage::Planned | Stage::Answered { .. } => false,
             };
             if stale {
@@ -208,19 +219,18 @@ impl Shard {
             Answer::Hello(hello) => self.hello_heard(from, hello),
             Answer::Done { index, reply } => {
                 let Some(host) = &mut self.controller else { return };
-                let Some(sequence) = host.forwards.sent_as(from, number) else { return };
-                if let Some(forward) = host.forwards.by_sequence.get_mut(&sequence) {
-                    forward.stage = Stage::Answered { index, reply };
-                }
+                let Some(forward) = host.forwards.asked_as(number) else { return };
+                forward.stage = Stage::Answered { index, reply };
                 self.forwards_applied();
             }
             Answer::NotController { leader } => {
                 let Some(host) = &mut self.controller else { return };
-                let Some(sequence) = host.forwards.sent_as(from, number) else { return };
-                host.forwards.hint = leader;
-                if let Some(forward) = host.forwards.by_sequence.get_mut(&sequence) {
-                    forward.stage = Stage::Waiting;
+                let Some(forward) = host.forwards.asked_as(number) else { return };
+                if !matches!(forward.stage, Stage::Sent { to, .. } if to == from) {
+                    return;
                 }
+                forward.stage = Stage::Waiting;
+                host.forwards.hint = leader;
                 // At once it would ask the same node again, before either has heard of the new leader.
                 self.tend_within(RETRY_MS);
             }

@@ -26,6 +26,7 @@ pub mod handover;
 pub mod hold;
 pub mod housekeeping;
 pub mod in_sync;
+pub mod making;
 pub mod membership;
 pub mod message;
 pub mod offsets;
@@ -269,6 +270,8 @@ pub struct Shard {
     pub(crate) snapshot: Arc<Snapshot>,
     /// The newest group that the metadata have named, on whatever shard: ids grow, and those above are still to come.
     pub(crate) newest_group: GroupId,
+    /// Partitions that are known and still to be made.
+    pub(crate) making: making::Making,
     /// Messages for groups still to come.
     pub(crate) early: VecDeque<(NodeId, GroupId, chronik_raft::eraftpb::Message)>,
     /// Nodes whose links are up.

@@ -70,6 +70,9 @@ impl Shard {
             }
             return self.early.push_back((from, group, message));
         }
+        if self.making.is_waiting(group) {
+            self.make_partition(group);
+        }
         let peer = PeerId(message.from);
         if !self.is_replica_on(group, peer, from) {
             return tracing::debug!(group = group.0, peer = peer.0, node = from.0, "not its replica");

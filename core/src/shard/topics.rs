@@ -65,6 +65,7 @@ impl Shard {
             }
         }
         if let Some(newest) = newest {
+            self.make_partitions();
             self.groups_known(newest);
         }
     }
@@ -72,12 +73,13 @@ impl Shard {
     fn add_partitions(&mut self, topic: &Topic, first: usize) {
         // The topic may be gone again by the time this snapshot was published.
         let Some(view) = self.snapshot.topic_by_id(&topic.id).cloned() else { return };
-        for number in first..view.partitions.len() {
-            self.add_partition(&view, number);
-            let placed = topic.partitions.get(number);
-            if let Some(placed) = placed.filter(|placed| placed.first_leader == self.node) {
-                self.driver.campaign(placed.group);
+        for (number, partition) in (0i32..).zip(&view.partitions).skip(first) {
+            if self.own_replica(partition).is_none() {
+                continue;
             }
+            let placed = usize::try_from(number).ok().and_then(|at| topic.partitions.get(at));
+            let stands_first = placed.is_some_and(|placed| placed.first_leader == self.node);
+            self.queue_partition(partition.group, topic.id, number, stands_first);
         }
     }
 

@@ -36,6 +36,7 @@ impl Shard {
         self.retry_held();
         self.retry_stalled();
         self.retry_coordinators();
+        let makes_more = self.make_partitions();
         let mut more = true;
         for _ in 0..PASSES_MAX {
             let mut output = DriverOutput::default();
@@ -74,7 +75,7 @@ impl Shard {
             self.metrics.wal_bytes.add(turn.padded_len as u64);
             self.out.turn = Some(turn);
         }
-        more
+        more || makes_more
     }
 
     /// When the next timer is due, in monotonic ms.
@@ -84,7 +85,7 @@ impl Shard {
         let raft = self.driver.next_wake_ms();
         let files = self.write_behind_due_ms();
         let recycling = self.recycle_due_ms();
-        [timer, raft, files, recycling, self.wal_idle_ms()].into_iter().flatten().min()
+        [timer, raft, files, recycling, self.wal_idle_ms(), self.making_due_ms()].into_iter().flatten().min()
     }
 
     /// When the WAL is to be looked at again for its closing mark: while something was written since the last one.

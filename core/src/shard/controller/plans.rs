@@ -24,6 +24,10 @@ use crate::shard::{Shard, Timer};
 /// Plans that may be on their way; more are answered as if this node did not lead, and asked again.
 pub(super) const PLANS_MAX: usize = 10_000;
 
+/// How long an answer waits for leaders of what is made already. Kafka waits for none; a client that writes to a new topic at once is
+/// spared a retry, but a topic whose replicas are away has no leader for as long as they are.
+const LEADERS_WAIT_MS: u64 = 1_000;
+
 /// How soon plans that could not be proposed are tried again.
 const RETRY_MS: u64 = 20;
 
@@ -40,15 +44,25 @@ pub(in crate::shard) enum PlanAsker {
 
 /// A plan on its way through the log.
 pub(super) struct PendingPlan {
-    asker: PlanAsker,
+    pub(super) asker: PlanAsker,
     /// Until they are proposed.
     commands: Vec<Command>,
     reply: AdminReply,
+    /// Topics that may have no leaders yet.
     awaited: Vec<Uuid>,
+    /// It is published, and waits for leaders alone.
+    awaits_leaders: bool,
     pub(super) applied: bool,
     /// The snapshot with it in is published once this turn is durable; none while there is no such snapshot.
     pub(super) published_with: Option<TurnNumber>,
     deadline_ms: u64,
+}
+
+impl PendingPlan {
+    /// Whether another node waits for it.
+    pub(super) fn is_for_node(&self) -> bool {
+        matches!(self.asker, PlanAsker::Node { .. })
+    }
 }
 
 impl Shard {
@@ -66,6 +80,7 @@ impl Shard {
             commands: plan.commands,
             reply: plan.response,
             awaited: plan.awaited,
+            awaits_leaders: false,
             applied,
             published_with: rests_on.filter(|_| applied),
             deadline_ms,
@@ -182,21 +197,42 @@ impl Shard {
 
     /// Answers a plan that is applied, published and whose partitions have leaders.
     pub(super) fn finish_plan(&mut self, number: u64) {
+        let durable = self.wal.durable_turn();
         let Some(host) = &mut self.controller else { return };
-        let Some(plan) = host.plans.get(&number) else { return };
-        let is_published = plan.published_with.is_some_and(|turn| turn <= self.wal.durable_turn());
-        if !plan.applied || !is_published || !is_ready(host.builder.current(), &plan.awaited) {
+        let Some(plan) = host.plans.get_mut(&number) else { return };
+        if !plan.applied || plan.published_with.is_none_or(|turn| turn > durable) {
             return;
         }
-        if let Some(plan) = host.plans.remove(&number) {
-            self.timers.remove(&(plan.deadline_ms, Timer::Plan(number)));
-            self.answer_plan(plan.asker, plan.reply);
+        // A leader that is known once is known for good: each topic is looked at until then.
+        let snapshot = host.builder.current();
+        while plan.awaited.last().is_some_and(|topic| is_ready(snapshot, topic)) {
+            plan.awaited.pop();
         }
+        if plan.awaited.is_empty() {
+            return self.end_plan(number);
+        }
+        let (before_ms, until_ms) = (plan.deadline_ms, self.now.mono_ms + LEADERS_WAIT_MS);
+        if !std::mem::replace(&mut plan.awaits_leaders, true) && until_ms < before_ms {
+            plan.deadline_ms = until_ms;
+            self.timers.remove(&(before_ms, Timer::Plan(number)));
+            self.set_timer(until_ms, Timer::Plan(number));
+        }
+    }
+
+    /// Answers a plan, which is done.
+    fn end_plan(&mut self, number: u64) {
+        let Some(host) = &mut self.controller else { return };
+        let Some(plan) = host.plans.remove(&number) else { return };
+        self.timers.remove(&(plan.deadline_ms, Timer::Plan(number)));
+        self.answer_plan(plan.asker, plan.reply);
     }
 
     pub(crate) fn plan_timed_out(&mut self, number: u64) {
         let Some(host) = &mut self.controller else { return };
         let Some(plan) = host.plans.get_mut(&number) else { return };
+        if plan.awaits_leaders {
+            return self.end_plan(number);
+        }
         let asker = std::mem::replace(&mut plan.asker, PlanAsker::Nobody);
         let mut reply = plan.reply.clone();
         if plan.commands.is_empty() {

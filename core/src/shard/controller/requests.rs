@@ -22,6 +22,11 @@ impl Shard {
         request: &AdminRequest,
         timeout_ms: u32,
     ) {
+        let is_asked_again =
+            |host: &ControllerHost| host.plans.values().any(|plan| plan.is_for_node() && plan.asker == asker);
+        if self.controller.as_ref().is_some_and(is_asked_again) {
+            return;
+        }
         if let AdminRequest::DescribeQuorum(request) = request {
             let response = AdminReply::DescribeQuorum(self.describe_quorum(request));
             return self.carry_plan(

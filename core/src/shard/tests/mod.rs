@@ -14,6 +14,7 @@ mod formation;
 mod groups;
 mod handover;
 mod hold;
+mod making;
 mod membership;
 mod offsets;
 mod produce;
