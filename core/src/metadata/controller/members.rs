@@ -56,7 +56,7 @@ impl Controller {
     }
 
     /// Internal topics that were made while there were fewer brokers get more replicas, some partitions at a time. Empty while
-    /// there is nothing to do, or some are still growing.
+    /// there is nothing to do, or some are still growing. Never onto brokers that are being drained: each would undo the other.
     pub fn plan_growth(&mut self, snapshot: &Snapshot) -> Plan<()> {
         let wanted = internal_replicas(snapshot, self.speculative.brokers().len());
         let candidates = candidates(self, snapshot);
@@ -96,7 +96,8 @@ impl Controller {
 
 fn candidates(controller: &Controller, snapshot: &Snapshot) -> Vec<Candidate> {
     let brokers = controller.speculative.brokers().iter();
-    let live = brokers.filter(|(node, _)| !snapshot.fenced.contains(node));
+    let live =
+        brokers.filter(|(node, _)| !snapshot.fenced.contains(node) && !controller.shrunk.contains(node));
     live.map(|(node, broker)| Candidate { node: *node, rack: broker.rack.clone() }).collect()
 }
 

@@ -56,6 +56,7 @@ impl Controller {
                 let error = match planned {
                     Ok(command) => {
                         if let Some(command) = command {
+                            self.note_shrunk(&state, &command);
                             let applied = state.apply(&command);
                             assert!(applied.is_ok(), "planned a placement that does not fit: {applied:?}");
                             commands.push(command);
@@ -71,6 +72,23 @@ impl Controller {
             response.responses.push(topic);
         }
         self.finish_request(commands, response, Vec::new(), context.request)
+    }
+
+    /// Notes whom a placement takes replicas off without putting any elsewhere, and whom it gives some.
+    fn note_shrunk(&mut self, state: &MetadataState, command: &Command) {
+        let Command::PlaceReplicas { id, partition, replicas } = command else { return };
+        let topic = state.topic_by_id(id);
+        let placed =
+            topic.zip(usize::try_from(*partition).ok()).and_then(|(topic, at)| topic.partitions.get(at));
+        let Some(before) = placed.map(Partition::target) else { return };
+        let is_in = |list: &[Replica], node: NodeId| list.iter().any(|replica| replica.node == node);
+        for replica in replicas.iter().filter(|replica| !is_in(&before, replica.node)) {
+            self.shrunk.remove(&replica.node);
+        }
+        if replicas.len() < before.len() {
+            let goes = before.iter().filter(|replica| !is_in(replicas, replica.node));
+            self.shrunk.extend(goes.map(|replica| replica.node));
+        }
     }
 
     /// AddRaftVoter 0. A broker joins the metadata group when it registers; this asks one back in that was taken out.

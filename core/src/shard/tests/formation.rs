@@ -229,3 +229,38 @@ fn internal_topics_have_what_replicas_there_are_nodes_for() {
     let topic = cluster[3].shard.snapshot.topic("__consumer_offsets").cloned().expect("it is there");
     assert!(topic.partitions.iter().all(|partition| partition.replicas.len() == 3));
 }
+
+/// Whoever drains a node and lets partitions go on with fewer replicas is not undone by the growth of internal topics.
+#[test]
+fn internal_topics_do_not_grow_back_onto_a_node_that_is_drained() {
+    use chronik_net::codec::messages::alter_partition_reassignments_request::{
+        ReassignablePartition, ReassignableTopic,
+    };
+    use chronik_net::codec::messages::{AlterPartitionReassignmentsRequest, BrokerId, TopicName};
+    const OFFSETS: &str = "__consumer_offsets";
+    let mut cluster = formed();
+    let made = AdminRequest::AutoCreate(vec![OFFSETS.to_owned()]);
+    assert!(matches!(cluster.admin(made), AdminReply::AutoCreate(failed) if failed.is_empty()));
+    let staying = cluster.leader(GroupId::METADATA);
+    let (other, drained) = (cluster.others(staying)[0], cluster.others(staying)[1]);
+    let partitions = 0..50;
+    let row = |number| {
+        let replicas = vec![BrokerId(staying), BrokerId(other)];
+        ReassignablePartition::default().with_partition_index(number).with_replicas(Some(replicas))
+    };
+    let name = TopicName(chronik_net::codec::StrBytes::from_static_str(OFFSETS));
+    let topic = ReassignableTopic::default().with_name(name).with_partitions(partitions.map(row).collect());
+    let request = AlterPartitionReassignmentsRequest::default().with_topics(vec![topic]);
+    let AdminReply::Reassign(_) = cluster.admin(AdminRequest::Reassign(request)) else {
+        panic!("an answer to AlterPartitionReassignments")
+    };
+    let is_drained = |cluster: &Cluster| {
+        let views = &cluster[staying].shard.snapshot.topic(OFFSETS).expect("it is there").partitions;
+        views.iter().all(|view| {
+            view.replicas.len() == 2 && view.replicas.iter().all(|replica| replica.node != NodeId(drained))
+        })
+    };
+    cluster.wait_until("nothing is left there", is_drained);
+    cluster.advance(2_000);
+    assert!(is_drained(&cluster), "and nothing comes back");
+}
