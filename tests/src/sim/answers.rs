@@ -205,6 +205,11 @@ impl World {
                 self.count("no space");
                 Ok(())
             }
+            // A replica that has lost part of its log, until it is renewed.
+            ErrorCode::KafkaStorageError if self.report.counts.contains_key("bit rot") => {
+                self.count("damaged");
+                Ok(())
+            }
             ErrorCode::UnknownTopicOrPartition if deleting => {
                 let lanes = self.clients.producers.iter_mut();
                 for lane in lanes.filter_map(|producer| producer.lanes.get_mut(&place)) {

@@ -3,6 +3,8 @@
 //!
 //! Every death has a cause that was injected; a node that dies or refuses to start by itself is a finding.
 
+use std::path::PathBuf;
+
 use chronik_wal::disk::SimDisk;
 use chronik_wal::disk::sim::{SimFaults, Survival};
 use rand::rngs::SmallRng;
@@ -40,6 +42,8 @@ struct NodeWeather {
     disk_fault: bool,
     shards: u16,
     stopping: bool,
+    /// A bit of its disk has turned over.
+    rotten: bool,
 }
 
 impl Weather {
@@ -48,7 +52,7 @@ impl Weather {
         let scripted = plan.crash_at_steps;
         let node = |_| {
             let shards = if scripted.is_some() { 2 } else { rng.random_range(1..=3) };
-            NodeWeather { doom: None, disk_fault: false, shards, stopping: false }
+            NodeWeather { doom: None, disk_fault: false, shards, stopping: false, rotten: false }
         };
         let nodes = (0..plan.nodes).map(node).collect();
         Self { crashes_left: plan.crashes, nodes, losses_left: LOSSES_MAX, cut: 0, scripted }
@@ -229,7 +233,34 @@ impl World {
     /// The process has ended as it was told to.
     pub(super) fn node_stopped(&mut self, node: usize) -> Result<(), String> {
         self.weather.nodes[node].stopping = false;
-        self.down(node)
+        let rots = self.plan.bit_rot && self.may_lose_a_disk() && self.rng.random_bool(0.7);
+        self.down(node)?;
+        if rots {
+            self.rot(node);
+        }
+        Ok(())
+    }
+
+    /// A bit of the WAL of a node that was stopped cleanly turns over. After a crash the newest turn may be a torn one, and
+    /// nobody could tell; a clean stop has marked it as durable (SAFETY.md, rule 3).
+    fn rot(&mut self, node: usize) {
+        let disk = &self.nodes[node].disk;
+        let is_wal = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "wal");
+        let mut written = Vec::new();
+        for path in disk.files().into_iter().filter(is_wal) {
+            let contents = disk.contents(&path).unwrap_or_default();
+            // Where zeros were, nothing was written, mostly.
+            let bytes = (0..contents.len()).filter(|position| contents[*position] != 0);
+            written.extend(bytes.map(|position| (path.clone(), position as u64)));
+        }
+        if written.is_empty() {
+            return;
+        }
+        let (path, position) = written.swap_remove(self.rng.random_range(0..written.len()));
+        self.nodes[node].disk.flip_bit(&path, position, self.rng.random_range(0..8));
+        self.weather.nodes[node].rotten = true;
+        self.disk_lost();
+        self.count("bit rot");
     }
 
     /// At the end of a run every machine loses its power at once.
@@ -289,15 +320,20 @@ impl World {
         if !self.plan.wipes || !self.may_lose_a_disk() || self.rng.random_bool(0.5) {
             return false;
         }
-        self.count("disk wiped");
         self.disk_lost();
+        self.replace_by_an_empty_one(node);
+        true
+    }
+
+    fn replace_by_an_empty_one(&mut self, node: usize) {
+        self.count("disk wiped");
+        self.weather.nodes[node].rotten = false;
         self.report.disk_steps += self.nodes[node].disk.steps();
         self.nodes[node].disk = SimDisk::new(self.rng.next_u64());
         self.nodes[node].disks += 1;
         if self.plan.planted != Some(Planted::WipedVotes) {
             self.nodes[node].directory[15] += 0x10;
         }
-        true
     }
 
     /// Whether a disk may be lost now: there is a cluster that can fill it again, and nothing that an earlier one held is
@@ -339,6 +375,12 @@ impl World {
             Err(why) if self.weather.nodes[node].doom.is_some() && self.nodes[node].disk.has_crashed() => {
                 self.count("died while starting");
                 self.node_died(node, &why)
+            }
+            Err(_) if self.weather.nodes[node].rotten => {
+                // What the metadata or the node itself cannot do without: its operator replaces the disk.
+                self.replace_by_an_empty_one(node);
+                self.queue.after(100_000, Happening::Start(node));
+                Ok(())
             }
             Err(why) => Err(format!("node {node} does not start: {why}")),
         }

@@ -85,8 +85,10 @@ pub struct RunPlan {
     pub disorder: bool,
     /// Wall clocks that jump.
     pub clock_jumps: bool,
-    /// One disk may be lost for good.
+    /// Disks may be lost for good, one after the other.
     pub wipes: bool,
+    /// Bits of a stopped node's WAL may turn over, as seldom.
+    pub bit_rot: bool,
     /// Crash at this writing step of the disk, counted from the start, and at that one of the recovery after it.
     pub crash_at_steps: Option<(u64, Option<u64>)>,
     /// The bug to be found.
@@ -109,6 +111,7 @@ impl RunPlan {
             disorder: false,
             clock_jumps: false,
             wipes: false,
+            bit_rot: false,
             crash_at_steps: None,
             planted: None,
         }
@@ -124,6 +127,7 @@ impl RunPlan {
             disorder: seed.is_multiple_of(3),
             clock_jumps: true,
             wipes: true,
+            bit_rot: false,
             reshard: false,
             ..Self::random(seed)
         }

@@ -47,8 +47,9 @@ pub struct Report {
 }
 
 /// What counts as a fault.
-const FAULTS: [&str; 21] = [
+const FAULTS: [&str; 22] = [
     "at the last write of the start",
+    "bit rot",
     "clean stop",
     "clock jump",
     "crash at a write",
