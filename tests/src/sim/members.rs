@@ -63,7 +63,9 @@ impl World {
     fn metadata_replica_missing(&self) -> Option<String> {
         let mut placed = Vec::new();
         for node in &self.nodes {
-            let peer = self.replica(node.number, GroupId::METADATA).and_then(|driver| driver.state(GroupId::METADATA));
+            let peer = self
+                .replica(node.number, GroupId::METADATA)
+                .and_then(|driver| driver.state(GroupId::METADATA));
             let Some(state) = peer else { return Some(format!("node {} has no replica", node.number)) };
             placed.push(state.peer.0);
         }
