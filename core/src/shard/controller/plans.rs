@@ -53,6 +53,8 @@ pub(super) struct PendingPlan {
     /// It is published, and waits for leaders alone.
     awaits_leaders: bool,
     pub(super) applied: bool,
+    /// The newest plan before it that was on its way: what an answer without commands says rests on plans that may still be lost.
+    rests_on: Option<u64>,
     /// The snapshot with it in is published once this turn is durable; none while there is no such snapshot.
     pub(super) published_with: Option<TurnNumber>,
     deadline_ms: u64,
@@ -74,7 +76,8 @@ impl Shard {
         let Some(host) = &mut self.controller else { return };
         // What it rests on may be applied and not published yet: a request carried out already, by an earlier leader.
         let newest = host.unpublished.back().map_or(TurnNumber::default(), |newest| newest.turn);
-        let rests_on = host.changes.is_empty().then_some(newest);
+        let published = host.changes.is_empty().then_some(newest);
+        let rests_on = host.plans.iter().rev().find(|(_, before)| !before.applied).map(|(before, _)| *before);
         let pending = PendingPlan {
             asker,
             commands: plan.commands,
@@ -82,7 +85,8 @@ impl Shard {
             awaited: plan.awaited,
             awaits_leaders: false,
             applied,
-            published_with: rests_on.filter(|_| applied),
+            rests_on: rests_on.filter(|_| applied),
+            published_with: published.filter(|_| applied),
             deadline_ms,
         };
         host.plans.insert(number, pending);
@@ -173,8 +177,13 @@ impl Shard {
         }
     }
 
-    /// This node does not lead any more: what is not proposed never will be.
+    /// This node does not lead any more: what is not proposed never will be, and what rests on others may be wrong.
     pub(super) fn drop_unproposed(&mut self) {
+        let Some(host) = &mut self.controller else { return };
+        let resting =
+            host.plans.iter().filter(|(_, plan)| plan.rests_on.is_some()).map(|(number, _)| *number);
+        let resting: Vec<u64> = resting.collect();
+        resting.into_iter().for_each(|number| self.plan_lost(number));
         let Some(host) = &mut self.controller else { return };
         for number in std::mem::take(&mut host.unproposed) {
             self.plan_lost(number);
@@ -199,7 +208,18 @@ impl Shard {
     pub(super) fn finish_plan(&mut self, number: u64) {
         let durable = self.wal.durable_turn();
         let Some(host) = &mut self.controller else { return };
+        let Some(plan) = host.plans.get(&number) else { return };
+        if let Some(last) = plan.rests_on
+            && host.plans.range(..=last).any(|(_, before)| !before.applied)
+        {
+            return;
+        }
         let Some(plan) = host.plans.get_mut(&number) else { return };
+        if plan.rests_on.take().is_some() {
+            // What it rests on is applied now, and published with the newest snapshot there is.
+            let newest = host.unpublished.back().map_or(TurnNumber::default(), |newest| newest.turn);
+            plan.published_with = host.changes.is_empty().then_some(newest);
+        }
         if !plan.applied || plan.published_with.is_none_or(|turn| turn > durable) {
             return;
         }
@@ -235,10 +255,10 @@ impl Shard {
         }
         let asker = std::mem::replace(&mut plan.asker, PlanAsker::Nobody);
         let mut reply = plan.reply.clone();
-        if plan.commands.is_empty() {
+        // What is not applied yet stays: later plans rest on it.
+        if plan.applied {
             host.plans.remove(&number);
         }
-        // What is not proposed yet is proposed all the same: later plans rest on it.
         reply.fail(ResponseError::RequestTimedOut);
         self.answer_plan(asker, reply);
     }
