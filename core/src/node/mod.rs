@@ -133,7 +133,10 @@ fn serve(config: &ServerConfig, opened: Opened) -> Result<(), StartError> {
         let _ = notice_sender.send(Notice::Stop(name));
     });
     let _signals = signals.map_err(StartError::Signals)?;
-    wait_until_caught_up(&published, config.node_id, incarnation);
+    // A node that has never been part of a cluster has nothing to catch up with, and answers by that.
+    if identity.cluster_id.is_some() {
+        wait_until_caught_up(&published, config.node_id, incarnation);
+    }
     wait_for_leaders(&published);
     let mut acceptor = Acceptor::start(listeners, sockets, limits).map_err(StartError::Acceptor)?;
     admin.serves(NodeView {
