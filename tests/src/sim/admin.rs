@@ -100,7 +100,6 @@ impl World {
         let Some(target) = self.some_shard_0() else { return };
         self.count("admin");
         self.clients.admin.busy.insert(name.to_owned(), Some(ask.clone()));
-        eprintln!("TRACE {} ask {ask:?} of {target:?}", self.now_us());
         let request = Request::Admin { request: Box::new(request), timeout_ms: TIMEOUT_MS };
         self.ask(target, Vec::new(), 2, Asked::Admin(ask), u64::from(TIMEOUT_MS), request);
     }
@@ -185,7 +184,6 @@ impl World {
 
     /// The outcome of a change is not known: the name rests until the next start shows it.
     pub(super) fn admin_not_decided(&mut self, ask: &AdminAsk) {
-        eprintln!("TRACE {} undecided {ask:?}", self.now_us());
         if matches!(ask, AdminAsk::Internal) {
             self.clients.admin.busy.remove(CONSUMER_OFFSETS);
         }
@@ -198,7 +196,6 @@ impl World {
         ask: &AdminAsk,
         reply: &AdminReply,
     ) -> Result<(), String> {
-        eprintln!("TRACE {} {node} answers {ask:?} {reply:?}", self.now_us());
         let (name, code) = match (ask, reply) {
             (AdminAsk::Internal, reply) => {
                 self.clients.admin.busy.remove(CONSUMER_OFFSETS);
