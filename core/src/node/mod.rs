@@ -176,26 +176,26 @@ fn stop_shard(mail: &Sender<Mail>) {
 /// Gives the metadata log the moment that it takes to catch up, so that a client which asks a node that was away is not told that
 /// a topic made meanwhile does not exist. Where this very start is registered, all that was committed before it is known.
 fn wait_until_caught_up(published: &ArcSwap<Snapshot>, node: NodeId, incarnation: Uuid) {
-    let begun = std::time::Instant::now();
-    let registered = |snapshot: &Snapshot| {
+    wait_until(published, CAUGHT_UP_WAIT, |snapshot| {
         snapshot.brokers.get(&node).is_some_and(|broker| broker.incarnation == incarnation)
-    };
-    while begun.elapsed() < CAUGHT_UP_WAIT && !registered(&published.load()) {
-        std::thread::park_timeout(Duration::from_millis(1));
-    }
+    });
 }
 
 /// Gives the groups of a sole node the moment that they take to elect themselves, and one of several the moment to hear who
 /// leads, so that a client which comes at once (the ports are bound, it waits in their backlog) is not sent away with a
 /// retriable error.
 fn wait_for_leaders(published: &ArcSwap<Snapshot>) {
-    let begun = std::time::Instant::now();
-    let led = |snapshot: &Snapshot| {
+    // Damaged partitions never have a leader: the wait ends all the same.
+    wait_until(published, LEADERS_WAIT, |snapshot| {
         let mut partitions = snapshot.topics.values().flat_map(|topic| &topic.partitions);
         snapshot.controller.is_some() && partitions.all(|partition| partition.leader.is_some())
-    };
-    // Damaged partitions never have a leader: the wait ends all the same.
-    while begun.elapsed() < LEADERS_WAIT && !led(&published.load()) {
+    });
+}
+
+/// Waits until a snapshot is published of which this holds, no longer than `longest`.
+fn wait_until(published: &ArcSwap<Snapshot>, longest: Duration, holds: impl Fn(&Snapshot) -> bool) {
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < longest && !holds(&published.load()) {
         std::thread::park_timeout(Duration::from_millis(1));
     }
 }

@@ -1,4 +1,4 @@
-//! The edge between a shard and the other nodes: [`PeerOut`]s become frames on links, frames become [`Message::Peer`].
+//! The edge between a shard and the other nodes: [`PeerOut`]s become frames on links, frames become [`Event::Peer`].
 //!
 //! One [`PeerNetwork`] a node, one [`Peers`] a shard: a link to each other node, and the incoming links that the
 //! acceptor gave to this shard. A frame names the shard that it is for; the shard that received it decodes it and passes
@@ -262,11 +262,11 @@ impl Peers {
             if before == now {
                 return;
             }
-            let message = match now {
-                Told::Up => Message::NodeUp(node),
-                Told::Down | Told::Gone => Message::NodeDown { node, refused: now == Told::Gone },
+            let event = match now {
+                Told::Up => Event::NodeUp(node),
+                Told::Down | Told::Gone => Event::NodeDown { node, refused: now == Told::Gone },
             };
-            peers.router.send(peers.shard, message);
+            peers.router.send(peers.shard, Message::Event(event));
         };
         let registry = network.registry.clone();
         Link::start(registry, network.config, self.shard.0, node.0, address, rand::random, events)
@@ -362,7 +362,8 @@ impl FrameSink for Sink {
         let kind = frame.kind;
         match wire::decode(frame) {
             Ok(message) => {
-                peers.router.send(target, Message::Peer { from: NodeId(from.node), message });
+                let event = Event::Peer { from: NodeId(from.node), message };
+                peers.router.send(target, Message::Event(event));
             }
             Err(error) => peers.malformed(from, kind, error),
         }

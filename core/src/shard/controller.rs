@@ -138,6 +138,12 @@ impl ControllerHost {
         self.bytes_since_image = bytes;
     }
 
+    /// The turn with which all that is applied is published; none while the newest changes belong to no snapshot yet.
+    fn published_with(&self) -> Option<TurnNumber> {
+        let newest = self.unpublished.back().map_or(TurnNumber::default(), |newest| newest.turn);
+        self.changes.is_empty().then_some(newest)
+    }
+
     /// The last entry of which everybody on this node can read what it did.
     pub(in crate::shard) fn readable(&self) -> RaftIndex {
         let is_published = self.unpublished.is_empty() && self.changes.is_empty();

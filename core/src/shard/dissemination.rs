@@ -16,8 +16,8 @@ use chronik_raft::leadership::Leadership;
 use chronik_wal::types::{GroupId, NodeId, ShardId, Term};
 use uuid::Uuid;
 
-use super::Shard;
-use super::message::{LeaderEvent, Message, PeerMessage, PeerOut};
+use super::message::{LeaderEvent, PeerMessage, PeerOut};
+use super::{Event, Shard};
 use crate::metadata::snapshot::SnapshotBuilder;
 use crate::metadata::state::Change;
 
@@ -152,7 +152,7 @@ impl Shard {
         if self.controller.is_some() {
             return self.leaders_reported(events);
         }
-        self.out.messages.push((ShardId(0), Message::Leaders(events)));
+        self.out.messages.push((ShardId(0), Event::Leaders(events)));
     }
 
     /// Leaders that shards of this node report.

@@ -12,8 +12,8 @@ use chronik_wal::identity::shard_of;
 use chronik_wal::types::{GroupId, NodeId};
 use uuid::Uuid;
 
-use super::message::{Call, Message, PeerMessage, PeerOut, Reply, Request};
-use super::{Shard, Timer};
+use super::message::{Call, PeerMessage, PeerOut, Reply, Request};
+use super::{Event, Shard, Timer};
 use crate::metadata::forward::{Ask, encode_ask};
 use crate::metadata::snapshot::Snapshot;
 
@@ -129,7 +129,7 @@ impl Shard {
                 self.transfer_asked(call, *group, Some(*to));
             } else {
                 let request = Request::TransferLeader { group: *group, to: Some(*to) };
-                self.out.messages.push((owner, Message::Request { call, request }));
+                self.out.messages.push((owner, Event::Request { call, request }));
             }
         }
     }

@@ -18,8 +18,8 @@ use kafka_protocol::ResponseError;
 use uuid::Uuid;
 
 use super::controller::{AdminReply, AdminRequest};
-use super::message::{Call, Message, PeerMessage, PeerOut, Reply, Request};
-use super::{Shard, Timer};
+use super::message::{Call, PeerMessage, PeerOut, Reply, Request};
+use super::{Event, Shard, Timer};
 use crate::metadata::command::RequestId;
 use crate::metadata::forward::{Answer, Ask, decode_answer, encode_answer, encode_ask};
 
@@ -123,7 +123,7 @@ impl Shard {
             return self.submit(Asker::Client(call), request, OWN_REQUEST_MS);
         }
         let request = Request::Admin { request: Box::new(request), timeout_ms: OWN_REQUEST_MS };
-        self.out.messages.push((ShardId(0), Message::Request { call, request }));
+        self.out.messages.push((ShardId(0), Event::Request { call, request }));
     }
 
     /// Takes a request on its way to the metadata leader.

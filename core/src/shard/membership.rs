@@ -18,8 +18,8 @@ use chronik_raft::leadership::Leadership;
 use chronik_wal::types::{GroupId, PeerId, ShardId};
 
 use super::controller::AdminRequest;
-use super::message::{Call, Message, Request};
-use super::{Shard, Timer};
+use super::message::{Call, Request};
+use super::{Event, Shard, Timer};
 use crate::metadata::command::Replica;
 
 /// Groups whose placement is to change are looked at this often while they get on.
@@ -148,7 +148,7 @@ impl Shard {
             return self.admin_request(call, request, timeout_ms);
         }
         let request = Request::Admin { request: Box::new(request), timeout_ms };
-        self.out.messages.push((ShardId(0), Message::Request { call, request }));
+        self.out.messages.push((ShardId(0), Event::Request { call, request }));
     }
 }
 

@@ -11,11 +11,10 @@ use chronik_net::codec::ErrorCode;
 use chronik_wal::types::{GroupId, KafkaOffset, LeaderEpoch, NodeId, ShardId, Term};
 use uuid::Uuid;
 
+use super::Event;
 use super::controller::{AdminReply, AdminRequest};
 use super::elections::Election;
 use crate::coordinator::{GroupRequest, GroupResponse};
-use crate::metadata::snapshot::Snapshot;
-use crate::metadata::state::Change;
 
 /// Where the answer to a request goes: the shard that asked, and its number for the question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,42 +25,17 @@ pub struct Call {
     pub id: u64,
 }
 
-/// A message in a shard's mailbox.
+/// A message in a shard's mailbox, from a shard of this node.
 #[derive(Debug)]
 pub enum Message {
-    /// A question from a connection of shard `call.origin`.
-    Request {
-        /// Where the answer goes.
-        call: Call,
-        /// The question.
-        request: Request,
-    },
-    /// The answer to a question that this shard asked.
+    /// Something happened to the shard.
+    Event(Event),
+    /// The answer to a question that this shard's connections asked.
     Reply {
         /// The number that this shard gave the question.
         id: u64,
         /// The answer.
         reply: Reply,
-    },
-    /// The metadata snapshot changed (from shard 0), and by what.
-    Metadata(Arc<Snapshot>, Arc<[Change]>),
-    /// Leaders changed (to shard 0).
-    Leaders(Vec<LeaderEvent>),
-    /// From a shard of another node.
-    Peer {
-        /// The node.
-        from: NodeId,
-        /// What it says.
-        message: PeerMessage,
-    },
-    /// A node can be reached now: the links with it are up.
-    NodeUp(NodeId),
-    /// A node cannot be reached any more.
-    NodeDown {
-        /// The node.
-        node: NodeId,
-        /// Its process is known to be gone (its port refuses connections), not only silent.
-        refused: bool,
     },
 }
 

@@ -53,7 +53,7 @@ use chronik_wal::partition::{FileDone, FileJob, FileStore, PartitionLog};
 use chronik_wal::shard_wal::{ShardWal, TurnWrite, WalJob};
 use chronik_wal::types::{GroupId, KafkaOffset, NodeId, PeerId, RaftIndex, ShardId, TurnNumber};
 
-use self::message::{Call, LeaderEvent, Message, PeerMessage, PeerOut, Reply, Request};
+use self::message::{Call, LeaderEvent, PeerMessage, PeerOut, Reply, Request};
 use crate::config::broker::BrokerConfig;
 use crate::metadata::snapshot::Snapshot;
 use crate::metadata::state::Change;
@@ -154,8 +154,8 @@ pub enum JobDone {
 pub struct Outputs {
     /// Answers, to the shard of the connection that asked.
     pub replies: Vec<(Call, Reply)>,
-    /// Messages to other shards of this node (or to this one).
-    pub messages: Vec<(ShardId, Message)>,
+    /// What other shards of this node (or this one) are to take in.
+    pub messages: Vec<(ShardId, Event)>,
     /// Messages to other nodes, in order.
     pub peer: Vec<PeerOut>,
     /// The WAL turn to write and sync. At most one is in flight.

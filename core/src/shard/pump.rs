@@ -219,11 +219,12 @@ impl Pump {
         if let Some((snapshot, changes)) = outputs.publish {
             self.snapshot.store(snapshot.clone());
             for shard in self.router.shards() {
-                self.router.send(shard, Message::Metadata(snapshot.clone(), changes.clone()));
+                let event = Event::Metadata(snapshot.clone(), changes.clone());
+                self.router.send(shard, Message::Event(event));
             }
         }
-        for (shard, message) in outputs.messages {
-            self.router.send(shard, message);
+        for (shard, event) in outputs.messages {
+            self.router.send(shard, Message::Event(event));
         }
         for (call, reply) in outputs.replies {
             if call.id == 0 {

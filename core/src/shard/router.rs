@@ -39,13 +39,8 @@ pub(crate) enum Inbound {
 impl From<Message> for Inbound {
     fn from(message: Message) -> Self {
         match message {
-            Message::Request { call, request } => Self::Event(Event::Request { call, request }),
+            Message::Event(event) => Self::Event(event),
             Message::Reply { id, reply } => Self::Reply { id, reply },
-            Message::Metadata(snapshot, changes) => Self::Event(Event::Metadata(snapshot, changes)),
-            Message::Leaders(events) => Self::Event(Event::Leaders(events)),
-            Message::Peer { from, message } => Self::Event(Event::Peer { from, message }),
-            Message::NodeUp(node) => Self::Event(Event::NodeUp(node)),
-            Message::NodeDown { node, refused } => Self::Event(Event::NodeDown { node, refused }),
         }
     }
 }
@@ -151,14 +146,14 @@ impl Router {
     pub fn ask_then(&self, shard: ShardId, request: Request, then: Then) -> Call {
         let id = self.waiting.borrow_mut().put(then);
         let call = Call { origin: self.shard, id };
-        self.send(shard, Message::Request { call, request });
+        self.send(shard, Message::Event(Event::Request { call, request }));
         call
     }
 
     /// Sends without waiting for an answer.
     pub fn tell(&self, shard: ShardId, request: Request) {
         let call = Call { origin: self.shard, id: 0 };
-        self.send(shard, Message::Request { call, request });
+        self.send(shard, Message::Event(Event::Request { call, request }));
     }
 
     /// Queues a message for a shard.

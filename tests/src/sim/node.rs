@@ -10,7 +10,7 @@ use std::sync::Arc;
 use chronik_core::metadata::snapshot::Snapshot;
 use chronik_core::metadata::state::{Broker, Change};
 use chronik_core::node::data::{fit_shards, open_shards};
-use chronik_core::shard::message::{Call, Message, PeerMessage, PeerOut, Reply, Request};
+use chronik_core::shard::message::{Call, PeerMessage, PeerOut, Reply, Request};
 use chronik_core::shard::{Event, Job, JobId, Now, Outputs, Shard, ShardLimits};
 use chronik_wal::disk::{OpenMode, SimDisk};
 use chronik_wal::identity::{Identity, shard_of};
@@ -356,16 +356,7 @@ impl Node {
         if let Some((snapshot, changes)) = outputs.publish {
             self.publish(shard, &snapshot, &changes, rng, told);
         }
-        for (to, message) in outputs.messages {
-            let event = match message {
-                Message::Request { call, request } => Event::Request { call, request },
-                Message::Metadata(snapshot, changes) => Event::Metadata(snapshot, changes),
-                Message::Leaders(events) => Event::Leaders(events),
-                Message::Peer { from, message } => Event::Peer { from, message },
-                Message::NodeUp(node) => Event::NodeUp(node),
-                Message::NodeDown { node, refused } => Event::NodeDown { node, refused },
-                Message::Reply { .. } => unreachable!("answers leave as replies"),
-            };
+        for (to, event) in outputs.messages {
             self.send(shard, usize::from(to.0), event, rng);
         }
         for (call, reply) in outputs.replies {

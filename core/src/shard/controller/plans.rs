@@ -75,8 +75,7 @@ impl Shard {
         let applied = plan.commands.is_empty();
         let Some(host) = &mut self.controller else { return };
         // What it rests on may be applied and not published yet: a request carried out already, by an earlier leader.
-        let newest = host.unpublished.back().map_or(TurnNumber::default(), |newest| newest.turn);
-        let published = host.changes.is_empty().then_some(newest);
+        let published = host.published_with();
         let rests_on = host.plans.iter().rev().find(|(_, before)| !before.applied).map(|(before, _)| *before);
         let pending = PendingPlan {
             asker,
@@ -214,11 +213,11 @@ impl Shard {
         {
             return;
         }
+        let published = host.published_with();
         let Some(plan) = host.plans.get_mut(&number) else { return };
         if plan.rests_on.take().is_some() {
-            // What it rests on is applied now, and published with the newest snapshot there is.
-            let newest = host.unpublished.back().map_or(TurnNumber::default(), |newest| newest.turn);
-            plan.published_with = host.changes.is_empty().then_some(newest);
+            // What it rests on is applied now.
+            plan.published_with = published;
         }
         if !plan.applied || plan.published_with.is_none_or(|turn| turn > durable) {
             return;
