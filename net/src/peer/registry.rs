@@ -286,6 +286,19 @@ mod tests {
         }
     }
 
+    /// The registry of node 1, which lets everybody in.
+    fn open_registry() -> Arc<Registry> {
+        let identity = Identity {
+            node: 1,
+            directory: Uuid::from_u128(1),
+            incarnation: 1,
+            shard_count: 1,
+            cluster: None,
+            address: None,
+        };
+        Registry::new(&identity, Members { admits_strangers: true, ..Members::default() })
+    }
+
     fn admit(claims: &mut Claims, shard: u16, theirs: &Greeting, now_ms: u64) -> Admission {
         claims.admit(Direction::In, shard, theirs, now_ms, 500)
     }
@@ -328,16 +341,7 @@ mod tests {
 
     #[test]
     fn whoever_is_no_member_any_more_is_cut_off() {
-        let identity = Identity {
-            node: 1,
-            directory: Uuid::from_u128(1),
-            incarnation: 1,
-            shard_count: 1,
-            cluster: None,
-            address: None,
-        };
-        let open = Members { admits_strangers: true, ..Members::default() };
-        let registry = Registry::new(&identity, open);
+        let registry = open_registry();
         let claims: Vec<Claim> = [greeting(2, 20, 1), greeting(3, 30, 1), greeting(4, 40, 1)]
             .iter()
             .map(|theirs| match registry.admit(Direction::In, 0, theirs, 0, 500) {
@@ -353,15 +357,7 @@ mod tests {
 
     #[test]
     fn a_refusal_is_news_once_until_the_node_has_been_connected() {
-        let identity = Identity {
-            node: 1,
-            directory: Uuid::from_u128(1),
-            incarnation: 1,
-            shard_count: 1,
-            cluster: None,
-            address: None,
-        };
-        let registry = Registry::new(&identity, Members { admits_strangers: true, ..Members::default() });
+        let registry = open_registry();
         let is_news = |code| registry.is_news(2, Direction::Out, code, 0);
         assert!(is_news(RefusalCode::Cluster));
         assert!(!is_news(RefusalCode::Cluster));
