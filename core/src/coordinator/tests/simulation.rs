@@ -45,10 +45,13 @@ struct Simulation {
     acknowledged_offset: i64,
     /// What leaders have assigned: generation and member.
     assigned: BTreeSet<(i32, String)>,
-    /// Leaders that members were told of, by coordinator and generation. A static member's id may change within
-    /// one.
+    /// Leaders that members were told of, by life of the group and generation. A static member's id may change
+    /// within one.
     leaders: BTreeMap<(u64, i32), BTreeSet<String>>,
-    incarnation: u64,
+    /// The group's lives so far: one ends with its coordinator, or with the group itself, whose generations then
+    /// begin again.
+    life: u64,
+    moves: u64,
 }
 
 impl Simulation {
@@ -68,7 +71,8 @@ impl Simulation {
             acknowledged_offset: -1,
             assigned: BTreeSet::new(),
             leaders: BTreeMap::new(),
-            incarnation: 0,
+            life: 0,
+            moves: 0,
         }
     }
 
@@ -96,6 +100,9 @@ impl Simulation {
             }
         }
         self.collect();
+        if !self.bench.coordinator.groups.contains_key(GROUP) {
+            self.life += 1;
+        }
         check(&self.bench.coordinator);
         let fetched = self.bench.fetched(GROUP);
         assert!(fetched >= self.acknowledged_offset, "acknowledged {} is lost", self.acknowledged_offset);
@@ -112,7 +119,8 @@ impl Simulation {
             self.bench.log.extend(records);
         }
         self.bench.fail_over();
-        self.incarnation += 1;
+        self.life += 1;
+        self.moves += 1;
     }
 
     /// The client forgets all; a static one comes back as the same instance.
@@ -205,7 +213,7 @@ impl Simulation {
         match answer.error_code {
             0 => {
                 self.clients[index].member_id = answer.member_id.to_string();
-                let told = self.leaders.entry((self.incarnation, answer.generation_id)).or_default();
+                let told = self.leaders.entry((self.life, answer.generation_id)).or_default();
                 told.insert(answer.leader.to_string());
                 // A static leader may come back under another id; nobody else takes over within a generation.
                 let identity =
@@ -349,7 +357,7 @@ fn the_simulation_reaches_what_it_is_for() {
         }
         generations += simulation.leaders.len();
         acknowledged += usize::from(simulation.acknowledged_offset > 0);
-        moves += simulation.incarnation;
+        moves += simulation.moves;
     }
     assert!(generations > 60, "{generations} generations");
     assert!(acknowledged > 10, "{acknowledged} runs with an acknowledged commit");
