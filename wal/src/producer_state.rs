@@ -33,6 +33,8 @@ pub const PRODUCERS_MAX_DEFAULT: usize = 10_000;
 /// `producer.id.expiration.ms` unless told otherwise: a day.
 pub const EXPIRATION_MS_DEFAULT: i64 = 86_400_000;
 
+/// Sequence numbers wrap at 2^31: within half of that a batch is ahead of another, beyond it behind.
+const AHEAD_MAX: i32 = 1 << 30;
 const NO_PRODUCER_EPOCH: i16 = -1;
 const NO_COORDINATOR_EPOCH: i32 = -1;
 /// Share of the table that one eviction clears, so that its pass over all producers is paid for by many inserts.
@@ -202,6 +204,22 @@ impl ProducerTable {
         } else {
             ProducerCheck::OutOfOrder { expected }
         }
+    }
+
+    /// Whether batches of the producer come before this one that are not known here: by the sequence number that is due, or,
+    /// of a producer that is not known or has a newer epoch, by one above 0.
+    #[must_use]
+    pub fn is_ahead(&self, info: &BatchInfo) -> bool {
+        if !is_tracked(info) {
+            return false;
+        }
+        let due = match self.producers.get(&info.producer_id) {
+            Some(producer) if info.producer_epoch < producer.newest_epoch() => return false,
+            Some(producer) if info.producer_epoch == producer.newest_epoch() => producer.next_sequence(),
+            _ => 0,
+        };
+        let distance = info.base_sequence.wrapping_sub(due) & i32::MAX;
+        (1..=AHEAD_MAX).contains(&distance)
     }
 
     /// Notes a batch that [`Self::check`] found new and raft has accepted at (`index`, `term`). `info` has its assigned

@@ -12,6 +12,7 @@ use chronik_wal::records;
 use chronik_wal::types::{KafkaOffset, RaftIndex, Term};
 
 use super::Partition;
+use crate::shard::Now;
 use crate::shard::message::ProduceOutcome;
 
 /// What the checks decided.
@@ -59,19 +60,22 @@ pub struct Accepted {
 impl Partition {
     /// Checks a batch from a client and makes it ready to be proposed at `next_offset` in `term`.
     pub fn check_append(
-        &self,
+        &mut self,
         mut records: BytesMut,
         next_offset: KafkaOffset,
         term: Term,
-        wall_ms: i64,
+        now: Now,
     ) -> Checked {
-        let limits = self.limits(wall_ms);
+        let limits = self.limits(now.wall_ms);
         let info = match batch::validate_produced(&records, &limits) {
             Ok(info) => info,
             Err(error) => return Checked::Refused(refusal(&error)),
         };
+        if self.is_early(&info, now.mono_ms) {
+            return Checked::Refused(ProduceOutcome::refused(ErrorCode::NotLeaderOrFollower));
+        }
         match self.check_sequence(&info) {
-            Ok(None) => {}
+            Ok(None) => self.gaps.close(info.producer_id),
             Ok(Some(answer)) => return answer,
             Err(error) => return Checked::OutOfSequence { records, error },
         }
@@ -124,6 +128,13 @@ impl Partition {
             key_required: self.config.cleanup_compact,
             ..ProduceLimits::default()
         }
+    }
+
+    /// Whether earlier batches of the producer are still to come.
+    fn is_early(&mut self, info: &BatchInfo, mono_ms: u64) -> bool {
+        self.gaps.are_expected(mono_ms)
+            && self.producers.is_ahead(info)
+            && self.gaps.may_close(info.producer_id, mono_ms)
     }
 
     fn check_sequence(&self, info: &BatchInfo) -> Result<Option<Checked>, ErrorCode> {

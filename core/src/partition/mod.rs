@@ -12,6 +12,7 @@
 
 pub mod append;
 pub mod apply;
+pub mod gaps;
 pub mod read;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -27,6 +28,7 @@ use chronik_wal::producer_state::{ProducerLimits, ProducerTable};
 use chronik_wal::types::{GroupId, KafkaOffset, RaftIndex, Term};
 use uuid::Uuid;
 
+use self::gaps::Gaps;
 use crate::config::broker::BrokerConfig;
 use crate::config::topic::TopicConfig;
 use crate::metadata::command::Replica;
@@ -127,6 +129,10 @@ pub struct Partition {
     pub applied: RaftIndex,
     /// Idempotent producers.
     pub producers: ProducerTable,
+    /// Gaps of these that may close by themselves, where this replica leads.
+    pub gaps: Gaps,
+    /// Somebody has led the group, as far as this replica has seen.
+    pub has_been_led: bool,
     /// Where each leader epoch started.
     pub epochs: EpochTable,
     /// The partition's files.
@@ -173,6 +179,8 @@ impl Partition {
             log_start: KafkaOffset(0),
             applied: RaftIndex(0),
             producers: ProducerTable::new(limits),
+            gaps: Gaps::default(),
+            has_been_led: false,
             epochs: EpochTable::new(),
             files,
             waiters: VecDeque::new(),

@@ -103,7 +103,7 @@ impl Shard {
     pub(crate) fn propose_held(&mut self, held: HeldItem, is_sure: bool) {
         let (slice, place) = (held.slice, held.place);
         if !self.produces.contains_key(&slice) {
-            return;
+            return self.expect_gaps(held.item.group);
         }
         if let Some(outcome) = self.propose_now(held, is_sure) {
             self.item_decided(slice, place, outcome);

@@ -96,7 +96,10 @@ impl Shard {
             let outcome = match has_room {
                 true => self.propose_item(slice, place, acks, item),
                 // Room comes back with space on the disk only: the client is told, and tries again by itself.
-                false => Some(ProduceOutcome::refused(ErrorCode::KafkaStorageError)),
+                false => {
+                    self.expect_gaps(item.group);
+                    Some(ProduceOutcome::refused(ErrorCode::KafkaStorageError))
+                }
             };
             if let Some(outcome) = outcome {
                 self.item_decided(slice, place, outcome);
@@ -142,6 +145,7 @@ impl Shard {
             Err(outcome) => return Some(outcome),
         };
         if let Err(code) = self.enough_replicas(item.group, acks) {
+            self.expect_gaps(item.group);
             return Some(ProduceOutcome::refused(code));
         }
         let accepted = match self.check(item.group, item.records, term) {
@@ -175,12 +179,19 @@ impl Shard {
         }
     }
 
-    fn check(&self, group: GroupId, records: BytesMut, term: Term) -> Checked {
-        let Some(partition) = self.partitions.get(&group) else {
-            return Checked::Refused(ProduceOutcome::refused(self.absence(group)));
-        };
+    fn check(&mut self, group: GroupId, records: BytesMut, term: Term) -> Checked {
         let next_offset = self.driver.log_end_offset(group).unwrap_or_default();
-        partition.check_append(records, next_offset, term, self.now.wall_ms)
+        match self.partitions.get_mut(&group) {
+            Some(partition) => partition.check_append(records, next_offset, term, self.now),
+            None => Checked::Refused(ProduceOutcome::refused(self.absence(group))),
+        }
+    }
+
+    /// A batch was not taken, or may have been sent to another leader: what comes may be ahead of it.
+    pub(crate) fn expect_gaps(&mut self, group: GroupId) {
+        if let Some(partition) = self.partitions.get_mut(&group) {
+            partition.gaps.expect(self.now.mono_ms);
+        }
     }
 
     fn propose_batch(
@@ -296,7 +307,11 @@ impl Shard {
     /// The slice's time is up: what is not decided is answered REQUEST_TIMED_OUT, and what was not proposed never is.
     pub(crate) fn produce_timed_out(&mut self, slice: u64) {
         if let Ok(place) = self.stalled.binary_search_by_key(&slice, |stalled| stalled.slice) {
-            self.stalled.remove(place);
+            let stalled = self.stalled.remove(place);
+            stalled
+                .into_iter()
+                .flat_map(|stalled| stalled.items)
+                .for_each(|(_, item)| self.expect_gaps(item.group));
         }
         self.finish_produce(slice);
     }

@@ -189,9 +189,13 @@ impl Shard {
                     partition.successor_until_ms = self.now.mono_ms + SUCCESSOR_MS;
                 }
                 partition.producers.abandon_in_flight();
+                partition.gaps.clear();
+                partition.has_been_led |= matches!(leadership, Leadership::Follower { .. });
                 partition.trimming = false;
             }
             self.decide(group, decided);
+        } else {
+            self.succeeds(group);
         }
         if leads && is_planted(Bug::ProducersForgotten) {
             let limits = producer_limits(&self.config);
@@ -215,6 +219,16 @@ impl Shard {
             self.controller_leadership(leads);
         }
         self.report_leader(group, leadership);
+    }
+
+    /// This replica leads: after another, or after itself before a restart, whose batches may still be on their way.
+    fn succeeds(&mut self, group: GroupId) {
+        let is_empty = self.driver.log_end_offset(group).unwrap_or_default().0 == 0;
+        let Some(partition) = self.partitions.get_mut(&group) else { return };
+        if partition.has_been_led || !is_empty {
+            partition.gaps.expect(self.now.mono_ms);
+        }
+        partition.has_been_led = true;
     }
 
     /// Tells shard 0 who leads, so that every snapshot of this node names the Raft leader.

@@ -411,17 +411,12 @@ impl Drop for Cluster {
     }
 }
 
-/// With `CHRONIK_KEEP_FAILED` set, the logs of a failed test are copied to that directory.
+/// With `CHRONIK_KEEP_FAILED` set, the directories of a failed test, logs and data, are copied to that directory.
 fn keep(directory: &TempDir) {
-    let Some(target) = std::env::var_os("CHRONIK_KEEP_FAILED").map(PathBuf::from) else { return };
-    let name = directory.path().file_name().unwrap_or_default();
-    let target = target.join(name);
-    let made = std::fs::create_dir_all(&target);
-    eprintln!("logs are kept in {}: {made:?}", target.display());
-    for id in 1..10 {
-        let from = directory.path().join(format!("node{id}/node.log"));
-        let _ = std::fs::copy(from, target.join(format!("node{id}.log")));
-    }
+    let Some(target) = std::env::var_os("CHRONIK_KEEP_FAILED") else { return };
+    let mut copy = std::process::Command::new("cp");
+    let copied = copy.args(["-r", "--sparse=always"]).arg(directory.path()).arg(&target).status();
+    eprintln!("{} is kept in {}: {copied:?}", directory.path().display(), target.display());
 }
 
 /// Ports of a cluster, before it runs.

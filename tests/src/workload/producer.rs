@@ -21,6 +21,9 @@ const MESSAGE_TIMEOUT_MS: &str = "120000";
 /// Values of a producer begin at its id times this.
 const VALUES_PER_PRODUCER: u64 = 1 << 40;
 
+/// librdkafka's `debug` for producers, such as `eos`; their logs go to stderr then.
+const DEBUG_VARIABLE: &str = "CHRONIK_CLIENT_DEBUG";
+
 /// One producer.
 #[derive(Debug)]
 pub struct Producer {
@@ -34,7 +37,11 @@ struct Outcomes {
 }
 
 impl ClientContext for Outcomes {
-    fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
+    fn log(&self, _: RDKafkaLogLevel, what: &str, message: &str) {
+        if std::env::var_os(DEBUG_VARIABLE).is_some() {
+            eprintln!("client: {what}: {message}");
+        }
+    }
 
     fn error(&self, _: rdkafka::error::KafkaError, _: &str) {}
 }
@@ -76,6 +83,9 @@ impl Producer {
             .set("request.timeout.ms", "3000")
             .set("message.timeout.ms", MESSAGE_TIMEOUT_MS)
             .set("retry.backoff.ms", "50");
+        if let Ok(debug) = std::env::var(DEBUG_VARIABLE) {
+            config.set("debug", debug).set_log_level(RDKafkaLogLevel::Debug);
+        }
         for (name, value) in &options.producer_configs {
             config.set(name, value);
         }

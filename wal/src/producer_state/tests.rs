@@ -105,6 +105,21 @@ fn a_new_epoch_begins_at_zero_and_fences_the_old() {
 }
 
 #[test]
+fn a_batch_is_ahead_when_earlier_ones_are_not_known() {
+    let table = table_with(2);
+    let is_ahead = |producer, epoch, sequence| table.is_ahead(&batch(producer, epoch, sequence, 1, 9));
+    let due = table.producers[&7].next_sequence();
+    assert!(is_ahead(7, 0, due + 1) && is_ahead(7, 0, due + 1_000));
+    assert!(!is_ahead(7, 0, due) && !is_ahead(7, 0, due - 1));
+    assert!(is_ahead(7, 1, 1) && !is_ahead(7, 1, 0), "a newer epoch begins at 0");
+    assert!(is_ahead(8, 0, 1) && !is_ahead(8, 0, 0), "so does a producer that is not known");
+    let mut wrapping = table_with(0);
+    wrapping.apply(&batch(7, 0, i32::MAX, 1, 0), RaftIndex(1), 0);
+    assert!(wrapping.is_ahead(&batch(7, 0, 1, 1, 1)) && !wrapping.is_ahead(&batch(7, 0, 0, 1, 1)));
+    assert!(!wrapping.is_ahead(&batch(7, 0, i32::MAX - 5, 1, 1)));
+}
+
+#[test]
 fn a_duplicate_in_flight_waits_for_the_very_same_entry() {
     let mut table = table_with(2);
     for number in 2..9 {

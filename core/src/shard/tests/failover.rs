@@ -31,9 +31,41 @@ fn a_new_leader_knows_what_the_old_one_has_acknowledged() {
     cluster.kill(old, true);
     let new = cluster.leader(group);
     assert_eq!(send(&mut cluster, new, group, 1), (ErrorCode::None, 1), "the first answer again");
-    assert_eq!(send(&mut cluster, new, group, 3).0, ErrorCode::OutOfOrderSequenceNumber);
     assert_eq!(send(&mut cluster, new, group, 2), (ErrorCode::None, 2));
     assert_eq!(cluster.read_all(group, 0), [0, 1, 2]);
+}
+
+/// As librdkafka does when the old leader's refusal of the earlier batch comes after the later one went to the new leader.
+#[test]
+fn a_batch_that_overtakes_another_after_a_change_of_leader_is_to_come_again() {
+    let mut cluster = Cluster::new();
+    let group = cluster.topic(TOPIC, 1, &[]);
+    let old = cluster.leader(group);
+    assert_eq!(send(&mut cluster, old, group, 0), (ErrorCode::None, 0));
+    assert_eq!(send(&mut cluster, old, group, 2).0, ErrorCode::OutOfOrderSequenceNumber, "it has led alone");
+    cluster.kill(old, true);
+    let new = cluster.leader(group);
+    assert_eq!(send(&mut cluster, new, group, 2).0, ErrorCode::NotLeaderOrFollower);
+    assert_eq!(send(&mut cluster, new, group, 1), (ErrorCode::None, 1));
+    assert_eq!(send(&mut cluster, new, group, 2), (ErrorCode::None, 2));
+
+    // A producer of which nothing has come yet, too: its first batch is on its way.
+    let first = |cluster: &mut Cluster, sequence| {
+        let outcome = cluster.produce(new, group, idempotent(6, 0, sequence, 1), Acks::All);
+        (outcome.error, outcome.base_offset.0)
+    };
+    assert_eq!(first(&mut cluster, 1).0, ErrorCode::NotLeaderOrFollower);
+    assert_eq!(first(&mut cluster, 0), (ErrorCode::None, 3));
+    assert_eq!(first(&mut cluster, 1), (ErrorCode::None, 4));
+
+    // What does not close by itself is told, and what was idle for a day is taken.
+    assert_eq!(send(&mut cluster, new, group, 9).0, ErrorCode::NotLeaderOrFollower);
+    let idle = |cluster: &mut Cluster| cluster.produce(new, group, idempotent(7, 0, 9, 1), Acks::All).error;
+    assert_eq!(idle(&mut cluster), ErrorCode::NotLeaderOrFollower);
+    cluster.advance(2_500);
+    assert_eq!(send(&mut cluster, new, group, 9).0, ErrorCode::OutOfOrderSequenceNumber);
+    assert_eq!(idle(&mut cluster), ErrorCode::None);
+    assert_eq!(cluster.read_all(group, 0), [0, 1, 2, 3, 4, 5]);
 }
 
 #[test]
