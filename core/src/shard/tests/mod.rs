@@ -16,6 +16,7 @@ mod handover;
 mod hold;
 mod making;
 mod membership;
+mod memory;
 mod offsets;
 mod produce;
 mod recycle;
