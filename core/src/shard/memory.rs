@@ -55,6 +55,11 @@ impl Shard {
         }
     }
 
+    /// Whether clients or leaders wait for room.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        !self.stalled.is_empty() || self.driver.is_short()
+    }
+
     /// Bytes of entries in memory, those on their way into the log and into groups still to come among them.
     fn memory_bytes(&self) -> u64 {
         self.driver.tail_bytes() as u64

@@ -88,8 +88,7 @@ impl Shard {
         }
     }
 
-    /// Keeps a message for a group still to come. There is no time to lose with what opens its first term, which is empty; entries
-    /// for which there is no room come again.
+    /// Keeps a message for a group still to come, without its entries when there is no room for them: they come again.
     fn keep_early(&mut self, from: NodeId, group: GroupId, mut message: Message) {
         if self.early.len() >= EARLY_MAX {
             let oldest = self.early.pop_front();

@@ -172,7 +172,7 @@ impl Shard {
     }
 
     fn choose_by_age(&mut self) {
-        let short = self.driver.tail_bytes() as u64 > self.limits.tail_bytes_max / 2;
+        let short = self.driver.tail_bytes() as u64 > self.limits.tail_bytes_max / 2 || self.is_waited_for();
         while let Some((since_ms, group)) = self.write_behind.by_age.first().copied() {
             let due = since_ms + self.limits.write_behind_age_ms <= self.now.mono_ms;
             let pressed = short && self.write_behind.urgent.len() < FILE_JOBS_MAX;
