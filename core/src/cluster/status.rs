@@ -30,7 +30,7 @@ pub(super) fn status(view: &View) -> Outcome {
         let (leads, holds) = view.counts(*id);
         vec![
             id.to_string(),
-            if node.is_up { "up" } else { "down" }.to_owned(),
+            state(node),
             node.address.clone(),
             node.rack.clone().unwrap_or_else(|| "-".to_owned()),
             place(view, *id, node),
@@ -42,6 +42,11 @@ pub(super) fn status(view: &View) -> Outcome {
     let head = ["NODE", "STATE", "KAFKA", "RACK", "METADATA GROUP", "LEADS", "HOLDS"];
     text.push_str(&table(&head, &rows));
     Outcome { text, json: json(view), is_well: true }
+}
+
+fn state(node: &Node) -> String {
+    let state = if node.is_up { "up" } else { "down" };
+    if node.is_draining { format!("{state}, draining") } else { state.to_owned() }
 }
 
 /// A node's part in the metadata group.
@@ -62,6 +67,7 @@ fn json(view: &View) -> Value {
         json!({
             "node": id,
             "up": node.is_up,
+            "draining": node.is_draining,
             "kafka": node.address,
             "rack": node.rack,
             "metadata_group": node.member.as_ref().map(|member| json!({

@@ -49,6 +49,16 @@ fn the_table_of_a_cluster() {
 }
 
 #[test]
+fn a_node_that_is_drained_is_shown_as_such() {
+    let mut view = three();
+    view.nodes.get_mut(&3).unwrap().is_draining = true;
+    let outcome = status(&view);
+    assert!(outcome.text.contains("\n3     up, draining  h3:9092 "), "{}", outcome.text);
+    assert_eq!(outcome.json["nodes"][2]["draining"], true);
+    assert_eq!(outcome.json["nodes"][0]["draining"], false);
+}
+
+#[test]
 fn a_sound_cluster_is_healthy() {
     let outcome = health(&three(), &agreed());
     assert_eq!((outcome.text.as_str(), outcome.is_well), ("healthy\n", true));

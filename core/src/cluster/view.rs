@@ -15,6 +15,7 @@ use kafka_protocol::protocol::StrBytes;
 
 use super::Failure;
 use super::client::Client;
+use crate::handlers::cluster::TAG_DRAINING;
 use crate::metadata::names::CLUSTER_METADATA;
 
 /// A node of the cluster.
@@ -26,6 +27,8 @@ pub struct Node {
     pub rack: Option<String>,
     /// The others reach it.
     pub is_up: bool,
+    /// It is being drained: internal topics do not grow onto it.
+    pub is_draining: bool,
     /// Its place in the metadata group; none when it is no member.
     pub member: Option<Member>,
 }
@@ -137,6 +140,7 @@ impl View {
                 address: format!("{}:{}", broker.host.as_str(), broker.port),
                 rack: broker.rack.as_ref().map(ToString::to_string),
                 is_up: !broker.is_fenced,
+                is_draining: broker.unknown_tagged_fields.contains_key(&TAG_DRAINING),
                 member: None,
             };
             view.nodes.insert(broker.broker_id.0, node);

@@ -1,6 +1,7 @@
 //! DescribeCluster 0 to 2 and ListPartitionReassignments 0, from the snapshot; DescribeQuorum 0 to 2, from what the
 //! metadata leader knows of its group.
 
+use bytes::Bytes;
 use chronik_wal::types::{NodeId, RaftIndex, Term};
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::describe_cluster_response::DescribeClusterBroker;
@@ -28,6 +29,10 @@ const RAFT_LISTENER: &str = "RAFT";
 /// The endpoints that clients of brokers use (KIP-919); 2 would be those of controllers.
 const ENDPOINTS_OF_BROKERS: i8 = 1;
 
+/// A field of a broker in DescribeCluster that Kafka does not have, empty, where the broker is being drained. Clients skip
+/// tagged fields that they do not know.
+pub(crate) const TAG_DRAINING: i32 = 0x4348_524b;
+
 /// Answers a DescribeCluster request that came in on this listener.
 #[must_use]
 pub fn describe_cluster(
@@ -51,12 +56,15 @@ pub fn describe_cluster(
         let is_fenced = snapshot.fenced.contains(node);
         let endpoint =
             broker.listeners.get(listener).filter(|_| !is_fenced || request.include_fenced_brokers)?;
-        let row = DescribeClusterBroker::default()
+        let mut row = DescribeClusterBroker::default()
             .with_broker_id(BrokerId(node.0))
             .with_host(text(&endpoint.host))
             .with_port(i32::from(endpoint.port))
             .with_rack(broker.rack.as_deref().map(text))
             .with_is_fenced(is_fenced);
+        if snapshot.draining.contains(node) {
+            row = row.with_unknown_tagged_field(TAG_DRAINING, Bytes::new());
+        }
         Some(row)
     });
     let operations = request.include_cluster_authorized_operations;

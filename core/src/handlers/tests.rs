@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chronik_wal::types::{GroupId, PeerId, Term};
+use kafka_protocol::messages::describe_cluster_response::DescribeClusterBroker;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::describe_configs_response::DescribeConfigsResourceResult;
 use kafka_protocol::messages::describe_topic_partitions_request::{Cursor, TopicRequest};
@@ -15,7 +16,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
 
-use super::cluster::describe_cluster;
+use super::cluster::{TAG_DRAINING, describe_cluster};
 use super::configs::describe_configs;
 use super::find_coordinator::find_coordinator;
 use super::metadata::{MetadataAnswer, MetadataQuery, TopicKey, TopicSelection, metadata};
@@ -307,16 +308,20 @@ fn describe_cluster_lists_brokers_of_the_listener() {
     let mut world = World::new();
     world.builder.controller_changed(NodeId(2));
     world.builder.broker_reachable(NodeId(3), false);
-    let ask = |fenced| {
+    let ask = |world: &World, fenced| {
         let request =
             DescribeClusterRequest::default().with_endpoint_type(1).with_include_fenced_brokers(fenced);
         describe_cluster(&world.snapshot(), &request, LISTENER)
     };
-    let response = ask(false);
+    let response = ask(&world, false);
     assert_eq!((response.error_code, response.controller_id.0, &*response.cluster_id), (0, 2, "the-cluster"));
     assert_eq!(response.brokers.iter().map(|broker| broker.broker_id.0).collect::<Vec<_>>(), [1, 2]);
-    let fenced: Vec<bool> = ask(true).brokers.iter().map(|broker| broker.is_fenced).collect();
+    let fenced: Vec<bool> = ask(&world, true).brokers.iter().map(|broker| broker.is_fenced).collect();
     assert_eq!(fenced, [false, false, true]);
+    let is_marked = |broker: &DescribeClusterBroker| broker.unknown_tagged_fields.contains_key(&TAG_DRAINING);
+    assert!(!ask(&world, true).brokers.iter().any(is_marked));
+    world.apply(&Command::MarkDraining { node: NodeId(2), draining: true });
+    assert_eq!(ask(&world, true).brokers.iter().map(is_marked).collect::<Vec<_>>(), [false, true, false]);
     for (kind, code) in [(2, 114), (9, 115)] {
         let request = DescribeClusterRequest::default().with_endpoint_type(kind);
         assert_eq!(describe_cluster(&world.snapshot(), &request, LISTENER).error_code, code);

@@ -3,6 +3,8 @@
 //! Made by the controller on the leader's shard 0, applied by `MetadataState` on every node. Rules of evolution: a field
 //! may be added with a default that means what its absence meant; anything else raises [`FORMAT_VERSION`], and a record of
 //! a newer version is refused (SAFETY.md, rule 25), because skipping it would make this node's state differ from the others'.
+//! A record is written in the oldest version that has its command, so that nodes of both versions work together until the
+//! first new command.
 //!
 //! ```text
 //! {"version":1,"command":{"type":"delete_topic","id":"6f3c…"}}
@@ -15,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
 
-/// The newest version of a record that this build reads, and the one it writes.
-pub const FORMAT_VERSION: u32 = 1;
+/// The newest version of a record that this build reads.
+pub const FORMAT_VERSION: u32 = 2;
 
 /// A record of the metadata log that cannot be applied.
 #[derive(Debug, Error)]
@@ -220,6 +222,13 @@ pub enum Command {
         /// What it has reached, in any order: must be the target still.
         replicas: Vec<MetadataReplica>,
     },
+    /// A broker is being drained, so that internal topics do not grow onto it; or is so no more. Since version 2.
+    MarkDraining {
+        /// The broker.
+        node: NodeId,
+        /// Whether it is.
+        draining: bool,
+    },
     /// Sets the level of a feature of the cluster.
     SetFeature {
         /// The feature.
@@ -232,6 +241,16 @@ pub enum Command {
         /// The request.
         request: RequestId,
     },
+}
+
+impl Command {
+    /// The oldest version of a record that has this command.
+    fn version(&self) -> u32 {
+        match self {
+            Self::MarkDraining { .. } => 2,
+            _ => 1,
+        }
+    }
 }
 
 /// A UUID as text in JSON.
@@ -271,7 +290,7 @@ struct RecordIn {
 /// Never: no command holds a map whose keys are not strings, the one thing JSON could refuse.
 #[must_use]
 pub fn encode(commands: &[Command]) -> Vec<Vec<u8>> {
-    let record = |command| serde_json::to_vec(&RecordOut { version: FORMAT_VERSION, command });
+    let record = |command: &Command| serde_json::to_vec(&RecordOut { version: command.version(), command });
     commands.iter().map(|command| record(command).expect("a command is plain data")).collect()
 }
 
@@ -313,10 +332,22 @@ mod tests {
         assert_eq!(decode(&records[0]).unwrap(), command);
     }
 
+    /// A chronik that knows only version 1 refuses what it cannot apply, and takes all the rest.
+    #[test]
+    fn a_record_is_of_the_oldest_version_that_has_its_command() {
+        let mark = Command::MarkDraining { node: NodeId(3), draining: true };
+        let records = encode(&[mark.clone(), Command::UnregisterBroker { node: NodeId(3) }]);
+        let expected = r#"{"version":2,"command":{"type":"mark_draining","node":3,"draining":true}}"#;
+        assert_eq!(std::str::from_utf8(&records[0]).unwrap(), expected);
+        assert_eq!(decode(&records[0]).unwrap(), mark);
+        let expected = r#"{"version":1,"command":{"type":"unregister_broker","node":3}}"#;
+        assert_eq!(std::str::from_utf8(&records[1]).unwrap(), expected);
+    }
+
     #[test]
     fn newer_and_malformed_records_are_refused() {
-        let newer = br#"{"version":2,"command":{"type":"something_new"}}"#;
-        assert!(matches!(decode(newer), Err(DecodeError::Newer(2))));
+        let newer = br#"{"version":3,"command":{"type":"something_new"}}"#;
+        assert!(matches!(decode(newer), Err(DecodeError::Newer(3))));
         assert!(matches!(decode(b"{}"), Err(DecodeError::Malformed(_))));
         let unknown = br#"{"version":1,"command":{"type":"something_new"}}"#;
         assert!(matches!(decode(unknown), Err(DecodeError::Malformed(_))));

@@ -94,16 +94,13 @@ pub struct Controller {
     speculative: MetadataState,
     /// Plans with commands that are not yet committed.
     in_flight: usize,
-    /// Brokers off which replicas were taken without others in their stead, and that got none since: being drained. Internal
-    /// topics do not grow onto these. Only a hint: the next leader does not know.
-    shrunk: BTreeSet<NodeId>,
 }
 
 impl Controller {
     /// A controller for a leader that has applied everything up to its own term.
     #[must_use]
     pub fn new(state: &MetadataState) -> Self {
-        Self { speculative: state.clone(), in_flight: 0, shrunk: BTreeSet::new() }
+        Self { speculative: state.clone(), in_flight: 0 }
     }
 
     /// The commands of the oldest plan in flight have been applied; `state` is the state after them.

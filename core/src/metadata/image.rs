@@ -1,7 +1,8 @@
 //! The metadata state as bytes: what a snapshot of the metadata group carries, so that its log can be cut.
 //!
 //! Layout: the 8 bytes `CHRNKMDI`, the version as u32 little-endian, then JSON. The checksum is that of the frame or file
-//! that carries the image. A newer version is refused (SAFETY.md, rule 25).
+//! that carries the image. A newer version is refused (SAFETY.md, rule 25). It is written in the oldest version that holds
+//! all of the state: 2 adds the brokers that are being drained.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,8 +18,8 @@ use super::state::{AnsweredRequests, Broker, MetadataReplicas, MetadataState, Pa
 use crate::config::layers::ConfigMap;
 
 const MAGIC: &[u8; 8] = b"CHRNKMDI";
-/// The version that this build writes, and the newest that it reads.
-pub const IMAGE_VERSION: u32 = 1;
+/// The newest version that this build reads.
+pub const IMAGE_VERSION: u32 = 2;
 
 /// An image that cannot be read.
 #[derive(Debug, Error)]
@@ -40,6 +41,8 @@ struct Image {
     #[serde(default)]
     metadata_replicas: MetadataReplicas,
     brokers: Vec<(NodeId, Broker)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    draining: Vec<NodeId>,
     topics: Vec<ImageTopic>,
     cluster_configs: ConfigMap,
     broker_configs: Vec<(NodeId, ConfigMap)>,
@@ -82,6 +85,7 @@ pub fn encode(state: &MetadataState) -> Vec<u8> {
         cluster_id: state.cluster_id.as_deref().map(str::to_owned),
         metadata_replicas: (*state.metadata_replicas).clone(),
         brokers: state.brokers.iter().map(|(node, broker)| (*node, broker.clone())).collect(),
+        draining: state.draining.iter().copied().collect(),
         topics: state.topics.values().map(|topic| image_topic(topic)).collect(),
         cluster_configs: (*state.cluster_configs).clone(),
         broker_configs: state.broker_configs.iter().map(|(node, map)| (*node, (**map).clone())).collect(),
@@ -92,7 +96,8 @@ pub fn encode(state: &MetadataState) -> Vec<u8> {
         requests: state.requests.order.iter().copied().collect(),
     };
     let mut bytes = MAGIC.to_vec();
-    bytes.extend_from_slice(&IMAGE_VERSION.to_le_bytes());
+    let version: u32 = if image.draining.is_empty() { 1 } else { 2 };
+    bytes.extend_from_slice(&version.to_le_bytes());
     serde_json::to_writer(&mut bytes, &image).expect("the image is plain data");
     bytes
 }
@@ -113,6 +118,7 @@ pub fn decode(bytes: &[u8]) -> Result<MetadataState, ImageError> {
         cluster_id: image.cluster_id.map(Arc::from),
         metadata_replicas: Arc::new(image.metadata_replicas),
         brokers: Arc::new(image.brokers.into_iter().collect()),
+        draining: Arc::new(image.draining.into_iter().collect()),
         cluster_configs: Arc::new(image.cluster_configs),
         broker_configs: Arc::new(
             image.broker_configs.into_iter().map(|(node, map)| (node, Arc::new(map))).collect(),

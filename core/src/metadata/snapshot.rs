@@ -127,6 +127,8 @@ pub struct Snapshot {
     pub controller: Option<NodeId>,
     /// The registered brokers.
     pub brokers: Arc<BTreeMap<NodeId, Broker>>,
+    /// Brokers that are being drained.
+    pub draining: Arc<BTreeSet<NodeId>>,
     /// Brokers that are registered but cannot be reached: not listed, given no partitions.
     pub fenced: Arc<BTreeSet<NodeId>>,
     /// Where fresh nodes that ask to be let in are to be reached: their answers go there.
@@ -211,6 +213,7 @@ impl SnapshotBuilder {
             cluster_id: None,
             controller: None,
             brokers: Arc::default(),
+            draining: Arc::default(),
             fenced: Arc::default(),
             guests: Arc::default(),
             topics: ChunkMap::default(),
@@ -239,6 +242,7 @@ impl SnapshotBuilder {
         self.dirty = true;
         self.working.cluster_id = state.cluster_id().cloned();
         self.working.brokers = Arc::clone(state.brokers());
+        self.working.draining = Arc::clone(state.draining());
         self.read_layers(state);
         let before = std::mem::take(&mut self.working.topics);
         self.working.names = ChunkMap::default();
@@ -267,8 +271,10 @@ impl SnapshotBuilder {
             }
             Change::BrokerUnregistered(node) => {
                 self.working.brokers = Arc::clone(state.brokers());
+                self.working.draining = Arc::clone(state.draining());
                 Arc::make_mut(&mut self.working.fenced).remove(node);
             }
+            Change::DrainingMarked(_) => self.working.draining = Arc::clone(state.draining()),
             Change::TopicDeleted(topic) => {
                 self.working.names.remove(&topic.id);
                 self.working.topics.remove(&*topic.name);

@@ -122,6 +122,8 @@ pub enum Change {
         /// How many.
         count: i64,
     },
+    /// A broker is being drained, or is so no more.
+    DrainingMarked(NodeId),
     /// A feature has another level.
     FeatureChanged(String),
     /// A forwarded request has been answered.
@@ -134,6 +136,8 @@ pub struct MetadataState {
     pub(super) cluster_id: Option<Arc<str>>,
     pub(super) metadata_replicas: Arc<MetadataReplicas>,
     pub(super) brokers: Arc<BTreeMap<NodeId, Broker>>,
+    /// Brokers that are being drained: internal topics do not grow onto these.
+    pub(super) draining: Arc<BTreeSet<NodeId>>,
     pub(super) topics: ChunkMap<Arc<str>, Arc<Topic>>,
     pub(super) names: ChunkMap<Uuid, Arc<str>>,
     /// Names with '.' or '_' by what they collide on.
@@ -174,6 +178,12 @@ impl MetadataState {
     #[must_use]
     pub fn brokers(&self) -> &Arc<BTreeMap<NodeId, Broker>> {
         &self.brokers
+    }
+
+    /// The brokers that are being drained.
+    #[must_use]
+    pub fn draining(&self) -> &Arc<BTreeSet<NodeId>> {
+        &self.draining
     }
 
     /// The topics by name.
@@ -292,6 +302,7 @@ impl MetadataState {
             }
             Command::PlaceMetadataReplicas { replicas } => self.place_metadata_replicas(replicas),
             Command::CompleteMetadataPlacement { replicas } => self.complete_metadata_placement(replicas),
+            Command::MarkDraining { node, draining } => self.mark_draining(*node, *draining),
             Command::SetFeature { name, level } => {
                 let features = Arc::make_mut(&mut self.features);
                 if *level == 0 {

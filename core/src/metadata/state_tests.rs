@@ -106,8 +106,8 @@ fn answered_requests_are_remembered_up_to_a_bound() {
 fn images_of_other_versions_and_garbage_are_refused() {
     let mut bytes = image::encode(&MetadataState::default());
     assert!(image::decode(&bytes).is_ok());
-    bytes[8] = 2;
-    assert!(matches!(image::decode(&bytes), Err(image::ImageError::Newer(2))));
+    bytes[8] = 3;
+    assert!(matches!(image::decode(&bytes), Err(image::ImageError::Newer(3))));
     assert!(matches!(image::decode(b"CHRNKMDI\x01"), Err(image::ImageError::NoImage)));
     assert!(matches!(image::decode(b""), Err(image::ImageError::NoImage)));
     assert!(matches!(image::decode(b"CHRNKMDI\x01\0\0\0{}"), Err(image::ImageError::Malformed(_))));
@@ -140,6 +140,8 @@ fn any_command() -> impl Strategy<Value = Command> {
             node, directory: Uuid::from_u128(id), incarnation: Uuid::from_u128(id), rack: None, raft: None,
             listeners: BTreeMap::from([("PLAINTEXT".to_owned(), Endpoint { host: "h".into(), port: 1 })]),
         }),
+        1 => (node.clone(), any::<bool>()).prop_map(|(node, draining)| Command::MarkDraining { node, draining }),
+        1 => node.clone().prop_map(|node| Command::UnregisterBroker { node }),
         1 => (node, 0u64..9).prop_map(|(node, sequence)| Command::CompleteRequest {
             request: RequestId { node, incarnation: 1, sequence },
         }),
@@ -301,6 +303,29 @@ fn another_directory_is_another_peer_everywhere() {
     assert_eq!(partition(&state).removing.len(), 2);
     assert_eq!(partition(&state).base(), replicas(&[(1, 3), (2, 4)]));
     assert_eq!(image::decode(&image::encode(&state)).unwrap(), state);
+}
+
+/// A chronik that knows only version 1 reads images as long as there is nothing in them that it would lose.
+#[test]
+fn a_mark_is_in_the_image_and_goes_with_the_broker() {
+    let mut state = MetadataState::default();
+    for node in [1, 2] {
+        state.apply(&register(node, node as u128)).unwrap();
+    }
+    let mark = |node, draining| Command::MarkDraining { node: NodeId(node), draining };
+    assert!(state.apply(&mark(3, true)).is_err(), "nobody knows it");
+    let unmarked = image::encode(&state);
+    assert_eq!(unmarked[8..12], 1u32.to_le_bytes());
+    assert!(!String::from_utf8_lossy(&unmarked).contains("draining"));
+    state.apply(&mark(2, true)).unwrap();
+    let marked = image::encode(&state);
+    assert_eq!(marked[8..12], 2u32.to_le_bytes());
+    assert!(image::decode(&marked).unwrap().draining().contains(&NodeId(2)));
+    let mut unregistered = state.clone();
+    unregistered.apply(&Command::UnregisterBroker { node: NodeId(2) }).unwrap();
+    assert!(unregistered.draining().is_empty());
+    state.apply(&mark(2, false)).unwrap();
+    assert_eq!(image::encode(&state), unmarked);
 }
 
 #[test]

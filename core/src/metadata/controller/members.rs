@@ -95,9 +95,8 @@ impl Controller {
 }
 
 fn candidates(controller: &Controller, snapshot: &Snapshot) -> Vec<Candidate> {
-    let brokers = controller.speculative.brokers().iter();
-    let live =
-        brokers.filter(|(node, _)| !snapshot.fenced.contains(node) && !controller.shrunk.contains(node));
+    let (brokers, draining) = (controller.speculative.brokers().iter(), controller.speculative.draining());
+    let live = brokers.filter(|(node, _)| !snapshot.fenced.contains(node) && !draining.contains(node));
     live.map(|(node, broker)| Candidate { node: *node, rack: broker.rack.clone() }).collect()
 }
 

@@ -55,8 +55,9 @@ impl Controller {
                     plan_partition(topic, partition, request.allow_replication_factor_change, &state);
                 let error = match planned {
                     Ok(command) => {
-                        if let Some(command) = command {
-                            self.note_shrunk(&state, &command);
+                        let is_called_off = partition.replicas.is_none();
+                        let marks = command.as_ref().map(|placed| marks_of(&state, placed, is_called_off));
+                        for command in command.into_iter().chain(marks.into_iter().flatten()) {
                             let applied = state.apply(&command);
                             assert!(applied.is_ok(), "planned a placement that does not fit: {applied:?}");
                             commands.push(command);
@@ -72,23 +73,6 @@ impl Controller {
             response.responses.push(topic);
         }
         self.finish_request(commands, response, Vec::new(), context.request)
-    }
-
-    /// Notes whom a placement takes replicas off without putting any elsewhere, and whom it gives some.
-    fn note_shrunk(&mut self, state: &MetadataState, command: &Command) {
-        let Command::PlaceReplicas { id, partition, replicas } = command else { return };
-        let topic = state.topic_by_id(id);
-        let placed =
-            topic.zip(usize::try_from(*partition).ok()).and_then(|(topic, at)| topic.partitions.get(at));
-        let Some(before) = placed.map(Partition::target) else { return };
-        let is_in = |list: &[Replica], node: NodeId| list.iter().any(|replica| replica.node == node);
-        for replica in replicas.iter().filter(|replica| !is_in(&before, replica.node)) {
-            self.shrunk.remove(&replica.node);
-        }
-        if replicas.len() < before.len() {
-            let goes = before.iter().filter(|replica| !is_in(replicas, replica.node));
-            self.shrunk.extend(goes.map(|replica| replica.node));
-        }
     }
 
     /// AddRaftVoter 0. A broker joins the metadata group when it registers; this asks one back in that was taken out.
@@ -274,6 +258,27 @@ fn voter_keys(members: &[MetadataReplica]) -> String {
 pub fn replica_count(state: &MetadataState, node: NodeId) -> usize {
     let partitions = state.topics().values().flat_map(|topic| &topic.partitions);
     partitions.filter(|partition| partition.replicas.iter().any(|replica| replica.node == node)).count()
+}
+
+/// Marks brokers as being drained off which a placement takes replicas without putting any elsewhere, and lifts the marks of
+/// those that it gives some: internal topics would grow back onto the former as soon as nothing moves.
+fn marks_of(state: &MetadataState, command: &Command, is_called_off: bool) -> Vec<Command> {
+    let Command::PlaceReplicas { id, partition, replicas } = command else { return Vec::new() };
+    let topic = state.topic_by_id(id);
+    let placed = topic.zip(usize::try_from(*partition).ok()).and_then(|(topic, at)| topic.partitions.get(at));
+    let Some(before) = placed.map(Partition::target) else { return Vec::new() };
+    let without = |some: &[Replica], others: &[Replica]| -> Vec<NodeId> {
+        let is_other = |node: NodeId| others.iter().any(|replica| replica.node == node);
+        some.iter().map(|replica| replica.node).filter(|node| !is_other(*node)).collect()
+    };
+    let given = without(replicas, &before).into_iter().map(|node| (node, false));
+    let taken = without(&before, replicas).into_iter().map(|node| (node, true));
+    let taken = taken.filter(|_| replicas.len() < before.len() && !is_called_off);
+    let is_news = |(node, draining): &(NodeId, bool)| {
+        state.brokers().contains_key(node) && state.draining().contains(node) != *draining
+    };
+    let mark = |(node, draining)| Command::MarkDraining { node, draining };
+    given.chain(taken).filter(is_news).map(mark).collect()
 }
 
 /// The command for one partition; none when it is where it is wanted.

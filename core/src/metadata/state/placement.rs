@@ -182,7 +182,20 @@ impl MetadataState {
         }
         Arc::make_mut(&mut self.metadata_replicas).place(&target);
         Arc::make_mut(&mut self.brokers).remove(&node);
+        Arc::make_mut(&mut self.draining).remove(&node);
         Ok(Change::BrokerUnregistered(node))
+    }
+
+    pub(super) fn mark_draining(&mut self, node: NodeId, draining: bool) -> Result<Change, Conflict> {
+        if !self.brokers.contains_key(&node) {
+            return conflict(format!("broker {node} is not registered"));
+        }
+        let marked = Arc::make_mut(&mut self.draining);
+        match draining {
+            true => marked.insert(node),
+            false => marked.remove(&node),
+        };
+        Ok(Change::DrainingMarked(node))
     }
 
     pub(super) fn place_replicas(

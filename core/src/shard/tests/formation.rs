@@ -230,37 +230,69 @@ fn internal_topics_have_what_replicas_there_are_nodes_for() {
     assert!(topic.partitions.iter().all(|partition| partition.replicas.len() == 3));
 }
 
-/// Whoever drains a node and lets partitions go on with fewer replicas is not undone by the growth of internal topics.
-#[test]
-fn internal_topics_do_not_grow_back_onto_a_node_that_is_drained() {
+const OFFSETS: &str = "__consumer_offsets";
+
+/// Takes the replicas of an internal topic off one of three nodes, as `cluster drain --shrink` does.
+fn shrink_off(cluster: &mut Cluster, drained: i32) {
     use chronik_net::codec::messages::alter_partition_reassignments_request::{
         ReassignablePartition, ReassignableTopic,
     };
     use chronik_net::codec::messages::{AlterPartitionReassignmentsRequest, BrokerId, TopicName};
-    const OFFSETS: &str = "__consumer_offsets";
-    let mut cluster = formed();
-    let made = AdminRequest::AutoCreate(vec![OFFSETS.to_owned()]);
-    assert!(matches!(cluster.admin(made), AdminReply::AutoCreate(failed) if failed.is_empty()));
-    let staying = cluster.leader(GroupId::METADATA);
-    let (other, drained) = (cluster.others(staying)[0], cluster.others(staying)[1]);
-    let partitions = 0..50;
+    let stay: Vec<BrokerId> =
+        cluster.names().into_iter().filter(|node| *node != drained).map(BrokerId).collect();
     let row = |number| {
-        let replicas = vec![BrokerId(staying), BrokerId(other)];
-        ReassignablePartition::default().with_partition_index(number).with_replicas(Some(replicas))
+        ReassignablePartition::default().with_partition_index(number).with_replicas(Some(stay.clone()))
     };
     let name = TopicName(chronik_net::codec::StrBytes::from_static_str(OFFSETS));
-    let topic = ReassignableTopic::default().with_name(name).with_partitions(partitions.map(row).collect());
+    let topic = ReassignableTopic::default().with_name(name).with_partitions((0..50).map(row).collect());
     let request = AlterPartitionReassignmentsRequest::default().with_topics(vec![topic]);
     let AdminReply::Reassign(_) = cluster.admin(AdminRequest::Reassign(request)) else {
         panic!("an answer to AlterPartitionReassignments")
     };
-    let is_drained = |cluster: &Cluster| {
-        let views = &cluster[staying].shard.snapshot.topic(OFFSETS).expect("it is there").partitions;
-        views.iter().all(|view| {
-            view.replicas.len() == 2 && view.replicas.iter().all(|replica| replica.node != NodeId(drained))
-        })
-    };
-    cluster.wait_until("nothing is left there", is_drained);
+}
+
+/// Nothing of the internal topic is on the node, or is to be, as this one knows.
+fn is_shrunk_off(cluster: &Cluster, drained: i32, says: i32) -> bool {
+    let views = &cluster[says].shard.snapshot.topic(OFFSETS).expect("it is there").partitions;
+    views.iter().all(|view| {
+        view.replicas.len() == 2 && view.replicas.iter().all(|replica| replica.node != NodeId(drained))
+    })
+}
+
+/// Whoever drains a node and lets partitions go on with fewer replicas is not undone by the growth of internal topics.
+#[test]
+fn internal_topics_do_not_grow_back_onto_a_node_that_is_drained() {
+    let mut cluster = formed();
+    let made = AdminRequest::AutoCreate(vec![OFFSETS.to_owned()]);
+    assert!(matches!(cluster.admin(made), AdminReply::AutoCreate(failed) if failed.is_empty()));
+    let staying = cluster.leader(GroupId::METADATA);
+    let drained = cluster.others(staying)[1];
+    shrink_off(&mut cluster, drained);
+    cluster.wait_until("nothing is left there", |cluster| is_shrunk_off(cluster, drained, staying));
     cluster.advance(2_000);
-    assert!(is_drained(&cluster), "and nothing comes back");
+    assert!(is_shrunk_off(&cluster, drained, staying), "and nothing comes back");
+}
+
+/// Nor by that of the next controller, which has only the metadata log to know it from.
+#[test]
+fn a_drain_goes_on_when_the_controller_changes_in_the_middle_of_it() {
+    let mut cluster = formed();
+    let made = AdminRequest::AutoCreate(vec![OFFSETS.to_owned()]);
+    assert!(matches!(cluster.admin(made), AdminReply::AutoCreate(failed) if failed.is_empty()));
+    let controller = cluster.leader(GroupId::METADATA);
+    let (staying, drained) = (cluster.others(controller)[0], cluster.others(controller)[1]);
+    shrink_off(&mut cluster, drained);
+    assert!(!is_shrunk_off(&cluster, drained, controller), "it has only begun");
+    cluster.kill(controller, true);
+    let next = cluster.leader(GroupId::METADATA);
+    assert_ne!(next, controller);
+    cluster.restart(controller);
+    cluster.wait_until("nothing is left there", |cluster| is_shrunk_off(cluster, drained, staying));
+    cluster.advance(3_000);
+    assert!(is_shrunk_off(&cluster, drained, staying), "and nothing comes back");
+    assert!(
+        cluster.names().iter().all(|node| {
+            *cluster[*node].shard.snapshot.draining == [NodeId(drained)].into_iter().collect()
+        })
+    );
 }
