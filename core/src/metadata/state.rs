@@ -26,6 +26,9 @@ pub use placement::MetadataReplicas;
 /// Answered requests remembered: a retry comes within seconds, and no node sends this many in that time.
 pub const REQUESTS_KEPT_MAX: usize = 1024;
 
+/// Removed brokers remembered: whoever starts one of them again does so within days, and few are removed.
+pub const DEPARTED_KEPT_MAX: usize = 256;
+
 /// A command that contradicts the state. Never seen unless a leader planned on a wrong state, so it is logged as an error.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("metadata command refused: {0}")]
@@ -45,6 +48,18 @@ pub struct Broker {
     /// Its Kafka listeners by name.
     pub listeners: BTreeMap<String, Endpoint>,
     /// Where its peers reach it.
+    pub raft: Option<Endpoint>,
+}
+
+/// A broker that was removed, as it was.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Departed {
+    /// The broker.
+    pub node: NodeId,
+    /// Its data directory: another one is another node.
+    #[serde(with = "uuid_text")]
+    pub directory: Uuid,
+    /// Where its peers reached it.
     pub raft: Option<Endpoint>,
 }
 
@@ -136,6 +151,8 @@ pub struct MetadataState {
     pub(super) cluster_id: Option<Arc<str>>,
     pub(super) metadata_replicas: Arc<MetadataReplicas>,
     pub(super) brokers: Arc<BTreeMap<NodeId, Broker>>,
+    /// The brokers that were removed last, oldest first.
+    pub(super) departed: Arc<Vec<Departed>>,
     /// Brokers that are being drained: internal topics do not grow onto these.
     pub(super) draining: Arc<BTreeSet<NodeId>>,
     pub(super) topics: ChunkMap<Arc<str>, Arc<Topic>>,
@@ -178,6 +195,26 @@ impl MetadataState {
     #[must_use]
     pub fn brokers(&self) -> &Arc<BTreeMap<NodeId, Broker>> {
         &self.brokers
+    }
+
+    /// Whether the broker with this data directory was removed.
+    #[must_use]
+    pub fn is_departed(&self, directory: &Uuid) -> bool {
+        self.departed.iter().any(|departed| departed.directory == *directory)
+    }
+
+    /// The removed brokers that are out of the metadata group as well: nobody waits for a word of theirs any more.
+    pub fn removed(&self) -> impl Iterator<Item = &Departed> {
+        self.departed.iter().filter(|departed| !self.is_member(&departed.directory))
+    }
+
+    /// The removed brokers that are still in the metadata group: until they are out, it may need their votes.
+    pub fn leaving(&self) -> impl Iterator<Item = &Departed> {
+        self.departed.iter().filter(|departed| self.is_member(&departed.directory))
+    }
+
+    fn is_member(&self, directory: &Uuid) -> bool {
+        self.metadata_replicas.replicas.iter().any(|member| member.directory == *directory)
     }
 
     /// The brokers that are being drained.

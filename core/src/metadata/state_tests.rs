@@ -272,6 +272,34 @@ fn every_broker_becomes_a_member_of_the_metadata_group() {
 }
 
 #[test]
+fn who_was_removed_is_known_by_its_directory_once_it_is_out_of_the_metadata_group() {
+    let mut state = MetadataState::default();
+    for (node, directory) in [(1, 11), (2, 22)] {
+        state.apply(&register(node, directory)).unwrap();
+    }
+    let nodes = |list: Vec<&Departed>| list.iter().map(|departed| departed.node.0).collect::<Vec<_>>();
+    let unregister = Command::UnregisterBroker { node: NodeId(2) };
+    state.apply(&unregister).unwrap();
+    assert!(state.is_departed(&Uuid::from_u128(22)));
+    assert_eq!((nodes(state.leaving().collect()), nodes(state.removed().collect())), (vec![2], vec![]));
+    let reached = state.metadata_replicas().target();
+    state.apply(&Command::CompleteMetadataPlacement { replicas: reached }).unwrap();
+    assert_eq!((nodes(state.leaving().collect()), nodes(state.removed().collect())), (vec![], vec![2]));
+    let bytes = image::encode(&state);
+    assert_eq!(bytes[8..12], 2u32.to_le_bytes());
+    assert_eq!(image::decode(&bytes).unwrap(), state);
+    // As a new node it comes back, and may go again, many times.
+    for directory in 100..100 + DEPARTED_KEPT_MAX as u128 {
+        state.apply(&register(2, directory)).unwrap();
+        state.apply(&unregister).unwrap();
+    }
+    assert_eq!(state.departed.len(), DEPARTED_KEPT_MAX);
+    assert!(!state.is_departed(&Uuid::from_u128(22)) && state.is_departed(&Uuid::from_u128(100)));
+    state.apply(&register(2, 100)).unwrap();
+    assert!(!state.is_departed(&Uuid::from_u128(100)), "what is committed counts");
+}
+
+#[test]
 fn another_directory_is_another_peer_everywhere() {
     let mut state = MetadataState::default();
     for (node, directory) in [(1, 11), (2, 22)] {
@@ -324,6 +352,7 @@ fn a_mark_is_in_the_image_and_goes_with_the_broker() {
     let mut unregistered = state.clone();
     unregistered.apply(&Command::UnregisterBroker { node: NodeId(2) }).unwrap();
     assert!(unregistered.draining().is_empty());
+    assert_eq!(image::decode(&image::encode(&unregistered)).unwrap(), unregistered);
     state.apply(&mark(2, false)).unwrap();
     assert_eq!(image::encode(&state), unmarked);
 }

@@ -99,8 +99,13 @@ impl ControllerHost {
         })
     }
 
-    /// Why a node may not register: one of its id is alive, with another directory (SAFETY.md, rule 8).
+    /// Why a node may not register: it was removed, or one of its id is alive, with another directory (SAFETY.md, rule 8).
     fn refuses_registration(&self, node: NodeId, broker: &Broker, now_ms: u64) -> Option<AdminReply> {
+        if self.state.is_departed(&broker.directory) {
+            let why =
+                format!("node {node} was removed from the cluster: start it on an empty data directory");
+            return Some(AdminReply::Refused(ResponseError::BrokerIdNotRegistered, why));
+        }
         let known = self.state.brokers().get(&node)?;
         let other = known.directory != broker.directory;
         let is_alive = node == self.builder.current().node

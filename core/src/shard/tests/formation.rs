@@ -296,3 +296,67 @@ fn a_drain_goes_on_when_the_controller_changes_in_the_middle_of_it() {
         })
     );
 }
+
+/// Takes a node that holds nothing out of the cluster.
+fn remove(cluster: &mut Cluster, node: i32) {
+    use chronik_net::codec::messages::{BrokerId, UnregisterBrokerRequest};
+    let request = UnregisterBrokerRequest::default().with_broker_id(BrokerId(node));
+    match cluster.admin(AdminRequest::UnregisterBroker(request)) {
+        AdminReply::UnregisterBroker(response) => assert_eq!(response.error_code, 0, "{response:?}"),
+        other => panic!("an answer to UnregisterBroker, not {other:?}"),
+    }
+}
+
+fn obstacle(cluster: &Cluster, node: i32) -> String {
+    let host = cluster[node].shard.controller.as_ref().expect("shard 0");
+    host.obstacle.clone().unwrap_or_default()
+}
+
+/// One that was down meanwhile cannot know, but the others do, and say so on the link (`node/peers.rs`).
+#[test]
+fn a_node_that_was_removed_says_so_and_is_not_let_back_in() {
+    for was_down in [false, true] {
+        let mut cluster = formed();
+        let controller = cluster.leader(GroupId::METADATA);
+        let (other, removed) = (cluster.others(controller)[0], cluster.others(controller)[1]);
+        if was_down {
+            cluster.kill(removed, true);
+            cluster.advance(8_000);
+        }
+        remove(&mut cluster, removed);
+        let directory = uuid::Uuid::from_bytes(cluster[removed].shard.directory);
+        cluster.wait_until("the others talk to it no more", |cluster| {
+            [controller, other].iter().all(|node| {
+                cluster[*node].shard.snapshot.departures.removed.contains(&directory)
+            })
+        });
+        if !was_down {
+            cluster.kill(removed, true);
+        }
+        // The network of this test lets everything pass, the edge does not.
+        cluster.isolate(removed);
+        cluster.restart(removed);
+        cluster.advance(1_000);
+        if was_down {
+            assert_eq!(obstacle(&cluster, removed), "", "nobody has told it");
+            cluster[removed].handle(crate::shard::Event::Expelled { by: NodeId(other) });
+            cluster.advance(1_000);
+        }
+        let why = format!("node {removed} was removed from the cluster");
+        assert!(obstacle(&cluster, removed).starts_with(&why), "{}", obstacle(&cluster, removed));
+        cluster.advance(20_000);
+        let removed_leads = cluster[removed].shard.driver.leadership(GroupId::METADATA);
+        assert!(!matches!(removed_leads, Some(chronik_raft::leadership::Leadership::Leader { .. })));
+        // Even were it heard, it would not be registered.
+        let broker = cluster[removed].shard.controller.as_ref().expect("shard 0").own.clone();
+        let reply = cluster.admin(AdminRequest::Register(NodeId(removed), Box::new(broker)));
+        assert!(matches!(&reply, AdminReply::Refused(_, why) if why.contains("was removed")), "{reply:?}");
+        // With an empty disk it is a new node.
+        cluster.heal();
+        cluster.kill(removed, true);
+        cluster.advance(8_000);
+        cluster.restart_wiped(removed);
+        cluster.wait_until("it has joined again", is_whole);
+        assert_eq!(obstacle(&cluster, removed), "");
+    }
+}
