@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use chronik_wal::types::{GroupId, NodeId, Term};
+use chronik_wal::types::{GroupId, NodeId, RaftIndex, Term};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
@@ -72,9 +72,16 @@ struct ImagePartition {
     adding: Vec<Replica>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     removing: Vec<Replica>,
+    #[serde(default, skip_serializing_if = "is_first")]
+    base_index: RaftIndex,
     first_leader: NodeId,
     leader: Option<(Term, NodeId)>,
     in_sync: Vec<NodeId>,
+}
+
+/// Whether nothing has become of the members that made the group.
+fn is_first(index: &RaftIndex) -> bool {
+    *index == RaftIndex(0)
 }
 
 /// The state as bytes.
@@ -149,6 +156,7 @@ fn image_topic(topic: &Topic) -> ImageTopic {
         replicas: partition.replicas.to_vec(),
         adding: partition.adding.to_vec(),
         removing: partition.removing.to_vec(),
+        base_index: partition.base_index,
         first_leader: partition.first_leader,
         leader: partition.leader,
         in_sync: partition.in_sync.to_vec(),
@@ -168,6 +176,7 @@ fn add_topic(state: &mut MetadataState, topic: ImageTopic) {
         replicas: partition.replicas.into(),
         adding: partition.adding.into(),
         removing: partition.removing.into(),
+        base_index: partition.base_index,
         first_leader: partition.first_leader,
         leader: partition.leader,
         in_sync: partition.in_sync.into(),

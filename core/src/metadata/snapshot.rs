@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chronik_wal::identity::shard_of;
-use chronik_wal::types::{GroupId, LeaderEpoch, NodeId, ShardId, Term};
+use chronik_wal::types::{GroupId, LeaderEpoch, NodeId, RaftIndex, ShardId, Term};
 use uuid::Uuid;
 
 use super::chunk_map::ChunkMap;
@@ -44,6 +44,8 @@ pub struct PartitionView {
     pub adding: Arc<[Replica]>,
     /// Of these, the ones that are to go (see [`Partition::removing`]).
     pub removing: Arc<[Replica]>,
+    /// See [`Partition::base_index`].
+    pub base_index: RaftIndex,
     /// The newest leader known; none only before the first election.
     pub leader: Option<Leader>,
     /// The replicas in sync.
@@ -467,6 +469,7 @@ fn partition_view(partition: &Partition, known: Option<&PartitionView>) -> Parti
         replicas: Arc::clone(&partition.replicas),
         adding: Arc::clone(&partition.adding),
         removing: Arc::clone(&partition.removing),
+        base_index: partition.base_index,
         leader: by_event.map_or(recorded, |view| view.leader),
         in_sync: listed(by_event.map_or(&partition.in_sync, |view| &view.in_sync), &partition.replicas),
     }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use chronik_wal::types::{GroupId, NodeId, PeerId, Term};
+use chronik_wal::types::{GroupId, NodeId, PeerId, RaftIndex, Term};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
@@ -95,6 +95,9 @@ pub struct Partition {
     pub adding: Arc<[Replica]>,
     /// Of these, the ones that are to go. One that is in `adding` as well was called off before it had arrived.
     pub removing: Arc<[Replica]>,
+    /// The entry of its log with which the replicas that are not in `adding` became the members of its Raft group; 0 for those
+    /// that made it, or where it is not known.
+    pub base_index: RaftIndex,
     /// The replica that campaigns first when the partition has just been made.
     pub first_leader: NodeId,
     /// The newest leader that was recorded, and its term. A hint.
@@ -334,8 +337,8 @@ impl MetadataState {
             Command::PlaceReplicas { id, partition, replicas } => {
                 self.place_replicas(id, *partition, replicas)
             }
-            Command::CompletePlacement { id, partition, replicas } => {
-                self.complete_placement(id, *partition, replicas)
+            Command::CompletePlacement { id, partition, replicas, index } => {
+                self.complete_placement(id, *partition, replicas, *index)
             }
             Command::PlaceMetadataReplicas { replicas } => self.place_metadata_replicas(replicas),
             Command::CompleteMetadataPlacement { replicas } => self.complete_metadata_placement(replicas),

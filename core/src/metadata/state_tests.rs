@@ -216,10 +216,29 @@ fn a_placement_lists_what_comes_and_goes_until_it_is_complete() {
     assert_eq!((&*now.adding, &*now.removing), (&replicas(&[(3, 3)])[..], &replicas(&[(2, 2)])[..]));
     assert_eq!((now.base(), now.target()), (replicas(&[(1, 1), (2, 2)]), target.clone()));
     let stale = replicas(&[(1, 1), (2, 2)]);
-    assert!(state.apply(&Command::CompletePlacement { id, partition: 0, replicas: stale }).is_err());
-    state.apply(&Command::CompletePlacement { id, partition: 0, replicas: target.clone() }).unwrap();
+    assert!(
+        state
+            .apply(&Command::CompletePlacement { id, partition: 0, replicas: stale, index: RaftIndex(7) })
+            .is_err()
+    );
+    state
+        .apply(&Command::CompletePlacement {
+            id,
+            partition: 0,
+            replicas: target.clone(),
+            index: RaftIndex(7),
+        })
+        .unwrap();
     let now = partition(&state);
     assert_eq!((&*now.replicas, now.is_reassigning()), (&target[..], false));
+    assert_eq!(now.base_index, RaftIndex(7), "as of which they are the members");
+    assert_eq!(partition(&image::decode(&image::encode(&state)).unwrap()).base_index, RaftIndex(7));
+    let untold = br#"{"version":1,"command":{"type":"complete_placement","id":"00000000-0000-0000-0000-000000000001","partition":0,"replicas":[]}}"#;
+    let untold = command::decode(untold).unwrap();
+    assert!(
+        matches!(untold, Command::CompletePlacement { index: RaftIndex(0), .. }),
+        "as it was written before"
+    );
     assert_eq!(&*now.in_sync, [NodeId(1)], "who is gone is in sync no more");
     let reused = replicas(&[(1, 1), (2, 2)]);
     assert!(state.apply(&Command::PlaceReplicas { id, partition: 0, replicas: reused }).is_err());
@@ -240,7 +259,14 @@ fn what_is_called_off_stays_until_raft_is_rid_of_it() {
     wanted.apply(&place(replicas(&[(3, 3), (1, 1)]))).unwrap();
     assert_eq!(partition(&wanted).base(), original);
     assert_eq!(&*partition(&wanted).removing, replicas(&[(2, 2)]));
-    state.apply(&Command::CompletePlacement { id, partition: 0, replicas: original.clone() }).unwrap();
+    state
+        .apply(&Command::CompletePlacement {
+            id,
+            partition: 0,
+            replicas: original.clone(),
+            index: RaftIndex(7),
+        })
+        .unwrap();
     assert_eq!(&*partition(&state).replicas, original);
 }
 

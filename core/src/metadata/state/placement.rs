@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! replicas = target, then what goes      adding = replicas not there at the last completion      removing = replicas not in the target
-//! joiners begin with  replicas - adding  as their first configuration;  the leader drives towards  replicas - removing
+//! joiners begin with  replicas - adding  as their first configuration, as of the entry that made it;  the leader drives towards  replicas - removing
 //! ```
 //! One that is called off while it joins stays in both `adding` and `removing` until the leader has it out of Raft: it may
 //! vote by then, and what is acknowledged may rest on its disk.
@@ -14,7 +14,7 @@
 
 use std::sync::Arc;
 
-use chronik_wal::types::{NodeId, PeerId};
+use chronik_wal::types::{NodeId, PeerId, RaftIndex};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -231,6 +231,7 @@ impl MetadataState {
         id: &Uuid,
         number: i32,
         reached: &[Replica],
+        index: RaftIndex,
     ) -> Result<Change, Conflict> {
         let partition = self.partition_mut(id, number)?;
         let target = partition.target();
@@ -239,7 +240,7 @@ impl MetadataState {
         }
         let nodes = |node: &NodeId| target.iter().any(|replica| replica.node == *node);
         partition.in_sync = partition.in_sync.iter().copied().filter(nodes).collect();
-        partition.replicas = target.into();
+        (partition.replicas, partition.base_index) = (target.into(), index);
         (partition.adding, partition.removing) = (Arc::default(), Arc::default());
         Ok(Change::ReplicasPlaced(self.topic_by_id(id).expect("looked up above").clone(), number))
     }

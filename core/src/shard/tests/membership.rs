@@ -188,3 +188,48 @@ fn a_new_replica_is_filled_from_the_log_start_on() {
     assert_eq!(cluster.read_all(group, 15), (15..30 + more).collect::<Vec<_>>());
     assert_eq!(cluster[target[1]].shard.partitions[&group].log_start, KafkaOffset(15));
 }
+
+/// It would take the members that it was told for others on the way, had it no word of how far they are behind it.
+#[test]
+fn a_joiner_that_is_filled_from_the_log_does_not_live_through_old_members_again() {
+    let mut cluster = Cluster::new();
+    let group = cluster.topic_of(TOPIC, 1, 1, &[]);
+    let first = cluster.leader(group);
+    let (second, third) = (cluster.others(first)[0], cluster.others(first)[1]);
+    let mut acknowledged = 0;
+    for target in [vec![first, second], vec![second]] {
+        reassign(&mut cluster, &target);
+        acknowledged += reach(&mut cluster, group, &target);
+    }
+    let state_of = |cluster: &Cluster, node: i32| {
+        let driver = &cluster[node].shard.driver;
+        driver.state(group).map(|state| (state.configuration_index, driver.log_start(group)))
+    };
+    let Some((told, log_start)) = state_of(&cluster, second) else { panic!("it leads") };
+    assert!(told.0 >= 5, "a learner, a voter, another learner less and so on: {told}");
+    assert_eq!(log_start.map(|start| start.index.0), Some(0), "no snapshot will be sent");
+    reassign(&mut cluster, &[second, third]);
+    cluster.wait_until("it begins", |cluster| state_of(cluster, third).is_some());
+    let voters = |cluster: &Cluster, node: i32| {
+        let members = cluster[node].shard.driver.configuration(group).expect("it is there");
+        members.get_voters().iter().copied().collect::<std::collections::BTreeSet<u64>>()
+    };
+    let mut power_cut = false;
+    for _ in 0..400 {
+        if let Some((index, _)) = state_of(&cluster, third) {
+            assert!(index >= told, "as of {index}, and was told {told}");
+            if !power_cut && index > told {
+                power_cut = true;
+                cluster.kill(third, true);
+                cluster.restart(third);
+            }
+        }
+        cluster.advance(5);
+    }
+    acknowledged += reach(&mut cluster, group, &[second, third]);
+    assert!(power_cut);
+    assert_eq!(voters(&cluster, third), voters(&cluster, second));
+    assert_eq!(voters(&cluster, third).len(), 2);
+    cluster.wait_until("it is in sync", |cluster| cluster.in_sync(second, group).len() == 2);
+    assert_eq!(cluster.read_all(group, 0).len(), acknowledged);
+}
