@@ -25,7 +25,7 @@ use chronik_wal::epochs::EpochTable;
 use chronik_wal::partition::{FilesError, PartitionLog, ProducerSnapshot};
 use chronik_wal::planted::{Bug, is_planted};
 use chronik_wal::producer_state::{ProducerLimits, ProducerTable};
-use chronik_wal::types::{GroupId, KafkaOffset, RaftIndex, Term};
+use chronik_wal::types::{GroupId, KafkaOffset, PeerId, RaftIndex, Term};
 use uuid::Uuid;
 
 use self::gaps::Gaps;
@@ -119,6 +119,8 @@ pub struct Partition {
     pub group: GroupId,
     /// Its replicas, in the order of the placement, and other members that wrote to this one.
     pub members: Vec<Replica>,
+    /// Of those that the placement names, the ones that are no more: the node has a newer one. Nothing is sent to them.
+    pub gone: Vec<PeerId>,
     /// The topic's configuration, resolved.
     pub config: Arc<TopicConfig>,
     /// End of the committed and applied log.
@@ -174,6 +176,7 @@ impl Partition {
             name,
             group,
             members: Vec::new(),
+            gone: Vec::new(),
             config,
             high_watermark: KafkaOffset(0),
             log_start: KafkaOffset(0),
