@@ -251,13 +251,23 @@ impl Partition {
         limits: ProducerLimits,
         wall_ms: i64,
     ) -> Result<(), FilesError> {
-        // One that speaks of what is lost would take new batches for duplicates.
-        let candidates = [snapshot, producers_from_data(data)].into_iter().flatten();
-        let believed = candidates.filter(|snapshot| snapshot.offset <= log_end).max_by_key(|s| s.offset);
+        // A file that speaks of what is lost is not believed: batches that come anew would be taken for duplicates. What the
+        // group's state keeps was taken when the log start moved, where the log may have ended later than here: a snapshot
+        // that took the log's place is durable before the entries after it have come. Nothing else knows of the producers
+        // below the log start, so of that as much is believed as this log has.
+        let file = snapshot.filter(|snapshot| snapshot.offset <= log_end);
+        let believed = [file, producers_from_data(data)].into_iter().flatten();
+        let believed = believed.max_by_key(|snapshot| snapshot.offset.min(log_end));
         let mut from = believed.as_ref().map_or(self.files.start().base_offset, |snapshot| snapshot.offset);
         if let Some(snapshot) = believed {
             match ProducerTable::decode_snapshot(&snapshot.bytes, limits, wall_ms) {
-                Ok(producers) => self.producers = producers,
+                Ok(mut producers) => {
+                    if snapshot.offset > log_end {
+                        producers.forget_from(log_end);
+                        from = self.files.start().base_offset;
+                    }
+                    self.producers = producers;
+                }
                 Err(error) => {
                     tracing::warn!(group = self.group.0, %error, "a producer snapshot is read from the log instead");
                     from = self.files.start().base_offset;
