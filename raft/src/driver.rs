@@ -30,6 +30,7 @@ mod elections;
 mod fetch;
 mod load;
 mod members;
+pub(crate) mod memory;
 mod output;
 mod propose;
 mod ready;
@@ -46,6 +47,7 @@ use raft::eraftpb::ConfState;
 
 pub use load::{GroupInit, NewGroup};
 pub use members::{MemberChange, MemberProgress};
+pub use memory::Room;
 pub use output::{Committed, Compacted, DriverCounters, DriverOutput, EntryFetch, Installed, Outgoing};
 pub use propose::Proposal;
 
@@ -117,6 +119,12 @@ pub struct Driver {
     /// What may be evicted, oldest first.
     evictable: VecDeque<(GroupId, RaftIndex)>,
     tail_bytes: usize,
+    /// Of these, the ones of groups that this node leads.
+    led_bytes: usize,
+    /// Bytes of entries from leaders that have not been visited yet.
+    taken_bytes: usize,
+    /// Groups whose leaders were told that there is no room for their entries.
+    short: BTreeSet<usize>,
     last_tick_ms: Option<u64>,
     /// The newest time that is known.
     now_ms: u64,
@@ -145,6 +153,9 @@ impl Driver {
             unheld: Vec::new(),
             evictable: VecDeque::new(),
             tail_bytes: 0,
+            led_bytes: 0,
+            taken_bytes: 0,
+            short: BTreeSet::new(),
             last_tick_ms: None,
             now_ms: 0,
             trust_from_ms: 0,
@@ -292,6 +303,8 @@ impl Driver {
 mod election_tests;
 #[cfg(test)]
 mod member_tests;
+#[cfg(test)]
+mod memory_tests;
 #[cfg(test)]
 mod promise_tests;
 #[cfg(test)]

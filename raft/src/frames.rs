@@ -28,6 +28,8 @@ use raft::eraftpb::{Entry, EntryType, Message, MessageType, Snapshot, SnapshotMe
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use crate::driver::memory::SHORT;
+
 /// The only version so far.
 const VERSION: u8 = 1;
 
@@ -42,6 +44,9 @@ const FORM_PROTOBUF: u8 = 5;
 
 /// Flag: the message's `reject`. On a heartbeat: the groups may rest (`driver/rest.rs`).
 const FLAG_REJECT: u8 = 1;
+
+/// Flag of a heartbeat's answer: its sender has no room for entries (`driver/memory.rs`). In other forms the commit term says it.
+const FLAG_SHORT: u8 = 2;
 
 /// Heartbeats of one frame; 192 KiB.
 pub const HEARTBEATS_MAX: usize = 4096;
@@ -467,7 +472,8 @@ fn row_of(group: GroupId, message: &Message) -> Row {
         commit: message.commit.into(),
         round: u32::try_from(message.index).unwrap_or(0).into(),
         kind: kind_byte(message.get_msg_type()),
-        flags: if message.reject { FLAG_REJECT } else { 0 },
+        flags: if message.reject { FLAG_REJECT } else { 0 }
+            | if message.commit_term == SHORT { FLAG_SHORT } else { 0 },
         zero: [0; 2],
     }
 }
@@ -485,6 +491,7 @@ fn heartbeat_of(row: &Row) -> Result<(GroupId, Message), FrameFault> {
     message.commit = row.commit.get();
     message.index = u64::from(row.round.get());
     message.reject = row.flags & FLAG_REJECT != 0;
+    message.commit_term = if row.flags & FLAG_SHORT != 0 { SHORT } else { 0 };
     Ok((GroupId(row.group.get()), message))
 }
 

@@ -17,6 +17,7 @@ use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
 
 use crate::convert;
 use crate::driver::DriverConfig;
+use crate::driver::memory::Counted;
 use crate::error::ProposeError;
 use crate::leadership::Leadership;
 use crate::snapshot;
@@ -66,6 +67,12 @@ pub(crate) struct Group {
     pub lost: Vec<peers::Lost>,
     /// An election that this replica is to begin; also in the driver's queue.
     pub election: Option<peers::Election>,
+    /// Bytes of entries from its leader since it was last visited.
+    pub taken_bytes: usize,
+    /// Its leader is to send no entries for now: there is no room for them.
+    pub is_short: bool,
+    /// As what its tail is counted in the driver's sums.
+    pub counted: Counted,
     /// Whether it ticks.
     pub rest: rest::Rest,
     /// As the leader: the number of the newest offer to rest. As a resting follower: of the offer taken.
@@ -120,6 +127,9 @@ impl Group {
             is_dirty: false,
             lost: Vec::new(),
             election: None,
+            taken_bytes: 0,
+            is_short: false,
+            counted: Counted::default(),
             rest: rest::Rest::AWAKE,
             rest_round: 0,
             heard: Vec::new(),

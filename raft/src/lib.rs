@@ -6,7 +6,8 @@
 //! Reading order:
 //! 1. [`leadership`]: the one answer to "who leads".
 //! 2. [`driver`]: what a shard calls, and the turn in which it does; `driver/ready.rs` is the heart, `driver/durable.rs` its other half.
-//!    `driver/rest.rs`: quiescence, and why nothing gets stuck; `driver/elections.rs`: what a broken link sets in motion.
+//!    `driver/rest.rs`: quiescence, and why nothing gets stuck; `driver/elections.rs`: what a broken link sets in motion;
+//!    `driver/memory.rs`: a follower without room for what its leader sends.
 //! 3. `group.rs`: one group; `storage.rs`: what raft-rs reads of it; `term_runs.rs`: the terms of the whole log.
 //! 4. `convert.rs`: entries to raft-rs and back; `snapshot.rs`: a snapshot's data.
 //! 5. `guard.rs`: which messages raft-rs never gets to see; [`frames`]: messages as bytes between nodes.

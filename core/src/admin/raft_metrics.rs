@@ -15,7 +15,7 @@ type LinkOf = fn(&LinkReport) -> u64;
 
 /// Raft of all groups together, by shard: a series a group would be too many.
 pub(super) fn raft(families: &mut Families, view: &NodeView, answers: &Answers) {
-    let counters: [Figure<CountOf>; 5] = [
+    let counters: [Figure<CountOf>; 6] = [
         ("chronik_raft_elections_total", "Elections begun here because the leader's node was lost.", |c| {
             c.elections_begun
         }),
@@ -25,6 +25,11 @@ pub(super) fn raft(families: &mut Families, view: &NodeView, answers: &Answers) 
         ("chronik_raft_messages_dropped_total", "Raft messages of other nodes that were not taken.", |c| {
             c.dropped_unknown_group + c.dropped_kind + c.dropped_malformed + c.dropped_refused
         }),
+        (
+            "chronik_raft_appends_throttled_total",
+            "Appends of leaders on other nodes not taken whole: no room in memory or in the WAL. They come again.",
+            |c| c.appends_cut,
+        ),
         ("chronik_raft_rests_total", "Times that a group went to rest.", |c| c.rests),
         ("chronik_raft_wakes_total", "Times that a group at rest was woken.", |c| c.wakes),
     ];

@@ -5,7 +5,7 @@
 //! under `tests/` runs the very same struct.
 //!
 //! Reading order: `message.rs` (what shards say to each other), `turn.rs` (one turn: ready, apply, WAL write),
-//! `produce.rs`, `acks.rs`, `in_sync.rs`, `fetch.rs`, `offsets.rs` (requests), `write_behind.rs` and `recycle.rs` (files and the WAL's end),
+//! `produce.rs`, `memory.rs` (how much may come in), `acks.rs`, `in_sync.rs`, `fetch.rs`, `offsets.rs` (requests), `write_behind.rs` and `recycle.rs` (files and the WAL's end),
 //! `groups.rs` (coordinators), `controller.rs` (shard 0 only: the metadata group), `open.rs` (start-up and recovery),
 //! `report.rs` (what the admin endpoint is told).
 //!
@@ -28,6 +28,7 @@ pub mod housekeeping;
 pub mod in_sync;
 pub mod making;
 pub mod membership;
+pub(crate) mod memory;
 pub mod message;
 pub mod offsets;
 pub mod open;
@@ -176,7 +177,8 @@ pub struct Outputs {
 /// The bounds of a shard.
 #[derive(Clone, Debug)]
 pub struct ShardLimits {
-    /// Bytes of entries in memory (uncommitted, not yet written, and cached): the budget of rule 7.
+    /// Bytes of entries in memory (uncommitted, not yet written, and cached): the budget of rule 7. Neither what this node leads
+    /// nor what it follows takes more than three quarters (`memory.rs`).
     pub tail_bytes_max: u64,
     /// Bytes of a partition that are written to its files in one job.
     pub write_behind_bytes: u64,
@@ -279,6 +281,8 @@ pub struct Shard {
     pub(crate) making: making::Making,
     /// Messages for groups still to come.
     pub(crate) early: VecDeque<(NodeId, GroupId, chronik_raft::eraftpb::Message)>,
+    /// Bytes of the entries in these.
+    pub(crate) early_bytes: u64,
     /// Nodes whose links are up.
     pub(crate) nodes_up: BTreeSet<NodeId>,
     /// Leaders that shard 0 is to hear of with the end of the turn.

@@ -181,6 +181,7 @@ impl Shard {
             snapshot,
             newest_group: GroupId::METADATA,
             early: std::collections::VecDeque::new(),
+            early_bytes: 0,
             making: super::making::Making::default(),
             nodes_up: std::collections::BTreeSet::new(),
             leader_events: Vec::new(),

@@ -12,6 +12,7 @@ use chronik_raft::driver::{EntryFetch, Installed, Outgoing};
 use chronik_raft::eraftpb::{Message, MessageType};
 use chronik_wal::entry::LogEntry;
 use chronik_wal::partition::FileDone;
+use chronik_wal::tail::ENTRY_OVERHEAD_BYTES;
 use chronik_wal::types::{GroupId, NodeId, PeerId, RaftIndex};
 
 use super::message::{PeerMessage, PeerOut};
@@ -65,10 +66,7 @@ impl Shard {
         // The node that leads the metadata group applies the entry that makes a group first, and its call for votes may come
         // before the word that the entry is committed. Without these messages the first leader would wait for a timeout.
         if group > self.newest_group && !self.driver.contains(group) {
-            if self.early.len() >= EARLY_MAX {
-                self.early.pop_front();
-            }
-            return self.early.push_back((from, group, message));
+            return self.keep_early(from, group, message);
         }
         if self.making.is_waiting(group) {
             self.make_partition(group);
@@ -78,9 +76,31 @@ impl Shard {
             return tracing::debug!(group = group.0, peer = peer.0, node = from.0, "not its replica");
         }
         self.follower_heard(group);
-        if let Err(error) = self.driver.step(peer, group, message) {
+        let taken = match group {
+            GroupId::METADATA => self.driver.step(peer, group, message),
+            _ => {
+                let room = self.room_to_follow(message_bytes(&message));
+                self.driver.step_within(peer, group, message, room)
+            }
+        };
+        if let Err(error) = taken {
             tracing::debug!(group = group.0, node = from.0, %error, "a message of a peer is dropped");
         }
+    }
+
+    /// Keeps a message for a group still to come. There is no time to lose with what opens its first term, which is empty; entries
+    /// for which there is no room come again.
+    fn keep_early(&mut self, from: NodeId, group: GroupId, mut message: Message) {
+        if self.early.len() >= EARLY_MAX {
+            let oldest = self.early.pop_front();
+            self.early_bytes -= oldest.map_or(0, |(_, _, message)| message_bytes(&message));
+        }
+        let bytes = message_bytes(&message);
+        if bytes > self.room_to_follow(bytes).bytes {
+            message.entries.clear();
+        }
+        self.early_bytes += message_bytes(&message);
+        self.early.push_back((from, group, message));
     }
 
     /// Whether a node may speak for a replica. One that the placement does not name is believed: it may name it only later, or
@@ -113,6 +133,7 @@ impl Shard {
     pub(crate) fn groups_known(&mut self, newest: GroupId) {
         self.newest_group = self.newest_group.max(newest);
         let early = std::mem::take(&mut self.early);
+        self.early_bytes = 0;
         for (from, group, message) in early {
             self.step(from, group, message);
         }
@@ -309,6 +330,11 @@ fn gone_among(placed: &[Replica]) -> Vec<PeerId> {
     let is_newer = |other: &Replica, one: &Replica| other.node == one.node && other.peer > one.peer;
     let gone = placed.iter().filter(|one| placed.iter().any(|other| is_newer(other, one)));
     gone.map(|replica| replica.peer).collect()
+}
+
+/// What the entries of an append take in memory.
+fn message_bytes(message: &Message) -> u64 {
+    message.entries.iter().map(|entry| (entry.data.len() + ENTRY_OVERHEAD_BYTES) as u64).sum()
 }
 
 /// The members of a partition that the metadata name.

@@ -2,7 +2,7 @@
 //!
 //! A slice is answered when each of its batches has an outcome: refused at once, applied as proposed, or timed out.
 //! When the WAL or the memory budget has no room, batches wait in `stalled`, in order of arrival, until there is room or
-//! their time is up (SAFETY.md, rules 4 and 7). When there is none because the disk is full, they are refused with
+//! their time is up (`memory.rs`; SAFETY.md, rules 4 and 7). When there is none because the disk is full, they are refused with
 //! KAFKA_STORAGE_ERROR, which clients retry (rule 5). While a group hands its leadership over, its batches wait too (`hold.rs`).
 
 use std::collections::VecDeque;
@@ -105,19 +105,6 @@ impl Shard {
                 self.item_decided(slice, place, outcome);
             }
         }
-    }
-
-    /// Whether so many bytes may be proposed.
-    pub(crate) fn has_room(&self, bytes: u64) -> bool {
-        let unseen = self.proposed_bytes;
-        let in_memory = self.driver.tail_bytes() as u64 + unseen + self.held.bytes() + self.doubts.bytes();
-        // A batch larger than the whole budget still passes when nothing else is in the way.
-        let budget = in_memory == 0 || in_memory + bytes <= self.limits.tail_bytes_max;
-        budget && self.wal.has_room(usize::try_from(unseen + bytes).unwrap_or(usize::MAX))
-    }
-
-    fn disk_is_full(&self) -> bool {
-        self.wal.disk_is_full() || self.write_behind.is_full()
     }
 
     /// Proposes one batch, or holds it back while its group takes none. Gives the outcome where it is known already.

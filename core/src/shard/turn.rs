@@ -33,6 +33,7 @@ impl Shard {
             self.local_durable();
         }
         self.fire_timers();
+        self.let_leaders_send();
         self.retry_held();
         self.retry_stalled();
         self.retry_coordinators();

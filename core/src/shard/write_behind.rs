@@ -72,6 +72,11 @@ impl WriteBehind {
         self.full
     }
 
+    /// Whether there is anything that helper threads or the disk have still to do.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.in_flight > 0 || !(self.urgent.is_empty() && self.by_age.is_empty() && self.to_sync.is_empty())
+    }
+
     /// Whether the group's files are about to begin anew.
     pub(crate) fn is_resetting(&self, group: GroupId) -> bool {
         self.resetting.contains(&group)

@@ -29,10 +29,9 @@ impl Driver {
             let done = group.unpersisted.pop_front().expect("there is a front");
             group.durable_term = group.durable_term.max(done.term);
             group.node.on_persist_ready(done.number);
-            self.unheld.extend(done.held.into_iter().map(|message| Outgoing {
-                to: PeerId(message.to),
-                group: id,
-                message,
+            self.unheld.extend(done.held.into_iter().map(|mut message| {
+                group.mark_short(&mut message);
+                Outgoing { to: PeerId(message.to), group: id, message }
             }));
         }
         if group.installing.is_some_and(|installing| installing <= turn) {

@@ -75,10 +75,8 @@ impl Driver {
             let Some((id, up_to)) = self.evictable.pop_front() else { return };
             let Some(slot) = self.slot_of(id) else { continue };
             let tail = &mut self.at(slot).storage_mut().tail;
-            let before = tail.bytes();
             tail.evict_to(up_to.min(tail.released()));
-            let freed = before - tail.bytes();
-            self.tail_bytes -= freed;
+            self.count_tail(slot);
         }
     }
 }

@@ -10,6 +10,7 @@ use raft::eraftpb::ConfState;
 use raft::{Config, RawNode};
 
 use super::Driver;
+use super::memory::Counted;
 use crate::error::LoadError;
 use crate::group::Group;
 use crate::snapshot;
@@ -111,7 +112,9 @@ impl Driver {
         let Some(slot) = self.by_id.remove(&group) else { return false };
         self.cancel_election(slot);
         let removed = self.slots[slot].take().expect("a slot that is known by id is taken");
-        self.tail_bytes -= removed.storage().tail.bytes();
+        self.count_change(removed.counted, Counted::default());
+        self.taken_bytes -= removed.taken_bytes;
+        self.short.remove(&slot);
         if removed.is_dirty {
             self.dirty.retain(|dirty| *dirty != slot);
         }
@@ -131,17 +134,16 @@ impl Driver {
     ) -> Result<(), LoadError> {
         let config = self.raft_config(storage.state.peer, applied);
         let hard = storage.state.hard;
-        let tail_bytes = storage.tail.bytes();
         let flushed_to = flushed_to.max(storage.tail.released()).min(storage.tail.last_index());
         let node = RawNode::new(&config, storage, &self.logger)
             .map_err(|error| LoadError::Refused(id, error.to_string()))?;
         let group = Group::new(id, node, &self.config, hard.commit, flushed_to, hard.term);
-        self.tail_bytes += tail_bytes;
         let slot = self.free_slots.pop().unwrap_or(self.slots.len());
         if slot == self.slots.len() {
             self.slots.push(None);
         }
         self.slots[slot] = Some(group);
+        self.count_tail(slot);
         self.by_id.insert(id, slot);
         self.update_awake(slot);
         self.mark_dirty(slot);

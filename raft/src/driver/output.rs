@@ -138,6 +138,8 @@ pub struct DriverCounters {
     pub dropped_malformed: u64,
     /// Messages dropped: not now, or refused by raft.
     pub dropped_refused: u64,
+    /// Appends of which entries were left out, to be sent again: there was no room for them.
+    pub appends_cut: u64,
     /// The highest term seen on any group.
     pub term_max: Term,
 }

@@ -45,10 +45,13 @@ impl Driver {
         self.counters.visits += 1;
         let group = self.at(slot);
         group.is_dirty = false;
+        let taken_bytes = std::mem::take(&mut group.taken_bytes);
         group.flush_proposals();
         let bytes = if group.node.has_ready() { self.serve_ready(slot, wal, out) } else { 0 };
         self.at(slot).advance_applied();
         self.compact(slot, wal, out);
+        self.taken_bytes -= taken_bytes;
+        self.count_tail(slot);
 
         let group = self.at(slot);
         while let Some(range) = group.storage_mut().take_wish() {
@@ -68,7 +71,6 @@ impl Driver {
 
     fn serve_ready(&mut self, slot: usize, wal: &mut dyn LogSink, out: &mut DriverOutput) -> usize {
         self.counters.readies += 1;
-        let tail_before = self.at(slot).storage().tail.bytes();
         let (ready_bytes, entries, states, needs_disk, committed) = {
             let group = self.at(slot);
             let mut ready = group.node.ready();
@@ -88,8 +90,6 @@ impl Driver {
         };
         self.counters.entries_written += entries;
         self.counters.states_written += states;
-        let tail_after = self.at(slot).storage().tail.bytes();
-        self.tail_bytes = self.tail_bytes + tail_after - tail_before;
         if needs_disk {
             let id = self.at(slot).id;
             self.await_turn((wal.filling_turn(), id));
@@ -297,6 +297,7 @@ fn route_messages(
 fn send_all(group: &Group, out: &mut DriverOutput, messages: Vec<Message>) {
     for mut message in messages {
         group.mark_heartbeat(&mut message);
+        group.mark_short(&mut message);
         send(out, Outgoing { to: PeerId(message.to), group: group.id, message });
     }
 }

@@ -35,7 +35,11 @@ impl Driver {
         guard::check(group, from, &message)?;
         let seen = Seen::of(&message);
         let before = Before::of(group, &message);
-        let result = group.step(message).map_err(|_| StepError::Refused);
+        let result = match group.hears_short(&message) {
+            true => group.step_short(message),
+            false => group.step(message),
+        };
+        let result = result.map_err(|_| StepError::Refused);
         let term = Term(group.node.raft.term);
         self.counters.term_max = self.counters.term_max.max(term);
         self.mark_dirty(slot);

@@ -168,6 +168,19 @@ fn more_payloads_than_parts_are_joined_and_too_many_entries_cut() {
 }
 
 #[test]
+fn the_word_of_a_follower_without_room_is_read_back() {
+    let mut heartbeat = heartbeats().remove(1);
+    heartbeat.1.commit_term = SHORT;
+    let frame = encode_heartbeats(std::slice::from_ref(&heartbeat)).remove(0);
+    assert_eq!(frame.parts[0][45], FLAG_SHORT);
+    assert_eq!(decode_heartbeats(&frame.small, &frame.parts), Ok(vec![heartbeat]));
+    let mut answer = rejection();
+    answer.commit_term = SHORT;
+    let Encoded { small, parts } = encode(answer.clone());
+    assert_eq!((small[1], decode(GROUP, &small, parts)), (FORM_FIXED, Ok(answer)));
+}
+
+#[test]
 fn heartbeats_are_cut_into_frames() {
     let one = &heartbeats()[0];
     let many: Vec<_> = (0..HEARTBEATS_MAX as u64 + 1).map(|id| (GroupId(id), one.1.clone())).collect();

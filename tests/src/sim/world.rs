@@ -276,8 +276,7 @@ impl World {
         // One slice may pass when nothing else is in memory, and what the broker itself writes asks for no room.
         let slack = 64 << 10;
         let bytes = self.nodes[node].tail_bytes() as u64;
-        // A shard's budget holds back what it proposes; followers take what leaders on other nodes have let through.
-        let bound = self.tail_bytes_max * if self.plan.nodes > 1 { 8 } else { 1 };
+        let bound = self.tail_bytes_max;
         if bytes > bound + slack {
             return Err(format!("{bytes} bytes of entries in memory, the bound is {bound}"));
         }

@@ -269,7 +269,18 @@ pub(super) fn committed(bootstrap: &str, group: &str, places: &[Place]) -> BTree
     for (topic, partition) in places {
         list.add_partition(topic, *partition);
     }
-    let answer = client.committed_offsets(list, COMMITTED_TIMEOUT).expect("committed offsets are answered");
+    let asked_at = Instant::now();
+    let answer = loop {
+        match client.committed_offsets(list.clone(), COMMITTED_TIMEOUT) {
+            Ok(answer) => break answer,
+            // Told so while the coordinator moves; librdkafka leaves the next attempt to its caller.
+            Err(error) if asked_at.elapsed() < COMMITTED_TIMEOUT => {
+                assert_eq!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::NotCoordinator));
+            }
+            Err(error) => panic!("committed offsets are not answered: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
     let offset = |element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| match element.offset()
     {
         Offset::Offset(offset) => Some(((element.topic().to_string(), element.partition()), offset)),

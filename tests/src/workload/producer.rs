@@ -32,6 +32,7 @@ pub struct Producer {
 
 /// Takes the outcomes, in librdkafka's callbacks.
 struct Outcomes {
+    id: u32,
     shared: Arc<Shared>,
     sends: Mutex<(Vec<Send>, Vec<String>)>,
 }
@@ -39,7 +40,7 @@ struct Outcomes {
 impl ClientContext for Outcomes {
     fn log(&self, _: RDKafkaLogLevel, what: &str, message: &str) {
         if std::env::var_os(DEBUG_VARIABLE).is_some() {
-            eprintln!("client: {what}: {message}");
+            eprintln!("producer {} at {:?}: {what}: {message}", self.id, self.shared.recorder.now());
         }
     }
 
@@ -89,7 +90,7 @@ impl Producer {
         for (name, value) in &options.producer_configs {
             config.set(name, value);
         }
-        let outcomes = Outcomes { shared: Arc::clone(shared), sends: Mutex::default() };
+        let outcomes = Outcomes { id, shared: Arc::clone(shared), sends: Mutex::default() };
         let client: BaseProducer<Outcomes> =
             config.create_with_context(outcomes).expect("a producer can be made");
         let worker = Worker {
