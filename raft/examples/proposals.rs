@@ -80,6 +80,7 @@ fn measure(groups: u64, per_turn: usize) {
             group: GroupId(group),
             peer: PeerId(1),
             voters: vec![PeerId(1)],
+            configuration_index: RaftIndex(0),
             snapshot_data: Bytes::new(),
         };
         driver.create_group(new, &mut sink).expect("a new group");
@@ -124,6 +125,7 @@ fn main() {
             group: GroupId(group),
             peer: PeerId(1),
             voters: vec![PeerId(1)],
+            configuration_index: RaftIndex(0),
             snapshot_data: Bytes::new(),
         };
         driver.create_group(new, &mut sink).expect("a new group");

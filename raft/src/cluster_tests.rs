@@ -552,7 +552,13 @@ fn create_missing(node: &mut Node, number: usize) {
     let peer = PeerId(number as u64 + 1);
     for group in GROUPS {
         if !node.driver.contains(group) {
-            let new = NewGroup { group, peer, voters: VOTERS.to_vec(), snapshot_data: Bytes::new() };
+            let new = NewGroup {
+                group,
+                peer,
+                voters: VOTERS.to_vec(),
+                configuration_index: RaftIndex(0),
+                snapshot_data: Bytes::new(),
+            };
             node.driver.create_group(new, &mut node.sink).unwrap();
         }
     }

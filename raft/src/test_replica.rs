@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use chronik_wal::entry::{GroupState, LogStart};
-use chronik_wal::types::{GroupId, KafkaOffset, PeerId};
+use chronik_wal::types::{GroupId, KafkaOffset, PeerId, RaftIndex};
 use raft::eraftpb::{ConfState, Entry, Message, MessageType, Snapshot};
 
 use crate::driver::{Driver, DriverConfig, DriverOutput, NewGroup};
@@ -30,13 +30,22 @@ impl Replica {
         Self::with_voters(PeerId(4), vec![PeerId(1), PeerId(2), PeerId(3)])
     }
 
+    /// Peer 4, which is to join peer 2, who became the only member with this entry.
+    pub(crate) fn joiner_of_one(index: RaftIndex) -> Self {
+        Self::made(PeerId(4), vec![PeerId(2)], index)
+    }
+
     fn with_voters(peer: PeerId, voters: Vec<PeerId>) -> Self {
+        Self::made(peer, voters, RaftIndex(0))
+    }
+
+    fn made(peer: PeerId, voters: Vec<PeerId>, configuration_index: RaftIndex) -> Self {
         let mut replica = Self {
             driver: Driver::new(DriverConfig::default()),
             sink: TestSink::default(),
             out: DriverOutput::default(),
         };
-        let new = NewGroup { group: GROUP, peer, voters, snapshot_data: Bytes::new() };
+        let new = NewGroup { group: GROUP, peer, voters, configuration_index, snapshot_data: Bytes::new() };
         replica.driver.create_group(new, &mut replica.sink).unwrap();
         replica.turn();
         replica

@@ -289,6 +289,18 @@ impl ProducerTable {
         }
     }
 
+    /// Forgets every applied batch that reaches `end` or beyond: the log ends there. A snapshot may have been taken further on.
+    pub fn forget_from(&mut self, end: KafkaOffset) {
+        self.producers.retain(|_, producer| {
+            let had_batches = !producer.batches.is_empty();
+            let is_below =
+                |batch: &AppliedBatch| batch.base_offset.0 + i64::from(batch.last_offset_delta) < end.0;
+            producer.batches.retain(is_below);
+            // One without batches is known by its epoch alone, which a marker has told.
+            !had_batches || !producer.batches.is_empty() || producer.is_held()
+        });
+    }
+
     /// Forgets producers idle for `producer.id.expiration.ms`; gives how many. To be called every ten minutes or so.
     pub fn expire(&mut self, wall_ms: i64) -> usize {
         let before = self.producers.len();

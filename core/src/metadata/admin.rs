@@ -12,7 +12,7 @@ use chronik_net::codec::messages::{
     IncrementalAlterConfigsResponse, RemoveRaftVoterRequest, RemoveRaftVoterResponse,
     UnregisterBrokerRequest, UnregisterBrokerResponse,
 };
-use chronik_wal::types::NodeId;
+use chronik_wal::types::{NodeId, RaftIndex};
 use kafka_protocol::ResponseError;
 use uuid::Uuid;
 
@@ -57,6 +57,8 @@ pub enum AdminRequest {
         partition: i32,
         /// The members of the group, all of them voters.
         replicas: Vec<Replica>,
+        /// The entry with which they became the members.
+        index: RaftIndex,
     },
     /// A replica has lost part of its log: its node begins again under a fresh id (SAFETY.md, rule 8).
     RenewReplica {

@@ -12,7 +12,7 @@
 
 use std::collections::BTreeMap;
 
-use chronik_wal::types::{GroupId, NodeId, PeerId, Term};
+use chronik_wal::types::{GroupId, NodeId, PeerId, RaftIndex, Term};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
@@ -210,6 +210,9 @@ pub enum Command {
         partition: i32,
         /// What it has reached, in any order: must be the target still.
         replicas: Vec<Replica>,
+        /// The entry of the partition's log with which these became the members; 0 where the leader did not say.
+        #[serde(default)]
+        index: RaftIndex,
     },
     /// Sets the members of the metadata group, as [`Command::PlaceReplicas`] does for a partition. The first one of all is
     /// complete at once: it names who has formed the cluster.

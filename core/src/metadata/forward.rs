@@ -137,6 +137,8 @@ enum RequestHead {
         topic: Uuid,
         partition: i32,
         replicas: Vec<Replica>,
+        #[serde(default)]
+        index: RaftIndex,
     },
     RenewReplica {
         #[serde(with = "uuid_text")]
@@ -248,9 +250,9 @@ fn request_head(request: &AdminRequest, out: &mut BytesMut) -> RequestHead {
         AdminRequest::Register(node, broker) => {
             return RequestHead::Register { node: *node, broker: broker.clone() };
         }
-        AdminRequest::CompletePlacement { topic, partition, replicas } => {
-            let (topic, partition, replicas) = (*topic, *partition, replicas.clone());
-            return RequestHead::CompletePlacement { topic, partition, replicas };
+        AdminRequest::CompletePlacement { topic, partition, replicas, index } => {
+            let (topic, partition, replicas, index) = (*topic, *partition, replicas.clone(), *index);
+            return RequestHead::CompletePlacement { topic, partition, replicas, index };
         }
         AdminRequest::RenewReplica { topic, partition, replica } => {
             let (topic, partition, replica) = (*topic, *partition, *replica);
@@ -266,8 +268,8 @@ fn request_of(head: RequestHead, message: &mut Bytes) -> Result<AdminRequest, Fo
         RequestHead::AutoCreate { names } => return Ok(AdminRequest::AutoCreate(names)),
         RequestHead::ProducerIds { node } => return Ok(AdminRequest::ProducerIds(node)),
         RequestHead::Register { node, broker } => return Ok(AdminRequest::Register(node, broker)),
-        RequestHead::CompletePlacement { topic, partition, replicas } => {
-            return Ok(AdminRequest::CompletePlacement { topic, partition, replicas });
+        RequestHead::CompletePlacement { topic, partition, replicas, index } => {
+            return Ok(AdminRequest::CompletePlacement { topic, partition, replicas, index });
         }
         RequestHead::RenewReplica { topic, partition, replica } => {
             return Ok(AdminRequest::RenewReplica { topic, partition, replica });

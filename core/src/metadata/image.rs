@@ -2,19 +2,19 @@
 //!
 //! Layout: the 8 bytes `CHRNKMDI`, the version as u32 little-endian, then JSON. The checksum is that of the frame or file
 //! that carries the image. A newer version is refused (SAFETY.md, rule 25). It is written in the oldest version that holds
-//! all of the state: 2 adds the brokers that are being drained.
+//! all of the state: 2 adds the brokers that are being drained and those that were removed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use chronik_wal::types::{GroupId, NodeId, Term};
+use chronik_wal::types::{GroupId, NodeId, RaftIndex, Term};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
 
 use super::command::{Replica, RequestId, uuid_text};
 use super::names::collision_key;
-use super::state::{AnsweredRequests, Broker, MetadataReplicas, MetadataState, Partition, Topic};
+use super::state::{AnsweredRequests, Broker, Departed, MetadataReplicas, MetadataState, Partition, Topic};
 use crate::config::layers::ConfigMap;
 
 const MAGIC: &[u8; 8] = b"CHRNKMDI";
@@ -43,6 +43,8 @@ struct Image {
     brokers: Vec<(NodeId, Broker)>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     draining: Vec<NodeId>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    departed: Vec<Departed>,
     topics: Vec<ImageTopic>,
     cluster_configs: ConfigMap,
     broker_configs: Vec<(NodeId, ConfigMap)>,
@@ -70,9 +72,16 @@ struct ImagePartition {
     adding: Vec<Replica>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     removing: Vec<Replica>,
+    #[serde(default, skip_serializing_if = "is_first")]
+    base_index: RaftIndex,
     first_leader: NodeId,
     leader: Option<(Term, NodeId)>,
     in_sync: Vec<NodeId>,
+}
+
+/// Whether nothing has become of the members that made the group.
+fn is_first(index: &RaftIndex) -> bool {
+    *index == RaftIndex(0)
 }
 
 /// The state as bytes.
@@ -86,6 +95,7 @@ pub fn encode(state: &MetadataState) -> Vec<u8> {
         metadata_replicas: (*state.metadata_replicas).clone(),
         brokers: state.brokers.iter().map(|(node, broker)| (*node, broker.clone())).collect(),
         draining: state.draining.iter().copied().collect(),
+        departed: (*state.departed).clone(),
         topics: state.topics.values().map(|topic| image_topic(topic)).collect(),
         cluster_configs: (*state.cluster_configs).clone(),
         broker_configs: state.broker_configs.iter().map(|(node, map)| (*node, (**map).clone())).collect(),
@@ -96,7 +106,7 @@ pub fn encode(state: &MetadataState) -> Vec<u8> {
         requests: state.requests.order.iter().copied().collect(),
     };
     let mut bytes = MAGIC.to_vec();
-    let version: u32 = if image.draining.is_empty() { 1 } else { 2 };
+    let version: u32 = if image.draining.is_empty() && image.departed.is_empty() { 1 } else { 2 };
     bytes.extend_from_slice(&version.to_le_bytes());
     serde_json::to_writer(&mut bytes, &image).expect("the image is plain data");
     bytes
@@ -119,6 +129,7 @@ pub fn decode(bytes: &[u8]) -> Result<MetadataState, ImageError> {
         metadata_replicas: Arc::new(image.metadata_replicas),
         brokers: Arc::new(image.brokers.into_iter().collect()),
         draining: Arc::new(image.draining.into_iter().collect()),
+        departed: Arc::new(image.departed),
         cluster_configs: Arc::new(image.cluster_configs),
         broker_configs: Arc::new(
             image.broker_configs.into_iter().map(|(node, map)| (node, Arc::new(map))).collect(),
@@ -145,6 +156,7 @@ fn image_topic(topic: &Topic) -> ImageTopic {
         replicas: partition.replicas.to_vec(),
         adding: partition.adding.to_vec(),
         removing: partition.removing.to_vec(),
+        base_index: partition.base_index,
         first_leader: partition.first_leader,
         leader: partition.leader,
         in_sync: partition.in_sync.to_vec(),
@@ -164,6 +176,7 @@ fn add_topic(state: &mut MetadataState, topic: ImageTopic) {
         replicas: partition.replicas.into(),
         adding: partition.adding.into(),
         removing: partition.removing.into(),
+        base_index: partition.base_index,
         first_leader: partition.first_leader,
         leader: partition.leader,
         in_sync: partition.in_sync.into(),

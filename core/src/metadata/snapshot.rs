@@ -10,13 +10,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chronik_wal::identity::shard_of;
-use chronik_wal::types::{GroupId, LeaderEpoch, NodeId, ShardId, Term};
+use chronik_wal::types::{GroupId, LeaderEpoch, NodeId, RaftIndex, ShardId, Term};
 use uuid::Uuid;
 
 use super::chunk_map::ChunkMap;
 use super::command::{ConfigScope, Endpoint, Replica};
 use super::names::is_internal;
-use super::state::{Broker, Change, MetadataState, Partition, Topic};
+use super::state::{Broker, Change, Departed, MetadataState, Partition, Topic};
 use crate::config::broker::BrokerConfig;
 use crate::config::layers::{BrokerLayers, ConfigMap};
 use crate::config::topic::TopicConfig;
@@ -44,6 +44,8 @@ pub struct PartitionView {
     pub adding: Arc<[Replica]>,
     /// Of these, the ones that are to go (see [`Partition::removing`]).
     pub removing: Arc<[Replica]>,
+    /// See [`Partition::base_index`].
+    pub base_index: RaftIndex,
     /// The newest leader known; none only before the first election.
     pub leader: Option<Leader>,
     /// The replicas in sync.
@@ -114,6 +116,15 @@ impl TopicView {
     }
 }
 
+/// The nodes that were removed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Departures {
+    /// Those that are still in the metadata group: talked to until they are out, for it may need their votes.
+    pub leaving: BTreeMap<NodeId, Departed>,
+    /// Directories of those that are out: not talked to any more.
+    pub removed: BTreeSet<Uuid>,
+}
+
 /// A picture of the cluster.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -127,6 +138,8 @@ pub struct Snapshot {
     pub controller: Option<NodeId>,
     /// The registered brokers.
     pub brokers: Arc<BTreeMap<NodeId, Broker>>,
+    /// The nodes that were removed.
+    pub departures: Arc<Departures>,
     /// Brokers that are being drained.
     pub draining: Arc<BTreeSet<NodeId>>,
     /// Brokers that are registered but cannot be reached: not listed, given no partitions.
@@ -213,6 +226,7 @@ impl SnapshotBuilder {
             cluster_id: None,
             controller: None,
             brokers: Arc::default(),
+            departures: Arc::default(),
             draining: Arc::default(),
             fenced: Arc::default(),
             guests: Arc::default(),
@@ -243,6 +257,7 @@ impl SnapshotBuilder {
         self.working.cluster_id = state.cluster_id().cloned();
         self.working.brokers = Arc::clone(state.brokers());
         self.working.draining = Arc::clone(state.draining());
+        self.read_departures(state);
         self.read_layers(state);
         let before = std::mem::take(&mut self.working.topics);
         self.working.names = ChunkMap::default();
@@ -255,6 +270,15 @@ impl SnapshotBuilder {
     /// Takes over one committed change; `state` is the state after it.
     pub fn apply(&mut self, change: &Change, state: &MetadataState) {
         self.dirty = true;
+        if matches!(
+            change,
+            Change::BrokerRegistered(_)
+                | Change::BrokerReturned(..)
+                | Change::BrokerUnregistered(_)
+                | Change::MetadataReplicasPlaced
+        ) {
+            self.read_departures(state);
+        }
         match change {
             Change::ClusterId(id) => self.working.cluster_id = Some(Arc::clone(id)),
             Change::BrokerRegistered(node) => {
@@ -372,6 +396,17 @@ impl SnapshotBuilder {
         view.partitions.get_mut(usize::try_from(number).ok()?)
     }
 
+    /// Keeps the picture's own pointer while nothing has changed: the links are brought to it whenever it is another one.
+    fn read_departures(&mut self, state: &MetadataState) {
+        let departures = Departures {
+            leaving: state.leaving().map(|departed| (departed.node, departed.clone())).collect(),
+            removed: state.removed().map(|departed| departed.directory).collect(),
+        };
+        if *self.working.departures != departures {
+            self.working.departures = Arc::new(departures);
+        }
+    }
+
     fn read_layers(&mut self, state: &MetadataState) {
         let layers = BrokerLayers {
             fixed: Arc::clone(&self.working.layers.fixed),
@@ -434,6 +469,7 @@ fn partition_view(partition: &Partition, known: Option<&PartitionView>) -> Parti
         replicas: Arc::clone(&partition.replicas),
         adding: Arc::clone(&partition.adding),
         removing: Arc::clone(&partition.removing),
+        base_index: partition.base_index,
         leader: by_event.map_or(recorded, |view| view.leader),
         in_sync: listed(by_event.map_or(&partition.in_sync, |view| &view.in_sync), &partition.replicas),
     }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use chronik_wal::types::{GroupId, NodeId, PeerId, Term};
+use chronik_wal::types::{GroupId, NodeId, PeerId, RaftIndex, Term};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
@@ -25,6 +25,9 @@ pub use placement::MetadataReplicas;
 
 /// Answered requests remembered: a retry comes within seconds, and no node sends this many in that time.
 pub const REQUESTS_KEPT_MAX: usize = 1024;
+
+/// Removed brokers remembered: whoever starts one of them again does so within days, and few are removed.
+pub const DEPARTED_KEPT_MAX: usize = 256;
 
 /// A command that contradicts the state. Never seen unless a leader planned on a wrong state, so it is logged as an error.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -45,6 +48,18 @@ pub struct Broker {
     /// Its Kafka listeners by name.
     pub listeners: BTreeMap<String, Endpoint>,
     /// Where its peers reach it.
+    pub raft: Option<Endpoint>,
+}
+
+/// A broker that was removed, as it was.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Departed {
+    /// The broker.
+    pub node: NodeId,
+    /// Its data directory: another one is another node.
+    #[serde(with = "uuid_text")]
+    pub directory: Uuid,
+    /// Where its peers reached it.
     pub raft: Option<Endpoint>,
 }
 
@@ -80,6 +95,9 @@ pub struct Partition {
     pub adding: Arc<[Replica]>,
     /// Of these, the ones that are to go. One that is in `adding` as well was called off before it had arrived.
     pub removing: Arc<[Replica]>,
+    /// The entry of its log with which the replicas that are not in `adding` became the members of its Raft group; 0 for those
+    /// that made it, or where it is not known.
+    pub base_index: RaftIndex,
     /// The replica that campaigns first when the partition has just been made.
     pub first_leader: NodeId,
     /// The newest leader that was recorded, and its term. A hint.
@@ -136,6 +154,8 @@ pub struct MetadataState {
     pub(super) cluster_id: Option<Arc<str>>,
     pub(super) metadata_replicas: Arc<MetadataReplicas>,
     pub(super) brokers: Arc<BTreeMap<NodeId, Broker>>,
+    /// The brokers that were removed last, oldest first.
+    pub(super) departed: Arc<Vec<Departed>>,
     /// Brokers that are being drained: internal topics do not grow onto these.
     pub(super) draining: Arc<BTreeSet<NodeId>>,
     pub(super) topics: ChunkMap<Arc<str>, Arc<Topic>>,
@@ -178,6 +198,26 @@ impl MetadataState {
     #[must_use]
     pub fn brokers(&self) -> &Arc<BTreeMap<NodeId, Broker>> {
         &self.brokers
+    }
+
+    /// Whether the broker with this data directory was removed.
+    #[must_use]
+    pub fn is_departed(&self, directory: &Uuid) -> bool {
+        self.departed.iter().any(|departed| departed.directory == *directory)
+    }
+
+    /// The removed brokers that are out of the metadata group as well: nobody waits for a word of theirs any more.
+    pub fn removed(&self) -> impl Iterator<Item = &Departed> {
+        self.departed.iter().filter(|departed| !self.is_member(&departed.directory))
+    }
+
+    /// The removed brokers that are still in the metadata group: until they are out, it may need their votes.
+    pub fn leaving(&self) -> impl Iterator<Item = &Departed> {
+        self.departed.iter().filter(|departed| self.is_member(&departed.directory))
+    }
+
+    fn is_member(&self, directory: &Uuid) -> bool {
+        self.metadata_replicas.replicas.iter().any(|member| member.directory == *directory)
     }
 
     /// The brokers that are being drained.
@@ -297,8 +337,8 @@ impl MetadataState {
             Command::PlaceReplicas { id, partition, replicas } => {
                 self.place_replicas(id, *partition, replicas)
             }
-            Command::CompletePlacement { id, partition, replicas } => {
-                self.complete_placement(id, *partition, replicas)
+            Command::CompletePlacement { id, partition, replicas, index } => {
+                self.complete_placement(id, *partition, replicas, *index)
             }
             Command::PlaceMetadataReplicas { replicas } => self.place_metadata_replicas(replicas),
             Command::CompleteMetadataPlacement { replicas } => self.complete_metadata_placement(replicas),

@@ -216,10 +216,29 @@ fn a_placement_lists_what_comes_and_goes_until_it_is_complete() {
     assert_eq!((&*now.adding, &*now.removing), (&replicas(&[(3, 3)])[..], &replicas(&[(2, 2)])[..]));
     assert_eq!((now.base(), now.target()), (replicas(&[(1, 1), (2, 2)]), target.clone()));
     let stale = replicas(&[(1, 1), (2, 2)]);
-    assert!(state.apply(&Command::CompletePlacement { id, partition: 0, replicas: stale }).is_err());
-    state.apply(&Command::CompletePlacement { id, partition: 0, replicas: target.clone() }).unwrap();
+    assert!(
+        state
+            .apply(&Command::CompletePlacement { id, partition: 0, replicas: stale, index: RaftIndex(7) })
+            .is_err()
+    );
+    state
+        .apply(&Command::CompletePlacement {
+            id,
+            partition: 0,
+            replicas: target.clone(),
+            index: RaftIndex(7),
+        })
+        .unwrap();
     let now = partition(&state);
     assert_eq!((&*now.replicas, now.is_reassigning()), (&target[..], false));
+    assert_eq!(now.base_index, RaftIndex(7), "as of which they are the members");
+    assert_eq!(partition(&image::decode(&image::encode(&state)).unwrap()).base_index, RaftIndex(7));
+    let untold = br#"{"version":1,"command":{"type":"complete_placement","id":"00000000-0000-0000-0000-000000000001","partition":0,"replicas":[]}}"#;
+    let untold = command::decode(untold).unwrap();
+    assert!(
+        matches!(untold, Command::CompletePlacement { index: RaftIndex(0), .. }),
+        "as it was written before"
+    );
     assert_eq!(&*now.in_sync, [NodeId(1)], "who is gone is in sync no more");
     let reused = replicas(&[(1, 1), (2, 2)]);
     assert!(state.apply(&Command::PlaceReplicas { id, partition: 0, replicas: reused }).is_err());
@@ -240,7 +259,14 @@ fn what_is_called_off_stays_until_raft_is_rid_of_it() {
     wanted.apply(&place(replicas(&[(3, 3), (1, 1)]))).unwrap();
     assert_eq!(partition(&wanted).base(), original);
     assert_eq!(&*partition(&wanted).removing, replicas(&[(2, 2)]));
-    state.apply(&Command::CompletePlacement { id, partition: 0, replicas: original.clone() }).unwrap();
+    state
+        .apply(&Command::CompletePlacement {
+            id,
+            partition: 0,
+            replicas: original.clone(),
+            index: RaftIndex(7),
+        })
+        .unwrap();
     assert_eq!(&*partition(&state).replicas, original);
 }
 
@@ -269,6 +295,34 @@ fn every_broker_becomes_a_member_of_the_metadata_group() {
     state.apply(&Command::UnregisterBroker { node: NodeId(1) }).unwrap();
     assert_eq!(state.metadata_replicas().target(), [second]);
     assert!(state.apply(&Command::UnregisterBroker { node: NodeId(2) }).is_err(), "the last one stays");
+}
+
+#[test]
+fn who_was_removed_is_known_by_its_directory_once_it_is_out_of_the_metadata_group() {
+    let mut state = MetadataState::default();
+    for (node, directory) in [(1, 11), (2, 22)] {
+        state.apply(&register(node, directory)).unwrap();
+    }
+    let nodes = |list: Vec<&Departed>| list.iter().map(|departed| departed.node.0).collect::<Vec<_>>();
+    let unregister = Command::UnregisterBroker { node: NodeId(2) };
+    state.apply(&unregister).unwrap();
+    assert!(state.is_departed(&Uuid::from_u128(22)));
+    assert_eq!((nodes(state.leaving().collect()), nodes(state.removed().collect())), (vec![2], vec![]));
+    let reached = state.metadata_replicas().target();
+    state.apply(&Command::CompleteMetadataPlacement { replicas: reached }).unwrap();
+    assert_eq!((nodes(state.leaving().collect()), nodes(state.removed().collect())), (vec![], vec![2]));
+    let bytes = image::encode(&state);
+    assert_eq!(bytes[8..12], 2u32.to_le_bytes());
+    assert_eq!(image::decode(&bytes).unwrap(), state);
+    // As a new node it comes back, and may go again, many times.
+    for directory in 100..100 + DEPARTED_KEPT_MAX as u128 {
+        state.apply(&register(2, directory)).unwrap();
+        state.apply(&unregister).unwrap();
+    }
+    assert_eq!(state.departed.len(), DEPARTED_KEPT_MAX);
+    assert!(!state.is_departed(&Uuid::from_u128(22)) && state.is_departed(&Uuid::from_u128(100)));
+    state.apply(&register(2, 100)).unwrap();
+    assert!(!state.is_departed(&Uuid::from_u128(100)), "what is committed counts");
 }
 
 #[test]
@@ -324,6 +378,7 @@ fn a_mark_is_in_the_image_and_goes_with_the_broker() {
     let mut unregistered = state.clone();
     unregistered.apply(&Command::UnregisterBroker { node: NodeId(2) }).unwrap();
     assert!(unregistered.draining().is_empty());
+    assert_eq!(image::decode(&image::encode(&unregistered)).unwrap(), unregistered);
     state.apply(&mark(2, false)).unwrap();
     assert_eq!(image::encode(&state), unmarked);
 }

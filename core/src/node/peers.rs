@@ -23,7 +23,7 @@ use std::sync::{Arc, mpsc};
 use chronik_net::acceptor::Accepted;
 use chronik_net::peer::{
     ClusterId, DownReason, Frame, FrameSink, Identity, IncomingLinks, Link, LinkEvent, NotSentReason,
-    PeerConfig, PeerInfo, Registry,
+    PeerConfig, PeerInfo, RefusalCode, Registry,
 };
 use chronik_net::rt::mailbox::Receiver;
 use chronik_wal::types::{NodeId, PeerId, ShardId};
@@ -195,7 +195,9 @@ impl Peers {
     pub fn metadata(&self, snapshot: &Arc<Snapshot>) {
         let before = self.adopted.borrow().clone();
         let same_brokers = before.as_ref().is_some_and(|before| {
-            Arc::ptr_eq(&before.brokers, &snapshot.brokers) && Arc::ptr_eq(&before.guests, &snapshot.guests)
+            Arc::ptr_eq(&before.brokers, &snapshot.brokers)
+                && Arc::ptr_eq(&before.guests, &snapshot.guests)
+                && Arc::ptr_eq(&before.departures, &snapshot.departures)
         });
         let same_cluster = before.as_ref().is_some_and(|before| before.cluster_id == snapshot.cluster_id);
         if same_brokers && same_cluster {
@@ -250,6 +252,9 @@ impl Peers {
             let Some(peers) = peers.upgrade() else { return };
             if matches!(event, LinkEvent::Down { .. }) {
                 peers.not_there(node);
+            }
+            if is_expulsion(&event) && peers.shard == ShardId(0) {
+                peers.router.send(peers.shard, Message::Event(Event::Expelled { by: node }));
             }
             let now = match event {
                 LinkEvent::Up(_) => Told::Up,
@@ -345,6 +350,12 @@ impl Peers {
             tracing::warn!(node = from.node, kind, %error, "a frame of another node is dropped; more of them are only counted");
         }
     }
+}
+
+/// Whether the other node says that this one was removed from the cluster.
+fn is_expulsion(event: &LinkEvent) -> bool {
+    let LinkEvent::Down { reason: DownReason::RefusedByPeer(refusal), .. } = event else { return false };
+    refusal.code == RefusalCode::Removed
 }
 
 /// Where frames of the incoming links go.

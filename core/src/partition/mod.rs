@@ -25,7 +25,7 @@ use chronik_wal::epochs::EpochTable;
 use chronik_wal::partition::{FilesError, PartitionLog, ProducerSnapshot};
 use chronik_wal::planted::{Bug, is_planted};
 use chronik_wal::producer_state::{ProducerLimits, ProducerTable};
-use chronik_wal::types::{GroupId, KafkaOffset, RaftIndex, Term};
+use chronik_wal::types::{GroupId, KafkaOffset, PeerId, RaftIndex, Term};
 use uuid::Uuid;
 
 use self::gaps::Gaps;
@@ -119,6 +119,8 @@ pub struct Partition {
     pub group: GroupId,
     /// Its replicas, in the order of the placement, and other members that wrote to this one.
     pub members: Vec<Replica>,
+    /// Of those that the placement names, the ones that are no more: the node has a newer one. Nothing is sent to them.
+    pub gone: Vec<PeerId>,
     /// The topic's configuration, resolved.
     pub config: Arc<TopicConfig>,
     /// End of the committed and applied log.
@@ -174,6 +176,7 @@ impl Partition {
             name,
             group,
             members: Vec::new(),
+            gone: Vec::new(),
             config,
             high_watermark: KafkaOffset(0),
             log_start: KafkaOffset(0),
@@ -248,13 +251,23 @@ impl Partition {
         limits: ProducerLimits,
         wall_ms: i64,
     ) -> Result<(), FilesError> {
-        // One that speaks of what is lost would take new batches for duplicates.
-        let candidates = [snapshot, producers_from_data(data)].into_iter().flatten();
-        let believed = candidates.filter(|snapshot| snapshot.offset <= log_end).max_by_key(|s| s.offset);
+        // A file that speaks of what is lost is not believed: batches that come anew would be taken for duplicates. What the
+        // group's state keeps was taken when the log start moved, where the log may have ended later than here: a snapshot
+        // that took the log's place is durable before the entries after it have come. Nothing else knows of the producers
+        // below the log start, so of that as much is believed as this log has.
+        let file = snapshot.filter(|snapshot| snapshot.offset <= log_end);
+        let believed = [file, producers_from_data(data)].into_iter().flatten();
+        let believed = believed.max_by_key(|snapshot| snapshot.offset.min(log_end));
         let mut from = believed.as_ref().map_or(self.files.start().base_offset, |snapshot| snapshot.offset);
         if let Some(snapshot) = believed {
             match ProducerTable::decode_snapshot(&snapshot.bytes, limits, wall_ms) {
-                Ok(producers) => self.producers = producers,
+                Ok(mut producers) => {
+                    if snapshot.offset > log_end {
+                        producers.forget_from(log_end);
+                        from = self.files.start().base_offset;
+                    }
+                    self.producers = producers;
+                }
                 Err(error) => {
                     tracing::warn!(group = self.group.0, %error, "a producer snapshot is read from the log instead");
                     from = self.files.start().base_offset;

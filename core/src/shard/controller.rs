@@ -79,6 +79,8 @@ pub struct ControllerHost {
     pub(super) dissemination: Dissemination,
     /// While there is no metadata group here.
     pub(super) bootstrap: Option<Bootstrap>,
+    /// A node that says that this one was removed from the cluster. It has that from the metadata, so it stays so.
+    pub(super) expelled_by: Option<NodeId>,
     /// Why this node has no part in a cluster yet, or no more; for people.
     pub(super) obstacle: Option<String>,
     /// When that was last said.
@@ -116,6 +118,7 @@ impl ControllerHost {
             registration: Registration::default(),
             dissemination: Dissemination::default(),
             bootstrap: None,
+            expelled_by: None,
             obstacle: None,
             complained_at_ms: None,
             tend_at_ms: None,

@@ -105,7 +105,13 @@ impl Shard {
         let voters: Vec<PeerId> = replicas.base().iter().map(|member| member.peer).collect();
         let campaigns = voters.iter().min() == Some(&peer);
         let snapshot_data: Bytes = image::encode(&MetadataState::of_members(replicas)).into();
-        let new = NewGroup { group, peer, voters, snapshot_data: snapshot_data.clone() };
+        let new = NewGroup {
+            group,
+            peer,
+            voters,
+            configuration_index: RaftIndex(0),
+            snapshot_data: snapshot_data.clone(),
+        };
         self.driver
             .create_group(new, &mut self.wal)
             .map_err(|error| OpenError::Group { group, why: error.to_string() })?;

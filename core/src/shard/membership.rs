@@ -15,7 +15,7 @@ use chronik_raft::driver::MemberChange;
 use chronik_raft::eraftpb::ConfState;
 use chronik_raft::error::ProposeError;
 use chronik_raft::leadership::Leadership;
-use chronik_wal::types::{GroupId, PeerId, ShardId};
+use chronik_wal::types::{GroupId, PeerId, RaftIndex, ShardId};
 
 use super::controller::AdminRequest;
 use super::message::{Call, Request};
@@ -138,9 +138,11 @@ impl Shard {
             return;
         }
         self.membership.told_ms.insert(group, now_ms);
+        // A joiner begins with these members: what made them so is behind it.
+        let index = self.driver.state(group).map_or(RaftIndex(0), |state| state.configuration_index);
         let Some(name) = self.partitions.get(&group).map(|partition| &partition.name) else { return };
         let (topic, partition, replicas) = (name.topic_id, name.index, target.to_vec());
-        let request = AdminRequest::CompletePlacement { topic, partition, replicas };
+        let request = AdminRequest::CompletePlacement { topic, partition, replicas, index };
         let timeout_ms = u32::try_from(TELL_EVERY_MS).unwrap_or(u32::MAX);
         // Nobody waits for the answer: the metadata log tells.
         let call = Call { origin: self.id, id: 0 };

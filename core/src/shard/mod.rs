@@ -104,6 +104,11 @@ pub enum Event {
         /// Its process is known to be gone, not only silent.
         refused: bool,
     },
+    /// A node says that this one was removed from the cluster (shard 0 only).
+    Expelled {
+        /// The node.
+        by: NodeId,
+    },
     /// A message of Raft found no room on the link to its node.
     Unsent {
         /// The group.
@@ -341,6 +346,7 @@ impl Shard {
             Event::Peer { from, message } => self.peer_says(from, message),
             Event::NodeUp(node) => self.node_up(node),
             Event::NodeDown { node, refused } => self.node_down(node, refused),
+            Event::Expelled { by } => self.expelled(by),
             Event::Unsent { group, to, kind } => self.not_sent(group, to, kind),
             Event::Stop => self.stop(),
         }

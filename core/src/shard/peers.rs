@@ -3,8 +3,8 @@
 //! Runs on every shard. The edge (`node/peers.rs`) carries [`PeerOut`]s; a message lost there is lost for good, and Raft
 //! sends another. A peer id is translated to a node by the partition's members: the placement, and whoever wrote to us.
 //!
-//! Invariants: nothing is sent to a node whose link is down (it would wait in a queue for a reader that may never come);
-//! a peer is never believed to be on two nodes.
+//! Invariants: nothing is sent to a node whose link is down (it would wait in a queue for a reader that may never come), nor to a
+//! replica that a newer one on the same node has taken the place of; a peer is never believed to be on two nodes.
 
 use std::collections::VecDeque;
 
@@ -170,9 +170,10 @@ impl Shard {
         }
     }
 
-    /// The node of a replica, if a link to it is up.
+    /// The node of a replica, if it is there: a link to it is up, and the replica is not gone.
     pub(crate) fn reachable(&self, group: GroupId, peer: PeerId) -> Option<NodeId> {
-        self.node_of(group, peer).filter(|node| self.nodes_up.contains(node))
+        let node = self.node_of(group, peer).filter(|node| self.nodes_up.contains(node))?;
+        (!self.partitions.get(&group)?.gone.contains(&peer)).then_some(node)
     }
 
     /// A node can be reached now.
@@ -180,7 +181,9 @@ impl Shard {
         self.nodes_up.insert(node);
         self.handover_node(node, true);
         for (group, peer) in self.replicas_on(node) {
-            self.driver.peer_found(group, peer);
+            if self.reachable(group, peer).is_some() {
+                self.driver.peer_found(group, peer);
+            }
             self.watch_in_sync(group);
         }
         self.reachable_changed(node, true, false);
@@ -208,11 +211,17 @@ impl Shard {
     }
 
     /// Members that are new to this shard, all but those `known` before: which of them cannot be reached. A leader does not wait for
-    /// these before the group rests; a link that comes up says otherwise.
+    /// these before the group rests; a link that comes up says otherwise. Nor for those that are gone since: it would keep the
+    /// group awake, and write to them, for as long as their successors are being filled.
     pub(crate) fn tell_unreachable(&mut self, group: GroupId, known: &[Replica]) {
-        let Some(partition) = self.partitions.get(&group) else { return };
-        let is_away = |member: &&Replica| member.node != self.node && !self.nodes_up.contains(&member.node);
-        for member in partition.members.iter().filter(is_away).filter(|member| !known.contains(member)) {
+        let Some(partition) = self.partitions.get_mut(&group) else { return };
+        let gone = gone_among(&partition.members);
+        let before = std::mem::replace(&mut partition.gone, gone);
+        let is_lost = |member: &&Replica| {
+            let is_away = !self.nodes_up.contains(&member.node) && !known.contains(member);
+            is_away || partition.gone.contains(&member.peer) && !before.contains(&member.peer)
+        };
+        for member in partition.members.iter().filter(|member| member.node != self.node).filter(is_lost) {
             self.driver.peer_lost(group, member.peer, 0, false);
         }
     }
@@ -312,6 +321,14 @@ impl Shard {
         self.touched.insert(*group);
         self.decide(*group, decided);
     }
+}
+
+/// Of the replicas that a placement names, those with a newer one on their node. Ids are given in order, and a node has one data
+/// directory: they went with the directory, or the log, that the node had before (SAFETY.md, rule 8).
+fn gone_among(placed: &[Replica]) -> Vec<PeerId> {
+    let is_newer = |other: &Replica, one: &Replica| other.node == one.node && other.peer > one.peer;
+    let gone = placed.iter().filter(|one| placed.iter().any(|other| is_newer(other, one)));
+    gone.map(|replica| replica.peer).collect()
 }
 
 /// What the entries of an append take in memory.

@@ -2,7 +2,7 @@
 //!
 //! Shard 0 only. The proof is the metadata log: the node is registered when its own state says so.
 
-use chronik_wal::types::GroupId;
+use chronik_wal::types::{GroupId, NodeId};
 
 use super::Shard;
 use super::controller::{AdminReply, AdminRequest};
@@ -28,6 +28,17 @@ impl Shard {
         let has_group = self.driver.contains(GroupId::METADATA);
         let knows_leader = self.metadata_leader().is_some();
         let Some(host) = &mut self.controller else { return };
+        let says = match host.expelled_by {
+            Some(by) => Some(format!(" (node {by} says so)")),
+            None => host.state.is_departed(&host.own.directory).then(String::new),
+        };
+        if let Some(says) = says {
+            let why = format!(
+                "node {node} was removed from the cluster{says}: stop it, or start it on an empty data directory to let \
+                 it join again"
+            );
+            return self.complain(&why, true);
+        }
         if host.is_registered(node) {
             host.obstacle = None;
             return;
@@ -51,6 +62,13 @@ impl Shard {
         host.registration.in_flight = true;
         let request = AdminRequest::Register(node, Box::new(host.own.clone()));
         self.submit(Asker::Registration, request, TRY_MS);
+    }
+
+    /// A node says that this one was removed.
+    pub(crate) fn expelled(&mut self, by: NodeId) {
+        let Some(host) = &mut self.controller else { return };
+        host.expelled_by.get_or_insert(by);
+        self.register();
     }
 
     /// One try has ended. Whether it has succeeded shows in the metadata.

@@ -138,7 +138,13 @@ impl Shard {
         }
         // A joiner is not among them: it waits for the log, or a snapshot, to make it a voter.
         let voters: Vec<PeerId> = partition.base().iter().map(|replica| replica.peer).collect();
-        let new = NewGroup { group: partition.group, peer, voters, snapshot_data: Bytes::new() };
+        let new = NewGroup {
+            group: partition.group,
+            peer,
+            voters,
+            configuration_index: partition.base_index,
+            snapshot_data: Bytes::new(),
+        };
         if let Err(error) = self.driver.create_group(new, &mut self.wal) {
             return self.fail(format!("group {} of {}-{number}: {error}", partition.group, topic.name));
         }

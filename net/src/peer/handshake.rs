@@ -12,7 +12,7 @@
 //! incarnation u64; directory [16]; cluster [32], zero-padded, all zero for none; address length u16 (0 for none), address.
 //! A refusal: code u16, then UTF-8 text.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::mem::size_of;
 use std::sync::Arc;
@@ -128,6 +128,8 @@ pub struct Members {
     pub admits_strangers: bool,
     /// The nodes, each with its registered directory where that is known.
     pub nodes: BTreeMap<i32, Option<Uuid>>,
+    /// Directories of nodes that were removed: not talked to, whatever they and the list say.
+    pub removed: BTreeSet<Uuid>,
 }
 
 /// Why a link is refused. The numbers are on the wire.
@@ -150,6 +152,8 @@ pub enum RefusalCode {
     Stranger = 7,
     /// A greeting that makes no sense.
     Malformed = 8,
+    /// The node with this directory was removed from the cluster, and the metadata say so.
+    Removed = 9,
     /// A code that a newer version has.
     Unknown = 0xFFFF,
 }
@@ -193,6 +197,7 @@ impl Refusal {
             RefusalCode::Directory,
             RefusalCode::Stranger,
             RefusalCode::Malformed,
+            RefusalCode::Removed,
         ];
         let code = known.into_iter().find(|code| *code as u16 == number).unwrap_or(RefusalCode::Unknown);
         let line = String::from_utf8_lossy(&text[..text.len().min(REFUSAL_TEXT_BYTES_MAX)]);
@@ -329,6 +334,12 @@ pub fn judge(
             "nodes {us} and {them} have the same data directory id: one runs on a copy of the other's"
         );
         return refuse(RefusalCode::Directory, text);
+    }
+    if members.removed.contains(&theirs.directory) {
+        let text = format!(
+            "node {them} was removed from the cluster: stop it, or start it on an empty data directory to let it join again"
+        );
+        return refuse(RefusalCode::Removed, text);
     }
     match members.nodes.get(&them) {
         _ if theirs.cluster.is_none() => Ok(version),

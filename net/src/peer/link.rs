@@ -16,7 +16,9 @@ use futures_lite::future::or;
 
 use super::backoff::Backoff;
 use super::frame::Frame;
-use super::handshake::{Greeting, KIND_HELLO, KIND_KEEPALIVE, KIND_REFUSAL, KIND_WELCOME, Refusal};
+use super::handshake::{
+    Greeting, KIND_HELLO, KIND_KEEPALIVE, KIND_REFUSAL, KIND_WELCOME, Refusal, RefusalCode,
+};
 use super::queue::{NotSent, NotSentReason, SendQueue};
 use super::registry::{Admission, Claim, Direction, Registry};
 use super::resolve::resolve;
@@ -192,6 +194,9 @@ impl Link {
     }
 }
 
+/// Who has refused a link.
+const THE_OTHER: &str = "the other node";
+
 impl Core {
     fn count(&self, change: impl FnOnce(&mut LinkStats)) {
         let mut stats = self.stats.get();
@@ -205,6 +210,10 @@ impl Core {
     }
 
     fn log_refusal(&self, refusal: &Refusal, by: &'static str) {
+        if by == THE_OTHER && refusal.code == RefusalCode::Removed {
+            // Said once, by whoever hears the event, not once for each node.
+            return;
+        }
         if self.registry.is_news(self.node, Direction::Out, refusal.code, clock::monotonic_ms()) {
             let address = &*self.address.borrow();
             tracing::error!(node = self.node, address, by, reason = %refusal, "link between nodes refused");
@@ -214,7 +223,7 @@ impl Core {
     /// Tells of the end of a try or of a connection.
     fn ended(&self, was_up: bool, reason: DownReason) {
         match &reason {
-            DownReason::RefusedByPeer(refusal) => self.log_refusal(refusal, "the other node"),
+            DownReason::RefusedByPeer(refusal) => self.log_refusal(refusal, THE_OTHER),
             DownReason::RefusedByUs(refusal) => self.log_refusal(refusal, "this node"),
             reason => tracing::debug!(node = self.node, %reason, was_up, "link between nodes is down"),
         }

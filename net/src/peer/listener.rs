@@ -228,6 +228,7 @@ async fn serve_one<S: FrameSink>(
             let watching = or(keep_alive(&session), session.watch(&held.claim));
             let reason = or(stopping, or(receiving, watching)).await;
             if let DownReason::RefusedByPeer(refusal) = &reason
+                && refusal.code != super::RefusalCode::Removed
                 && links.registry.is_news(from.node, Direction::In, refusal.code, clock::monotonic_ms())
             {
                 tracing::error!(node = from.node, by = "the other node", reason = %refusal, "link between nodes refused");

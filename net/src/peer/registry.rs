@@ -139,7 +139,7 @@ impl Claims {
                     claim.was_fresh || registered.is_none_or(|registered| registered == claim.directory)
                 }
             };
-            if !allowed {
+            if !allowed || members.removed.contains(&claim.directory) {
                 claim.superseded.store(true, Ordering::Relaxed);
             }
         }
@@ -350,9 +350,12 @@ mod tests {
             })
             .collect();
         let nodes = BTreeMap::from([(2, None), (3, Some(Uuid::from_u128(31)))]);
-        registry.set_members(Members { admits_strangers: false, nodes });
-        let ended: Vec<bool> = claims.iter().map(Claim::is_superseded).collect();
-        assert_eq!(ended, [false, true, true]);
+        registry.set_members(Members { nodes: nodes.clone(), ..Members::default() });
+        let ended = || claims.iter().map(Claim::is_superseded).collect::<Vec<bool>>();
+        assert_eq!(ended(), [false, true, true]);
+        let removed = [Uuid::from_u128(20)].into();
+        registry.set_members(Members { nodes, removed, ..Members::default() });
+        assert_eq!(ended(), [true, true, true], "though the list names it");
     }
 
     #[test]

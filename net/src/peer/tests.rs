@@ -426,7 +426,7 @@ fn refusals_are_told_to_both_sides() {
 fn the_dialling_side_refuses_too_and_says_so() {
     let (one, two) = (Node::start(&identity(1), config()), Node::start(&identity(2), config()));
     let registered =
-        Members { admits_strangers: false, nodes: BTreeMap::from([(2, Some(Uuid::from_u128(99)))]) };
+        Members { nodes: BTreeMap::from([(2, Some(Uuid::from_u128(99)))]), ..Members::default() };
     one.registry.set_members(registered);
     let events = one.dial(2, &two.address.to_string());
     let DownReason::RefusedByUs(refusal) = down(&events) else { panic!() };

@@ -1,6 +1,6 @@
 //! A replica whose links to its peers break and come back.
 
-use chronik_wal::types::{PeerId, Term};
+use chronik_wal::types::{PeerId, RaftIndex, Term};
 use raft::eraftpb::{Message, MessageType};
 
 use bytes::Bytes;
@@ -204,6 +204,7 @@ fn a_storm_of_elections_is_bounded() {
             group: GroupId(id),
             peer: PeerId(1),
             voters: voters.clone(),
+            configuration_index: RaftIndex(0),
             snapshot_data: Bytes::new(),
         };
         replica.driver.create_group(new, &mut replica.sink).unwrap();

@@ -41,6 +41,9 @@ pub struct NewGroup {
     pub peer: PeerId,
     /// The first configuration: the placement in the entry that made the group (SAFETY.md, rule 9). Not empty.
     pub voters: Vec<PeerId>,
+    /// The entry with which these became the voters, if they were not from the beginning: for a replica that joins later. What
+    /// changed the configuration up to there is not applied again.
+    pub configuration_index: RaftIndex,
     /// State before the first entry.
     pub snapshot_data: Bytes,
 }
@@ -92,6 +95,7 @@ impl Driver {
         }
         let state = GroupState {
             configuration: encode_configuration(&configuration),
+            configuration_index: new.configuration_index,
             peer: new.peer,
             snapshot_data: new.snapshot_data,
             ..GroupState::default()

@@ -1,13 +1,14 @@
 //! Changes of one member, as the leader takes and refuses them.
 
 use chronik_wal::entry::EntryKind;
-use chronik_wal::types::PeerId;
-use raft::eraftpb::MessageType;
+use chronik_wal::types::{PeerId, RaftIndex};
+use protobuf::Message as _;
+use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, Entry, EntryType, MessageType};
 
 use super::*;
 use crate::driver::members::MemberChange::{AddLearner, Promote, Remove};
 use crate::error::ProposeError;
-use crate::test_replica::{GROUP, Replica, message};
+use crate::test_replica::{GROUP, Replica, append, message};
 use crate::test_support::batch_bytes;
 
 /// Peer 2, or another, has everything up to here.
@@ -115,4 +116,53 @@ fn who_is_no_voter_stands_for_nothing() {
     }
     assert!(replica.out.messages.is_empty(), "{:?}", replica.out.messages);
     assert!(matches!(replica.driver.leadership(GROUP), Some(Leadership::Unknown { .. })));
+}
+
+fn changed(index: u64, kind: ConfChangeType, peer: u64) -> Entry {
+    let mut single = ConfChangeSingle::default();
+    single.set_change_type(kind);
+    single.node_id = peer;
+    let mut change = ConfChangeV2::default();
+    change.mut_changes().push(single);
+    let mut entry = Entry::default();
+    (entry.index, entry.term) = (index, 3);
+    entry.set_entry_type(EntryType::EntryConfChangeV2);
+    entry.data = change.write_to_bytes().unwrap().into();
+    entry
+}
+
+/// What led from the founders to the members that a joiner begins with is behind it, as after a snapshot. Applied again, peer 2
+/// would be a learner for a while and nobody would vote, or one that has long gone would be back.
+#[test]
+fn a_joiner_applies_only_changes_after_the_members_it_began_with() {
+    use ConfChangeType::{AddLearnerNode, AddNode, RemoveNode};
+    // Peers 1 and 3 have made the group; 2 has come, and they have gone: with entry 6, peer 2 is the only member.
+    let history =
+        [(AddLearnerNode, 2), (AddNode, 2), (RemoveNode, 3), (AddNode, 9), (RemoveNode, 9), (RemoveNode, 1)];
+    let later = [(AddLearnerNode, 4), (AddNode, 4)];
+    let entries: Vec<Entry> = (1..)
+        .zip(history.iter().chain(&later))
+        .map(|(index, (kind, peer))| changed(index, *kind, *peer))
+        .collect();
+    let members = |replica: &Replica| {
+        let members = replica.driver.configuration(GROUP).unwrap();
+        let mut voters = members.get_voters().to_vec();
+        voters.sort_unstable();
+        (voters, members.get_learners().to_vec())
+    };
+    let mut replica = Replica::joiner_of_one(RaftIndex(6));
+    let mut seen = Vec::new();
+    for entry in entries {
+        let index = entry.index;
+        let mut message = append(index - 1, if index == 1 { 0 } else { 3 }, vec![entry]);
+        (message.to, message.commit) = (4, index);
+        replica.step(message).unwrap();
+        replica.turn();
+        seen.push(members(&replica));
+        let expected = index.max(6);
+        assert_eq!(replica.driver.state(GROUP).unwrap().configuration_index, RaftIndex(expected));
+    }
+    let mut expected = vec![(vec![2], vec![]); 6];
+    expected.extend([(vec![2], vec![4]), (vec![2, 4], vec![])]);
+    assert_eq!(seen, expected);
 }

@@ -4,7 +4,7 @@
 //! AddLearner ──▶ it is fed, by snapshot or log ──▶ caught up ──▶ Promote ──▶ Remove whoever leaves
 //! ```
 //!
-//! A joiner creates its group with the voters that it was told, itself not among them: it takes appends and snapshots from whoever
+//! A joiner creates its group with the voters that it was told and the entry that made them so, itself not among them: it takes appends and snapshots from whoever
 //! leads, and stands for no election before the log or a snapshot has made it a voter. A replica that was removed and does not
 //! know asks for pre-votes, which nobody grants who hears from a leader.
 

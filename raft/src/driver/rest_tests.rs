@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use chronik_wal::entry::EntryKind;
-use chronik_wal::types::{PeerId, Term};
+use chronik_wal::types::{PeerId, RaftIndex, Term};
 use raft::eraftpb::{Message, MessageType};
 
 use super::*;
@@ -335,7 +335,13 @@ fn thousands_of_resting_groups_cost_nothing() {
     let voters = vec![PeerId(1), PeerId(2), PeerId(3)];
     for id in 2..=GROUPS {
         let (voters, snapshot_data) = (voters.clone(), Bytes::new());
-        let new = NewGroup { group: GroupId(id), peer: PeerId(1), voters, snapshot_data };
+        let new = NewGroup {
+            group: GroupId(id),
+            peer: PeerId(1),
+            voters,
+            configuration_index: RaftIndex(0),
+            snapshot_data,
+        };
         replica.driver.create_group(new, &mut replica.sink).unwrap();
         replica.driver.campaign(GroupId(id));
     }

@@ -35,7 +35,13 @@ impl Shard {
     }
 
     fn create(&mut self, group: GroupId) {
-        let new = NewGroup { group, peer: PeerId(1), voters: vec![PeerId(1)], snapshot_data: Bytes::new() };
+        let new = NewGroup {
+            group,
+            peer: PeerId(1),
+            voters: vec![PeerId(1)],
+            configuration_index: RaftIndex(0),
+            snapshot_data: Bytes::new(),
+        };
         self.driver.create_group(new, &mut self.sink).unwrap();
     }
 

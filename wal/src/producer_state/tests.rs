@@ -362,3 +362,27 @@ proptest! {
         }
     }
 }
+
+/// As of an offset in the middle of a batch this is not in the log either.
+#[test]
+fn what_lies_behind_the_end_of_the_log_is_forgotten() {
+    let mut table = table_with(8);
+    table.apply(&batch(8, 0, 0, 3, 8), RaftIndex(9), 1000);
+    table.apply(&batch(9, 0, 0, 1, 2), RaftIndex(10), 1000);
+    let mut cut = table.clone();
+    cut.forget_from(KafkaOffset(100));
+    assert_eq!(cut.encode_snapshot(), table.encode_snapshot());
+    cut.forget_from(KafkaOffset(10));
+    assert_eq!(cut.len(), 2, "producer 8 has written nothing that is there");
+    cut.forget_from(KafkaOffset(6));
+    assert_eq!(cut.check(&batch(7, 0, 5, 1, 0)), duplicate(5));
+    assert_eq!(cut.check(&batch(7, 0, 6, 1, 0)), ProducerCheck::New, "it comes with the log");
+    // What then comes makes it what it was.
+    for offset in [6, 7] {
+        cut.apply(&batch(7, 0, offset, 1, i64::from(offset)), RaftIndex(9), 1000);
+    }
+    cut.apply(&batch(8, 0, 0, 3, 8), RaftIndex(9), 1000);
+    assert_eq!(cut.encode_snapshot(), table.encode_snapshot());
+    cut.forget_from(KafkaOffset(3));
+    assert_eq!(cut.check(&batch(9, 0, 0, 1, 0)), duplicate(2));
+}

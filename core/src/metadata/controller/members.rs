@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use chronik_wal::types::{NodeId, PeerId};
+use chronik_wal::types::{NodeId, PeerId, RaftIndex};
 use uuid::Uuid;
 
 use super::{Controller, Plan};
@@ -18,7 +18,13 @@ const GROWING_MAX: usize = 10;
 
 impl Controller {
     /// The leader of a partition has brought Raft to these members; of no consequence when they are not the target any more.
-    pub fn plan_completed_placement(&mut self, topic: &Uuid, number: i32, reached: &[Replica]) -> Plan<()> {
+    pub fn plan_completed_placement(
+        &mut self,
+        topic: &Uuid,
+        number: i32,
+        reached: &[Replica],
+        index: RaftIndex,
+    ) -> Plan<()> {
         let target = self.partition(topic, number).filter(|partition| partition.is_reassigning());
         let target = target.map(Partition::target);
         let mut commands = Vec::new();
@@ -26,7 +32,7 @@ impl Controller {
             target.len() == reached.len() && target.iter().all(|replica| reached.contains(replica))
         }) {
             let (id, partition, replicas) = (*topic, number, reached.to_vec());
-            commands.push(Command::CompletePlacement { id, partition, replicas });
+            commands.push(Command::CompletePlacement { id, partition, replicas, index });
         }
         self.finish(commands, (), Vec::new())
     }

@@ -42,7 +42,12 @@ fn world() -> World {
 fn complete(world: &mut World) {
     let topic = world.state.topic("t").unwrap();
     let replicas = topic.partitions[0].target();
-    let command = Command::CompletePlacement { id: topic.id, partition: 0, replicas };
+    let command = Command::CompletePlacement {
+        id: topic.id,
+        partition: 0,
+        replicas,
+        index: chronik_wal::types::RaftIndex(0),
+    };
     let plan = Plan { commands: vec![command], response: (), awaited: Vec::new() };
     world.commit(plan);
     world.controller.abandon(&world.state);

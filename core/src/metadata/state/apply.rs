@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use chronik_wal::types::{NodeId, PeerId, Term};
+use chronik_wal::types::{NodeId, PeerId, RaftIndex, Term};
 use uuid::Uuid;
 
 use super::{Change, Conflict, MetadataState, Partition, REQUESTS_KEPT_MAX, Topic, conflict};
@@ -174,6 +174,7 @@ impl MetadataState {
                 replicas: placement.replicas.clone().into(),
                 adding: Arc::default(),
                 removing: Arc::default(),
+                base_index: RaftIndex(0),
                 first_leader,
                 leader: None,
                 in_sync: placement.replicas.iter().map(|replica| replica.node).collect(),

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! replicas = target, then what goes      adding = replicas not there at the last completion      removing = replicas not in the target
-//! joiners begin with  replicas - adding  as their first configuration;  the leader drives towards  replicas - removing
+//! joiners begin with  replicas - adding  as their first configuration, as of the entry that made it;  the leader drives towards  replicas - removing
 //! ```
 //! One that is called off while it joins stays in both `adding` and `removing` until the leader has it out of Raft: it may
 //! vote by then, and what is acknowledged may rest on its disk.
@@ -14,12 +14,14 @@
 
 use std::sync::Arc;
 
-use chronik_wal::types::{NodeId, PeerId};
+use chronik_wal::types::{NodeId, PeerId, RaftIndex};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::apply::distinct;
-use super::{Broker, Change, Conflict, MetadataState, Partition, Topic, conflict};
+use super::{
+    Broker, Change, Conflict, DEPARTED_KEPT_MAX, Departed, MetadataState, Partition, Topic, conflict,
+};
 use crate::metadata::command::{MetadataReplica, Replica};
 
 /// The members of the metadata group. The three lists are as those of [`Partition`].
@@ -114,6 +116,10 @@ impl MetadataState {
         let directory = broker.directory;
         let before = self.brokers.get(&node).map(|known| known.directory);
         Arc::make_mut(&mut self.brokers).insert(node, broker);
+        if self.is_departed(&directory) {
+            // No controller of this version does that; one that knew nothing of it may have.
+            Arc::make_mut(&mut self.departed).retain(|departed| departed.directory != directory);
+        }
         self.admit(node, directory);
         match before.is_some_and(|before| before != directory) {
             true => Change::BrokerReturned(node, self.renew_replicas(node)),
@@ -172,9 +178,10 @@ impl MetadataState {
     }
 
     pub(super) fn unregister_broker(&mut self, node: NodeId) -> Result<Change, Conflict> {
-        if !self.brokers.contains_key(&node) {
+        let Some(broker) = self.brokers.get(&node) else {
             return conflict(format!("broker {node} is not registered"));
-        }
+        };
+        let departed = Departed { node, directory: broker.directory, raft: broker.raft.clone() };
         let mut target = self.metadata_replicas.target();
         target.retain(|replica| replica.node != node);
         if target.is_empty() {
@@ -183,6 +190,9 @@ impl MetadataState {
         Arc::make_mut(&mut self.metadata_replicas).place(&target);
         Arc::make_mut(&mut self.brokers).remove(&node);
         Arc::make_mut(&mut self.draining).remove(&node);
+        let all = Arc::make_mut(&mut self.departed);
+        all.push(departed);
+        all.drain(..all.len().saturating_sub(DEPARTED_KEPT_MAX));
         Ok(Change::BrokerUnregistered(node))
     }
 
@@ -221,6 +231,7 @@ impl MetadataState {
         id: &Uuid,
         number: i32,
         reached: &[Replica],
+        index: RaftIndex,
     ) -> Result<Change, Conflict> {
         let partition = self.partition_mut(id, number)?;
         let target = partition.target();
@@ -229,7 +240,7 @@ impl MetadataState {
         }
         let nodes = |node: &NodeId| target.iter().any(|replica| replica.node == *node);
         partition.in_sync = partition.in_sync.iter().copied().filter(nodes).collect();
-        partition.replicas = target.into();
+        (partition.replicas, partition.base_index) = (target.into(), index);
         (partition.adding, partition.removing) = (Arc::default(), Arc::default());
         Ok(Change::ReplicasPlaced(self.topic_by_id(id).expect("looked up above").clone(), number))
     }

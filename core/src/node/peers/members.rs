@@ -57,21 +57,28 @@ pub(super) fn known_addresses(
     let from_file = configured.iter().map(|(node, endpoint)| (*node, endpoint));
     let registered = snapshot.brokers.iter();
     let registered = registered.filter_map(|(node, broker)| Some((*node, broker.raft.as_ref()?)));
+    // Until it is out of the metadata group, a removed node may have to vote there.
+    let leaving = snapshot.departures.leaving.iter();
+    let leaving = leaving.filter_map(|(node, departed)| Some((*node, departed.raft.as_ref()?)));
     // A node that asks to be let in knows best.
     let guests = snapshot.guests.iter().map(|(node, endpoint)| (*node, endpoint));
-    let all: BTreeMap<NodeId, &Endpoint> = from_file.chain(registered).chain(guests).collect();
+    let all: BTreeMap<NodeId, &Endpoint> = from_file.chain(leaving).chain(registered).chain(guests).collect();
     let others = all.into_iter().filter(|(node, _)| *node != own);
     others.map(|(node, endpoint)| (node, address(endpoint).into())).collect()
 }
 
-/// Whom to talk to. Until there is a cluster, anybody may turn out to be one of those who form it.
+/// Whom to talk to. Until there is a cluster, anybody may turn out to be one of those who form it. Who was removed is talked to
+/// no more, though the file names it; a node that the metadata do not know (yet) is, if the file does.
 pub(super) fn members(configured: &BTreeMap<NodeId, Endpoint>, snapshot: &Snapshot) -> Members {
     let from_file = configured.keys().map(|node| (node.0, None));
     let registered = snapshot.brokers.iter().map(|(node, broker)| (node.0, Some(broker.directory)));
     let guests = snapshot.guests.keys().filter(|node| !snapshot.brokers.contains_key(node));
     let guests = guests.map(|node| (node.0, None));
-    let nodes = from_file.chain(guests).chain(registered).collect();
-    Members { admits_strangers: snapshot.cluster_id.is_none(), nodes }
+    let leaving = snapshot.departures.leaving.iter();
+    let leaving = leaving.map(|(node, departed)| (node.0, Some(departed.directory)));
+    let nodes = from_file.chain(leaving).chain(guests).chain(registered).collect();
+    let removed = snapshot.departures.removed.clone();
+    Members { admits_strangers: snapshot.cluster_id.is_none(), nodes, removed }
 }
 
 /// As it is dialled.

@@ -22,7 +22,7 @@ use chronik_wal::partition::{PartitionIdentity, PartitionLog};
 use chronik_wal::recovery::RecoveredGroup;
 use chronik_wal::reshard::{Mended, finish_switch, mend};
 use chronik_wal::shard_wal::WalConfig;
-use chronik_wal::types::{GroupId, NodeId, PeerId, ShardId, Term};
+use chronik_wal::types::{GroupId, NodeId, PeerId, RaftIndex, ShardId, Term};
 use uuid::Uuid;
 
 use super::{Prefix, Repair, RepairError, TERM_LEAP, load_identity, shard_of};
@@ -128,9 +128,11 @@ impl Recovery<'_> {
                     continue;
                 };
                 let fresh = Replica { node, peer: state.next_ids().1 };
-                place_alone(&mut state, topic.id, index, fresh);
+                let prefix = self.prefix(&name, group, own.peer)?;
+                let last = prefix.as_ref().map_or(RaftIndex(0), |prefix| prefix.last);
+                place_alone(&mut state, topic.id, index, (fresh, last));
                 self.survey.kept += 1;
-                if let Some(prefix) = self.prefix(&name, group, own.peer)? {
+                if let Some(prefix) = prefix {
                     self.go_on(name, prefix, fresh.peer);
                 }
             }
@@ -211,10 +213,11 @@ fn apply(state: &mut MetadataState, command: &Command) {
     assert!(applied.is_ok(), "a recovery made a command that does not fit: {applied:?}");
 }
 
-fn place_alone(state: &mut MetadataState, id: Uuid, partition: i32, replica: Replica) {
+/// The replica is the only one, behind all changes of members in its log: who joins it later begins with that.
+fn place_alone(state: &mut MetadataState, id: Uuid, partition: i32, (replica, index): (Replica, RaftIndex)) {
     let replicas = vec![replica];
     apply(state, &Command::PlaceReplicas { id, partition, replicas: replicas.clone() });
-    apply(state, &Command::CompletePlacement { id, partition, replicas });
+    apply(state, &Command::CompletePlacement { id, partition, replicas, index });
 }
 
 /// Takes all other nodes out of the cluster. Gives this node's new id in the metadata group.

@@ -90,17 +90,22 @@ impl ControllerHost {
             AdminRequest::Register(node, broker) => {
                 controller.plan_registration(*node, broker).map(|()| AdminReply::Done)
             }
-            AdminRequest::CompletePlacement { topic, partition, replicas } => {
-                controller.plan_completed_placement(topic, *partition, replicas).map(|()| AdminReply::Done)
-            }
+            AdminRequest::CompletePlacement { topic, partition, replicas, index } => controller
+                .plan_completed_placement(topic, *partition, replicas, *index)
+                .map(|()| AdminReply::Done),
             AdminRequest::RenewReplica { topic, partition, replica } => {
                 controller.plan_renewal(topic, *partition, *replica).map(|()| AdminReply::Done)
             }
         })
     }
 
-    /// Why a node may not register: one of its id is alive, with another directory (SAFETY.md, rule 8).
+    /// Why a node may not register: it was removed, or one of its id is alive, with another directory (SAFETY.md, rule 8).
     fn refuses_registration(&self, node: NodeId, broker: &Broker, now_ms: u64) -> Option<AdminReply> {
+        if self.state.is_departed(&broker.directory) {
+            let why =
+                format!("node {node} was removed from the cluster: start it on an empty data directory");
+            return Some(AdminReply::Refused(ResponseError::BrokerIdNotRegistered, why));
+        }
         let known = self.state.brokers().get(&node)?;
         let other = known.directory != broker.directory;
         let is_alive = node == self.builder.current().node

@@ -296,3 +296,126 @@ fn a_drain_goes_on_when_the_controller_changes_in_the_middle_of_it() {
         })
     );
 }
+
+/// Takes a node that holds nothing out of the cluster.
+fn remove(cluster: &mut Cluster, node: i32) {
+    use chronik_net::codec::messages::{BrokerId, UnregisterBrokerRequest};
+    let request = UnregisterBrokerRequest::default().with_broker_id(BrokerId(node));
+    match cluster.admin(AdminRequest::UnregisterBroker(request)) {
+        AdminReply::UnregisterBroker(response) => assert_eq!(response.error_code, 0, "{response:?}"),
+        other => panic!("an answer to UnregisterBroker, not {other:?}"),
+    }
+}
+
+fn obstacle(cluster: &Cluster, node: i32) -> String {
+    let host = cluster[node].shard.controller.as_ref().expect("shard 0");
+    host.obstacle.clone().unwrap_or_default()
+}
+
+/// One that was down meanwhile cannot know, but the others do, and say so on the link (`node/peers.rs`).
+#[test]
+fn a_node_that_was_removed_says_so_and_is_not_let_back_in() {
+    for was_down in [false, true] {
+        let mut cluster = formed();
+        let controller = cluster.leader(GroupId::METADATA);
+        let (other, removed) = (cluster.others(controller)[0], cluster.others(controller)[1]);
+        if was_down {
+            cluster.kill(removed, true);
+            cluster.advance(8_000);
+        }
+        remove(&mut cluster, removed);
+        let directory = uuid::Uuid::from_bytes(cluster[removed].shard.directory);
+        cluster.wait_until("the others talk to it no more", |cluster| {
+            [controller, other]
+                .iter()
+                .all(|node| cluster[*node].shard.snapshot.departures.removed.contains(&directory))
+        });
+        if !was_down {
+            cluster.kill(removed, true);
+        }
+        // The network of this test lets everything pass, the edge does not.
+        cluster.isolate(removed);
+        cluster.restart(removed);
+        cluster.advance(1_000);
+        if was_down {
+            assert_eq!(obstacle(&cluster, removed), "", "nobody has told it");
+            cluster[removed].handle(crate::shard::Event::Expelled { by: NodeId(other) });
+            cluster.advance(1_000);
+        }
+        let why = format!("node {removed} was removed from the cluster");
+        assert!(obstacle(&cluster, removed).starts_with(&why), "{}", obstacle(&cluster, removed));
+        cluster.advance(20_000);
+        let removed_leads = cluster[removed].shard.driver.leadership(GroupId::METADATA);
+        assert!(!matches!(removed_leads, Some(chronik_raft::leadership::Leadership::Leader { .. })));
+        // Even were it heard, it would not be registered.
+        let broker = cluster[removed].shard.controller.as_ref().expect("shard 0").own.clone();
+        let reply = cluster.admin(AdminRequest::Register(NodeId(removed), Box::new(broker)));
+        assert!(matches!(&reply, AdminReply::Refused(_, why) if why.contains("was removed")), "{reply:?}");
+        // With an empty disk it is a new node.
+        cluster.heal();
+        cluster.kill(removed, true);
+        cluster.advance(8_000);
+        cluster.restart_wiped(removed);
+        cluster.wait_until("it has joined again", is_whole);
+        assert_eq!(obstacle(&cluster, removed), "");
+    }
+}
+
+/// Its successor on the node would throw each of them away.
+#[test]
+fn nothing_is_sent_to_a_replica_that_went_with_the_disk_of_its_node() {
+    use std::cell::Cell;
+    use std::rc::Rc;
+    let mut cluster = formed();
+    assert_eq!(create_through(&mut cluster, 1, TOPIC, 3), 0);
+    let group = cluster[1].group(TOPIC, 0);
+    let leader = cluster.leader(group);
+    let victim = cluster.others(leader)[0];
+    let placed = cluster[leader].shard.partitions[&group].members.clone();
+    let old =
+        placed.iter().find(|replica| replica.node == NodeId(victim)).expect("a replica on each node").peer;
+    cluster.kill(victim, true);
+    cluster.advance(8_000);
+    // The new replica is never filled, so that the old one stays in the group.
+    let sent = Rc::new(Cell::new(0));
+    let count = Rc::clone(&sent);
+    cluster.lose = Some(Box::new(move |_, to, message| {
+        let messages = match message {
+            PeerMessage::Raft { group, message } => vec![(*group, message)],
+            PeerMessage::Heartbeats(list) => list.iter().map(|(group, message)| (*group, message)).collect(),
+            _ => return false,
+        };
+        let of_group = messages.iter().filter(|(of, _)| *of == group);
+        count.set(count.get() + of_group.filter(|(_, message)| message.to == old.0).count());
+        to == NodeId(victim) && messages.iter().any(|(of, message)| *of == group && message.to != old.0)
+    }));
+    cluster.restart_wiped(victim);
+    cluster.wait_until("its successor is to come", |cluster| {
+        cluster[leader].shard.partitions[&group].members.len() == 4
+    });
+    cluster.settle();
+    sent.set(0);
+    for _ in 0..10 {
+        let records = records_of(&[b"value"], WALL_MS);
+        let outcome = cluster.produce(leader, group, records, Acks::All);
+        assert_eq!(outcome.error, chronik_net::codec::ErrorCode::None);
+        cluster.advance(200);
+    }
+    let voters = cluster[leader].shard.driver.configuration(group).expect("it is there").clone();
+    assert!(voters.get_voters().contains(&old.0), "it belongs to the group still");
+    assert_eq!(sent.get(), 0, "messages to what is no more");
+    // Who leads next does not write to it either.
+    let next = cluster.others(leader).into_iter().find(|node| *node != victim).expect("the third");
+    match cluster.answer(leader, Request::TransferLeader { group, to: Some(NodeId(next)) }) {
+        Reply::Transferred(result) => assert_eq!(result, Ok(())),
+        other => panic!("an answer to TransferLeader, not {other:?}"),
+    }
+    cluster.wait_until("the third leads", |cluster| cluster.leader_now(group) == Some(next));
+    cluster.advance(2_000);
+    assert_eq!(sent.get(), 0, "messages to what is no more");
+    cluster.lose = None;
+    cluster.wait_until("it is whole", |cluster| {
+        let view = &cluster[leader].shard.snapshot.topic(TOPIC).expect("it is there").partitions[0];
+        view.replicas.len() == 3 && !view.is_reassigning()
+    });
+}

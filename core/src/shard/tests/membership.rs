@@ -7,6 +7,7 @@ use chronik_net::codec::messages::alter_partition_reassignments_request::{
 };
 use chronik_net::codec::messages::{BrokerId, TopicName};
 use chronik_net::codec::{ErrorCode, StrBytes};
+use chronik_raft::eraftpb::MessageType;
 use chronik_wal::types::{GroupId, KafkaOffset, NodeId};
 
 use super::*;
@@ -187,4 +188,119 @@ fn a_new_replica_is_filled_from_the_log_start_on() {
     assert_eq!(cluster.leader(group), target[1]);
     assert_eq!(cluster.read_all(group, 15), (15..30 + more).collect::<Vec<_>>());
     assert_eq!(cluster[target[1]].shard.partitions[&group].log_start, KafkaOffset(15));
+}
+
+/// It would take the members that it was told for others on the way, had it no word of how far they are behind it.
+#[test]
+fn a_joiner_that_is_filled_from_the_log_does_not_live_through_old_members_again() {
+    let mut cluster = Cluster::new();
+    let group = cluster.topic_of(TOPIC, 1, 1, &[]);
+    let first = cluster.leader(group);
+    let (second, third) = (cluster.others(first)[0], cluster.others(first)[1]);
+    let mut acknowledged = 0;
+    for target in [vec![first, second], vec![second]] {
+        reassign(&mut cluster, &target);
+        acknowledged += reach(&mut cluster, group, &target);
+    }
+    let state_of = |cluster: &Cluster, node: i32| {
+        let driver = &cluster[node].shard.driver;
+        driver.state(group).map(|state| (state.configuration_index, driver.log_start(group)))
+    };
+    let Some((told, log_start)) = state_of(&cluster, second) else { panic!("it leads") };
+    assert!(told.0 >= 5, "a learner, a voter, another learner less and so on: {told}");
+    assert_eq!(log_start.map(|start| start.index.0), Some(0), "no snapshot will be sent");
+    reassign(&mut cluster, &[second, third]);
+    cluster.wait_until("it begins", |cluster| state_of(cluster, third).is_some());
+    let voters = |cluster: &Cluster, node: i32| {
+        let members = cluster[node].shard.driver.configuration(group).expect("it is there");
+        members.get_voters().iter().copied().collect::<std::collections::BTreeSet<u64>>()
+    };
+    let mut power_cut = false;
+    for _ in 0..400 {
+        if let Some((index, _)) = state_of(&cluster, third) {
+            assert!(index >= told, "as of {index}, and was told {told}");
+            if !power_cut && index > told {
+                power_cut = true;
+                cluster.kill(third, true);
+                cluster.restart(third);
+            }
+        }
+        cluster.advance(5);
+    }
+    acknowledged += reach(&mut cluster, group, &[second, third]);
+    assert!(power_cut);
+    assert_eq!(voters(&cluster, third), voters(&cluster, second));
+    assert_eq!(voters(&cluster, third).len(), 2);
+    cluster.wait_until("it is in sync", |cluster| cluster.in_sync(second, group).len() == 2);
+    assert_eq!(cluster.read_all(group, 0).len(), acknowledged);
+}
+
+/// The snapshot was taken where the log ended later than it does here until its entries have come. A power cut in between, at
+/// whichever step, must not make the producers unknown whose batches are all below the log start.
+#[test]
+fn producers_below_the_log_start_are_known_after_a_power_cut_while_a_snapshot_is_installed() {
+    for steps in 0..8 {
+        let limits = crate::shard::ShardLimits { tail_bytes_max: 512 << 10, ..Setup::default().limits };
+        let mut cluster = Cluster::with(&Setup { limits, ..Setup::default() });
+        let group = cluster.topic_of(TOPIC, 1, 1, &[("segment.bytes", "1048576")]);
+        let leader = cluster.leader(group);
+        let old = |cluster: &mut Cluster, node| {
+            let outcome = cluster.produce(node, group, idempotent(5, 0, 0, 1), Acks::All);
+            (outcome.error, outcome.base_offset.0)
+        };
+        assert_eq!(old(&mut cluster, leader), (ErrorCode::None, 0));
+        for sequence in 0..24 {
+            cluster.produce(leader, group, value(100_000), Acks::All);
+            cluster.produce(leader, group, idempotent(6, 0, sequence, 1), Acks::All);
+            cluster.advance(50);
+        }
+        cluster.advance(2_000);
+        let items = vec![DeleteItem { group, before: KafkaOffset(24) }];
+        let deleted = cluster.answer(leader, Request::DeleteRecords { items, timeout_ms: 5_000 });
+        assert!(matches!(deleted, Reply::Deleted(outcomes) if outcomes[0] == Ok(KafkaOffset(24))));
+        cluster.advance(1_000);
+        let start = |cluster: &Cluster, node: i32| {
+            cluster[node].shard.driver.log_start(group).map_or(0, |start| start.index.0)
+        };
+        assert!(start(&cluster, leader) > 0, "the log begins later");
+        let target = [leader, leader % 3 + 1];
+        let joiner = target[1];
+        // The snapshot arrives, and nothing after it.
+        let mut is_sent = false;
+        cluster.lose = Some(Box::new(move |_, to, message| {
+            let PeerMessage::Raft { group: of, message } = message else { return false };
+            if *of != group || to != NodeId(joiner) {
+                return false;
+            }
+            is_sent |= message.get_msg_type() == MessageType::MsgSnapshot;
+            is_sent && message.get_msg_type() == MessageType::MsgAppend && !message.entries.is_empty()
+        }));
+        reassign(&mut cluster, &target);
+        for _ in 0..100_000 {
+            if start(&cluster, joiner) > 0 {
+                break;
+            }
+            if !cluster.step() {
+                cluster.advance(5);
+            }
+        }
+        assert!(start(&cluster, joiner) > 0, "the snapshot is there");
+        for _ in 0..steps {
+            cluster.step();
+        }
+        cluster.kill(joiner, true);
+        cluster.lose = None;
+        cluster.advance(100);
+        cluster.restart(joiner);
+        reach(&mut cluster, group, &target);
+        cluster.wait_until("it is in sync", |cluster| cluster.in_sync(leader, group).len() == 2);
+        match cluster.answer(leader, Request::TransferLeader { group, to: Some(NodeId(joiner)) }) {
+            Reply::Transferred(result) => assert_eq!(result, Ok(())),
+            other => panic!("an answer to TransferLeader, not {other:?}"),
+        }
+        assert_eq!(cluster.leader(group), joiner);
+        assert_eq!(old(&mut cluster, joiner), (ErrorCode::None, 0), "after {steps} steps");
+        let next = cluster.produce(joiner, group, idempotent(6, 0, 24, 1), Acks::All);
+        assert_eq!(next.error, ErrorCode::None);
+    }
 }

@@ -12,7 +12,7 @@ use chronik_wal::disk::{Disk, SimDisk};
 use chronik_wal::frame::WalIdentity;
 use chronik_wal::partition::FileCache;
 use chronik_wal::shard_wal::{TurnWrite, WalConfig, write_turn_blocking};
-use chronik_wal::types::{GroupId, KafkaOffset, LeaderEpoch, NodeId, PeerId, ShardId};
+use chronik_wal::types::{GroupId, KafkaOffset, LeaderEpoch, NodeId, PeerId, RaftIndex, ShardId};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use uuid::Uuid;
@@ -432,7 +432,13 @@ fn open(disk: &dyn Disk, setup: &Setup, now: Now, starts: u64) -> Shard {
     let own = members.iter().find(|member| member.node == node).expect("a node of the cluster").peer;
     if !shard.driver.contains(GroupId::METADATA) {
         let voters = members.iter().map(|member| member.peer).collect();
-        let group = NewGroup { group: GroupId::METADATA, peer: own, voters, snapshot_data: image.into() };
+        let group = NewGroup {
+            group: GroupId::METADATA,
+            peer: own,
+            voters,
+            configuration_index: RaftIndex(0),
+            snapshot_data: image.into(),
+        };
         shard.driver.create_group(group, &mut shard.wal).expect("the metadata group is made");
     }
     shard.partitions.get_mut(&GroupId::METADATA).expect("it has a partition").members = members;

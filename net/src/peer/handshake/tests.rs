@@ -19,7 +19,8 @@ fn greeting(node: i32) -> Greeting {
 }
 
 fn members() -> Members {
-    Members { admits_strangers: false, nodes: BTreeMap::from([(1, None), (2, Some(Uuid::from_u128(2)))]) }
+    let nodes = BTreeMap::from([(1, None), (2, Some(Uuid::from_u128(2))), (4, None)]);
+    Members { nodes, removed: BTreeSet::from([Uuid::from_u128(4)]), ..Members::default() }
 }
 
 fn code(dialled: Option<i32>, theirs: &Greeting) -> Option<RefusalCode> {
@@ -54,6 +55,12 @@ fn each_reason_for_a_refusal() {
     let fresh = |node: i32| Greeting { cluster: None, directory: Uuid::from_u128(50), ..greeting(node) };
     assert_eq!(code(None, &fresh(7)), None, "a node that wants to join");
     assert_eq!(code(None, &fresh(2)), None, "a node with an empty disk wants to join again");
+    let removed = greeting(4);
+    for theirs in [removed.clone(), Greeting { cluster: None, ..removed.clone() }] {
+        assert_eq!(code(None, &theirs), Some(RefusalCode::Removed), "though the list names it");
+        assert_eq!(code(Some(4), &theirs), Some(RefusalCode::Removed));
+    }
+    assert_eq!(code(None, &fresh(4)), None, "it joins again");
     let open = Members { admits_strangers: true, ..members() };
     assert_eq!(judge(&greeting(1), &open, None, &greeting(7)), Ok(1));
 }
@@ -117,6 +124,8 @@ fn greetings_cut_short_or_senseless_are_refused_and_longer_ones_read() {
 fn refusals_travel_and_cannot_write_lines_into_our_log() {
     let refusal = Refusal::new(RefusalCode::Cluster, "another cluster".to_owned());
     assert_eq!(Refusal::from_frame(&refusal.to_frame()), refusal);
+    let removed = Refusal::new(RefusalCode::Removed, "it was removed".to_owned());
+    assert_eq!(Refusal::from_frame(&removed.to_frame()), removed);
     let long = Refusal::new(RefusalCode::Version, "ü".repeat(1_000));
     assert_eq!(Refusal::from_frame(&long.to_frame()).text, "ü".repeat(REFUSAL_TEXT_BYTES_MAX / 2));
     let hostile =

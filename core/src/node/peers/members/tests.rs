@@ -2,8 +2,8 @@ use uuid::Uuid;
 
 use super::*;
 use crate::config::layers::ConfigMap;
-use crate::metadata::snapshot::SnapshotBuilder;
-use crate::metadata::state::Broker;
+use crate::metadata::snapshot::{Departures, SnapshotBuilder};
+use crate::metadata::state::{Broker, Departed};
 
 fn endpoint(host: &str, port: u16) -> Endpoint {
     Endpoint { host: host.to_owned(), port }
@@ -53,6 +53,26 @@ fn strangers_are_let_in_until_there_is_a_cluster() {
     let directories: Vec<_> =
         after.nodes.iter().map(|(node, directory)| (*node, directory.is_some())).collect();
     assert_eq!(directories, [(1, false), (2, true), (3, false), (4, true)]);
+}
+
+/// Were a node cut off while it still belongs to the metadata group, that might lack the vote with which to let it go.
+#[test]
+fn who_was_removed_is_talked_to_until_it_is_out_of_the_metadata_group() {
+    let directory = Uuid::from_u128(4);
+    let departed = Departed { node: NodeId(4), directory, raft: Some(endpoint("d", 4)) };
+    let mut snapshot = snapshot(Some("c"), &[(2, None)]);
+    let leaving = [(NodeId(4), departed)].into();
+    snapshot.departures = Arc::new(Departures { leaving, ..Departures::default() });
+    let now = members(&configured(), &snapshot);
+    assert_eq!((now.nodes[&4], now.removed.len()), (Some(directory), 0));
+    assert_eq!(&*known_addresses(NodeId(1), &configured(), &snapshot)[&NodeId(4)], "d:4");
+
+    let removed = [directory, Uuid::from_u128(3)].into();
+    snapshot.departures = Arc::new(Departures { removed, ..Departures::default() });
+    let now = members(&configured(), &snapshot);
+    assert!(!now.nodes.contains_key(&4) && now.removed.contains(&directory));
+    assert!(now.removed.contains(&Uuid::from_u128(3)), "though the file names it");
+    assert!(!known_addresses(NodeId(1), &configured(), &snapshot).contains_key(&NodeId(4)));
 }
 
 #[test]
