@@ -31,6 +31,7 @@ pub mod membership;
 pub mod message;
 pub mod offsets;
 pub mod open;
+pub mod pace;
 pub mod peers;
 pub mod produce;
 pub mod pump;
@@ -417,6 +418,11 @@ impl Shard {
     #[must_use]
     pub fn driver(&self) -> &Driver {
         &self.driver
+    }
+
+    /// How many groups a turn may visit.
+    pub fn set_visits_max(&mut self, visits_max: usize) {
+        self.driver.set_visits_max(visits_max);
     }
 
     /// Its replicas, for who watches (the simulator).
