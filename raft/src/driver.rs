@@ -28,6 +28,7 @@
 mod durable;
 mod elections;
 mod fetch;
+mod gate;
 mod load;
 mod members;
 pub(crate) mod memory;
@@ -132,6 +133,10 @@ pub struct Driver {
     trust_from_ms: u64,
     /// Groups that are to stand for election: when, and their slots.
     elections: BTreeSet<(u64, usize)>,
+    /// How many of them may be under way.
+    gate: gate::Gate,
+    /// Groups that one call of [`Driver::run_ready`] visits.
+    visits_max: usize,
     counters: DriverCounters,
 }
 
@@ -160,6 +165,8 @@ impl Driver {
             now_ms: 0,
             trust_from_ms: 0,
             elections: BTreeSet::new(),
+            gate: gate::Gate::default(),
+            visits_max: ready::VISITS_PER_CALL_MAX,
             counters: DriverCounters::default(),
         }
     }

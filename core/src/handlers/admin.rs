@@ -7,13 +7,12 @@ use std::rc::Rc;
 
 use chronik_net::codec::messages::alter_configs_response::AlterConfigsResourceResponse;
 use chronik_net::codec::messages::create_partitions_response::CreatePartitionsTopicResult;
-use chronik_net::codec::messages::create_topics_response::CreatableTopicResult;
 use chronik_net::codec::messages::delete_topics_response::DeletableTopicResult;
 use chronik_net::codec::messages::incremental_alter_configs_response::AlterConfigsResourceResponse as IncrementalRow;
 use chronik_net::codec::messages::{
     AddRaftVoterResponse, AlterConfigsResponse, AlterPartitionReassignmentsResponse,
-    CreatePartitionsResponse, CreateTopicsResponse, DeleteTopicsResponse, FindCoordinatorRequest,
-    IncrementalAlterConfigsResponse, RemoveRaftVoterResponse, UnregisterBrokerResponse,
+    CreatePartitionsResponse, DeleteTopicsResponse, FindCoordinatorRequest, IncrementalAlterConfigsResponse,
+    RemoveRaftVoterResponse, UnregisterBrokerResponse,
 };
 use chronik_net::codec::{
     ErrorCode, MetadataBroker, MetadataHead, MetadataPartition, MetadataRequest, MetadataTopic,
@@ -24,7 +23,7 @@ use kafka_protocol::ResponseError;
 
 use super::metadata::{MetadataAnswer, MetadataQuery, TopicKey, TopicSelection, metadata};
 use super::service::Broker;
-use super::{cluster, configs, elections, find_coordinator, topic_partitions};
+use super::{cluster, configs, creation, elections, find_coordinator, topic_partitions};
 use crate::metadata::controller::AdminResponse;
 use crate::metadata::names::CONSUMER_OFFSETS;
 use crate::shard::controller::{AdminReply, AdminRequest};
@@ -77,8 +76,7 @@ async fn change(broker: &Rc<Broker>, version: i16, request: Request) -> Option<R
     let timeout = |timeout_ms: i32| u32::try_from(timeout_ms).unwrap_or(0);
     let (request, original, timeout_ms) = match request {
         Request::CreateTopics(request) => {
-            let timeout_ms = timeout(request.timeout_ms);
-            (AdminRequest::CreateTopics(request.clone()), Request::CreateTopics(request), timeout_ms)
+            return Some(Response::CreateTopics(creation::create_topics(broker, request).await));
         }
         Request::DeleteTopics(request) => {
             let timeout_ms = timeout(request.timeout_ms);
@@ -98,7 +96,6 @@ async fn change(broker: &Rc<Broker>, version: i16, request: Request) -> Option<R
         request => return change_cluster(broker, version, request).await,
     };
     Some(match ask(broker, request, timeout_ms).await {
-        AdminReply::CreateTopics(response) => Response::CreateTopics(response),
         AdminReply::DeleteTopics(response) => Response::DeleteTopics(response),
         AdminReply::CreatePartitions(response) => Response::CreatePartitions(response),
         AdminReply::AlterConfigs(response) => Response::AlterConfigs(response),
@@ -167,7 +164,7 @@ fn failed<R: AdminResponse>(mut response: R, code: ResponseError) -> R {
     response
 }
 
-async fn ask(broker: &Rc<Broker>, request: AdminRequest, timeout_ms: u32) -> AdminReply {
+pub(super) async fn ask(broker: &Rc<Broker>, request: AdminRequest, timeout_ms: u32) -> AdminReply {
     let question = Question::Admin { request: Box::new(request), timeout_ms };
     match broker.router.ask(ShardId(0), question).1.await {
         Some(Reply::Admin(reply)) => *reply,
@@ -179,14 +176,6 @@ async fn ask(broker: &Rc<Broker>, request: AdminRequest, timeout_ms: u32) -> Adm
 fn refused(request: &Request, code: ResponseError) -> Option<Response> {
     let code = code.code();
     Some(match request {
-        Request::CreateTopics(request) => {
-            let row = |topic: &chronik_net::codec::messages::create_topics_request::CreatableTopic| {
-                CreatableTopicResult::default().with_name(topic.name.clone()).with_error_code(code)
-            };
-            Response::CreateTopics(
-                CreateTopicsResponse::default().with_topics(request.topics.iter().map(row).collect()),
-            )
-        }
         Request::DeleteTopics(request) => {
             let by_name = request.topic_names.iter().map(|name| (Some(name.clone()), uuid::Uuid::nil()));
             let by_id = request.topics.iter().map(|topic| (topic.name.clone(), topic.topic_id));
@@ -262,12 +251,10 @@ async fn answer_metadata(
     };
     let mut answer = metadata(&broker.router.snapshot(), &query);
     if !answer.to_create.is_empty() {
-        let make = AdminRequest::AutoCreate(std::mem::take(&mut answer.to_create));
-        let made = ask(broker, make, AUTO_CREATE_MS).await;
+        let names = std::mem::take(&mut answer.to_create);
+        let failed = creation::auto_create(broker, &names, AUTO_CREATE_MS).await;
         answer = metadata(&broker.router.snapshot(), &query);
-        if let AdminReply::AutoCreate(failed) = made {
-            answer.creation_failed(&failed);
-        }
+        answer.creation_failed(&failed);
     }
     write_metadata(header, &answer)
 }

@@ -7,6 +7,7 @@
 pub mod admin;
 pub mod cluster;
 pub mod configs;
+mod creation;
 pub mod dispatch;
 pub mod elections;
 pub mod fetch;

@@ -32,6 +32,7 @@ pub(crate) mod memory;
 pub mod message;
 pub mod offsets;
 pub mod open;
+pub mod pace;
 pub mod peers;
 pub mod produce;
 pub mod pump;
@@ -427,6 +428,11 @@ impl Shard {
     #[must_use]
     pub fn driver(&self) -> &Driver {
         &self.driver
+    }
+
+    /// How many groups a turn may visit.
+    pub fn set_visits_max(&mut self, visits_max: usize) {
+        self.driver.set_visits_max(visits_max);
     }
 
     /// Its replicas, for who watches (the simulator).

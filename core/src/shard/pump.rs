@@ -26,6 +26,7 @@ use chronik_wal::shard_wal::TurnWrite;
 use chronik_wal::types::NodeId;
 
 use super::message::Message;
+use super::pace::Pace;
 use super::report::Inquiry;
 use super::router::{Inbound, Router};
 use super::{Event, Job, JobDone, JobId, Now, Outputs, Shard};
@@ -35,6 +36,12 @@ use crate::node::peers::Peers;
 
 /// Messages taken in before a turn. More wait for the next one, so that a turn stays short.
 const MESSAGES_PER_TURN: usize = 1024;
+
+/// Messages taken in between two looks at the clock.
+const MESSAGES_AT_A_TIME: usize = 64;
+
+/// Where messages take longer than this to take in, the rest waits for the next turn.
+const INTAKE_MS: u64 = 5;
 
 /// Jobs that wait in the queue of the helper threads; the pump keeps the rest.
 const HELPER_QUEUE: usize = 256;
@@ -86,6 +93,7 @@ pub struct Pump {
     /// What keeps the pump running after its own shard has stopped.
     pub remaining: Remaining,
     own_stop_told: bool,
+    pace: Pace,
     turns: Rc<LocalQueue<TurnWrite>>,
     waiting_jobs: VecDeque<(JobId, Job)>,
     unanswered: Option<safety::Outstanding>,
@@ -120,6 +128,7 @@ impl Pump {
             disk,
             remaining,
             own_stop_told: false,
+            pace: Pace::default(),
             turns: Rc::new(LocalQueue::new(1)),
             waiting_jobs: VecDeque::new(),
             unanswered: None,
@@ -134,7 +143,8 @@ impl Pump {
         loop {
             // One look at the clocks a turn: a system call each on some machines.
             let present = now();
-            for _ in 0..MESSAGES_PER_TURN {
+            let visits_before = self.shard.driver().counters().visits;
+            for taken in 1..=MESSAGES_PER_TURN {
                 match self.router.next() {
                     Some(Inbound::Event(event)) => {
                         if let Event::Metadata(snapshot, _) = &event {
@@ -146,12 +156,16 @@ impl Pump {
                     Some(Inbound::Inspect(inquiry)) => self.inspect(&inquiry),
                     None => break,
                 }
+                if taken % MESSAGES_AT_A_TIME == 0 && now().mono_ms > present.mono_ms + INTAKE_MS {
+                    break;
+                }
             }
             self.router.caught_up();
             self.peers.resume();
             let more = self.shard.turn(present);
             let outputs = self.shard.take_outputs();
             self.carry_out(outputs);
+            self.keep_pace(present, visits_before);
             if self.is_done() {
                 break;
             }
@@ -164,6 +178,16 @@ impl Pump {
             }
         }
         wal.cancel().await;
+    }
+
+    /// Adapts how much a turn does to how long this one took. A turn with little to do is not measured.
+    fn keep_pace(&mut self, begun: Now, visits_before: u64) {
+        let visits = self.shard.driver().counters().visits - visits_before;
+        let visits = usize::try_from(visits).unwrap_or(usize::MAX);
+        if visits >= MESSAGES_AT_A_TIME / 2 {
+            let took_ms = now().mono_ms.saturating_sub(begun.mono_ms);
+            self.shard.set_visits_max(self.pace.after(visits, took_ms));
+        }
     }
 
     /// Whether this shard and all others have stopped and the connections are closed. Until then frames and questions for other

@@ -39,6 +39,7 @@ impl Shard {
         self.retry_coordinators();
         let makes_more = self.make_partitions();
         let mut more = true;
+        let visits_before = self.driver.counters().visits;
         for _ in 0..PASSES_MAX {
             let mut output = DriverOutput::default();
             more = self.driver.run_ready(&mut self.wal, &mut output);
@@ -52,7 +53,8 @@ impl Shard {
             // What coordinators and the controller have just proposed belongs into this very turn: nothing else would wake
             // the shard for it.
             more |= self.driver.has_work() || self.coordinators.has_work();
-            if !more {
+            let is_full = self.driver.counters().visits - visits_before >= self.driver.visits_max() as u64;
+            if !more || is_full {
                 break;
             }
         }

@@ -10,7 +10,7 @@
 //! | the leader's process is gone (`refused`) | rank × 100 ms |
 //! | the link is closed or silent | 30 ms + rank × 100 ms; a word of the leader puts it off again |
 //!
-//! Tries repeat after 15, 30, 60, … ms, since the others may learn of the loss a little later and refuse until then.
+//! How many stand at a time is bounded (`gate.rs`). Tries repeat after 15, 30, 60, … ms, since the others may learn of the loss a little later and refuse until then.
 //! A candidate whose log is behind brings the election of whoever sees that forward; one that is up to date puts it off.
 
 use chronik_wal::types::{GroupId, PeerId};
@@ -18,6 +18,7 @@ use raft::StateRole;
 use raft::eraftpb::{Message, MessageType};
 
 use super::Driver;
+use super::gate::{Cause, PLACE_MS};
 use crate::group::peers::{Election, Lost};
 
 /// Elections that one tick begins; about a millisecond of work. The rest begins with the next call, after messages were handled.
@@ -50,6 +51,11 @@ impl Seen {
     pub(super) fn of(message: &Message) -> Self {
         let kind = message.get_msg_type();
         Self { from: PeerId(message.from), kind, index: message.index, log_term: message.log_term }
+    }
+
+    /// Whether it answers an election.
+    pub(super) fn is_vote(&self) -> bool {
+        matches!(self.kind, MessageType::MsgRequestPreVoteResponse | MessageType::MsgRequestVoteResponse)
     }
 }
 
@@ -84,6 +90,8 @@ impl Driver {
         // An election that is due stays so: what came back may be a new process, which leads nothing.
         let group = self.at(slot);
         group.lost.retain(|lost| lost.peer != peer);
+        self.gate.link_up();
+        let group = self.at(slot);
         // It may be a new process, which knows no leader, or lack something: as the leader, tell it.
         if group.node.raft.state == StateRole::Leader {
             self.wake(slot);
@@ -121,8 +129,35 @@ impl Driver {
         }
     }
 
+    /// Whether the group may stand now ([`super::gate`]). If not, it does so when its turn comes. Where no quorum is in reach it may do
+    /// as it likes: nothing is sent.
+    pub(super) fn is_admitted(&mut self, slot: usize, cause: Cause) -> bool {
+        if !self.at(slot).has_quorum_in_reach() || self.gate.admit(slot, cause, self.now_ms) {
+            return true;
+        }
+        self.at(slot).hold_timer();
+        false
+    }
+
+    /// Those that have waited for it stand.
+    fn admit_elections(&mut self) {
+        self.gate.expire(self.now_ms);
+        while let Some(slot) = self.gate.next(self.now_ms) {
+            let is_resting = !self.awake.contains(&slot);
+            let group = self.at(slot);
+            // A leader may have been heard since.
+            if is_resting || !group.is_electable() || !group.is_timer_held() {
+                self.gate.ended(slot);
+                continue;
+            }
+            group.tick();
+            self.mark_dirty(slot);
+        }
+    }
+
     /// Begins the elections that are due, a bounded number of them.
     pub(super) fn hold_elections(&mut self) {
+        self.admit_elections();
         for _ in 0..ELECTIONS_PER_TICK_MAX {
             let Some((due_ms, slot)) = self.elections.first().copied() else { return };
             if due_ms > self.now_ms {
@@ -145,7 +180,10 @@ impl Driver {
         if group.node.raft.leader_id != raft::INVALID_ID || !group.node.raft.promotable() {
             return;
         }
-        let has_begun = group.stand();
+        if !self.is_admitted(slot, Cause::Known) {
+            return;
+        }
+        let has_begun = self.at(slot).stand();
         self.counters.elections_begun += u64::from(has_begun);
         self.mark_dirty(slot);
         self.schedule_retry(slot, election.tries);
@@ -159,8 +197,10 @@ impl Driver {
     }
 
     fn schedule_retry(&mut self, slot: usize, tries: u32) {
-        let wait_ms = (RETRY_MS << tries) + self.at(slot).noise(NOISE_MS);
-        let due_ms = self.now_ms + wait_ms;
+        // Where answers are late there is nothing to be gained by asking twice within the same place.
+        let retry_ms =
+            if self.gate.is_narrow() { PLACE_MS.max(RETRY_MS << tries) } else { RETRY_MS << tries };
+        let due_ms = self.now_ms + retry_ms + self.at(slot).noise(NOISE_MS);
         if tries + 1 < TRIES_MAX {
             self.schedule(slot, Election { due_ms, tries: tries + 1 });
         }

@@ -120,6 +120,7 @@ impl Driver {
         }
         self.awake.remove(&slot);
         self.fresh.remove(&slot);
+        self.gate.forget(slot);
         self.free_slots.push(slot);
         wal.put_removed(group);
         true

@@ -7,6 +7,7 @@ use protobuf::Message as _;
 use raft::eraftpb::ConfChangeV2;
 
 use super::Driver;
+use super::gate::Cause;
 use crate::error::ProposeError;
 
 /// An entry to append.
@@ -110,6 +111,9 @@ impl Driver {
     pub fn campaign(&mut self, group: GroupId) -> bool {
         let Some(slot) = self.slot_of(group) else { return false };
         self.wake(slot);
+        if self.at(slot).is_electable() && !self.is_admitted(slot, Cause::Known) {
+            return false;
+        }
         let has_begun = self.at(slot).campaign();
         self.mark_dirty(slot);
         if has_begun {

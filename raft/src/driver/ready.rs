@@ -10,10 +10,14 @@ use super::output::{Committed, Compacted, EntryFetch, Installed, Outgoing};
 use super::{Driver, DriverOutput};
 use crate::convert;
 use crate::group::{Group, Unpersisted};
+use crate::leadership::Leadership;
 use crate::snapshot;
 
 /// Visits of one call: some milliseconds at most, so that the shard comes back to its connections.
-const VISITS_PER_CALL_MAX: usize = 1024;
+pub(super) const VISITS_PER_CALL_MAX: usize = 1024;
+
+/// However slow the machine: a call gets somewhere.
+const VISITS_PER_CALL_MIN: usize = 32;
 
 /// Payload bytes written and handed out in one call; about what one WAL turn takes.
 const BYTES_PER_CALL_MAX: usize = 16 << 20;
@@ -29,7 +33,7 @@ impl Driver {
         }
         out.contacts.append(&mut self.contacts);
         let mut bytes = 0;
-        for _ in 0..VISITS_PER_CALL_MAX {
+        for _ in 0..self.visits_max {
             if bytes >= BYTES_PER_CALL_MAX {
                 break;
             }
@@ -38,6 +42,18 @@ impl Driver {
         }
         self.evict();
         !self.dirty.is_empty()
+    }
+
+    /// How many groups a call of [`Self::run_ready`] may visit, within bounds. For the edge, which knows how long its turns take: on a
+    /// starved machine a thousand visits take longer than the others wait for a sign of life.
+    pub fn set_visits_max(&mut self, visits_max: usize) {
+        self.visits_max = visits_max.clamp(VISITS_PER_CALL_MIN, VISITS_PER_CALL_MAX);
+    }
+
+    /// How many groups a call of [`Self::run_ready`] may visit.
+    #[must_use]
+    pub fn visits_max(&self) -> usize {
+        self.visits_max
     }
 
     /// Serves one group. Returns the payload bytes that were moved.
@@ -182,6 +198,14 @@ impl Driver {
         }
         group.told = Some(leadership);
         out.leadership.push((group.id, leadership));
+        let is_follower = group.node.raft.state == StateRole::Follower;
+        match leadership {
+            Leadership::Elected { .. } => self.gate.won(slot),
+            Leadership::Leader { .. } | Leadership::Follower { .. } => self.gate.forget(slot),
+            // Another one is about to win.
+            Leadership::Unknown { .. } if is_follower => self.gate.ended(slot),
+            Leadership::Unknown { .. } => {}
+        }
         self.counters.leadership_changes += 1;
         self.counters.term_max = self.counters.term_max.max(leadership.term());
     }
@@ -294,11 +318,28 @@ fn route_messages(
     Some(number)
 }
 
-fn send_all(group: &Group, out: &mut DriverOutput, messages: Vec<Message>) {
+fn send_all(group: &Group, out: &mut DriverOutput, mut messages: Vec<Message>) {
+    keep_last_heartbeats(&mut messages);
     for mut message in messages {
         group.mark_heartbeat(&mut message);
         group.mark_short(&mut message);
         send(out, Outgoing { to: PeerId(message.to), group: group.id, message });
+    }
+}
+
+/// Ticks that are made up for at once bring a heartbeat each: one says as much as all of them, and costs those who are starved too only
+/// once.
+fn keep_last_heartbeats(messages: &mut Vec<Message>) {
+    let is_heartbeat = |message: &Message| message.get_msg_type() == MessageType::MsgHeartbeat;
+    let mut at = messages.len();
+    while at > 0 {
+        at -= 1;
+        let to = messages[at].to;
+        if is_heartbeat(&messages[at])
+            && messages[at + 1..].iter().any(|later| later.to == to && is_heartbeat(later))
+        {
+            messages.remove(at);
+        }
     }
 }
 

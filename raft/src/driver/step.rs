@@ -43,6 +43,9 @@ impl Driver {
         let term = Term(group.node.raft.term);
         self.counters.term_max = self.counters.term_max.max(term);
         self.mark_dirty(slot);
+        if seen.is_vote() {
+            self.gate.answered(slot);
+        }
         self.after_step(slot, &seen);
         self.rest_after_step(slot, &before);
         result

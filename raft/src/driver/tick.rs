@@ -14,6 +14,8 @@
 use raft::StateRole;
 
 use super::Driver;
+use super::gate::Cause;
+use crate::group::rest::Rest;
 
 /// Missed ticks that are made up for: a leader steps down after two election timeouts without its quorum. More would change
 /// nothing but the work.
@@ -47,6 +49,9 @@ impl Driver {
 
     fn tick_group(&mut self, slot: usize, due: u64) {
         let rounds = self.rounds_of(slot, due);
+        if self.waits_on(slot, rounds) {
+            return;
+        }
         let rest_ticks = self.config.rest_ticks;
         let group = self.at(slot);
         let mut ticked = 0;
@@ -64,6 +69,32 @@ impl Driver {
         if has_work {
             self.mark_dirty(slot);
         }
+    }
+
+    /// Whether ticks do no more to a follower or a candidate than let time pass, or its timer fires and it has to wait for its election
+    /// to be admitted.
+    fn waits_on(&mut self, slot: usize, rounds: u64) -> bool {
+        let group = self.at(slot);
+        if group.node.raft.state == StateRole::Leader || !group.may_elect() {
+            return false;
+        }
+        if group.is_timer_held() && self.gate.is_in_line(slot) {
+            return true;
+        }
+        let group = self.at(slot);
+        let rounds = usize::try_from(rounds).unwrap_or(usize::MAX);
+        let elapsed = group.node.raft.election_elapsed.saturating_add(rounds);
+        if elapsed < group.node.raft.randomized_election_timeout() {
+            // As raft's own tick, which costs more: thousands may wait for a leader.
+            group.node.raft.election_elapsed = elapsed;
+            group.rest = Rest::AWAKE;
+            self.counters.group_ticks += rounds as u64;
+            return true;
+        }
+        if !group.is_electable() {
+            return false;
+        }
+        !self.is_admitted(slot, Cause::Timer)
     }
 
     /// How many of the ticks that are due the group gets.
@@ -89,6 +120,6 @@ impl Driver {
         let election = self.elections.first().map(|(due_ms, _)| *due_ms);
         let tick =
             self.last_tick_ms.filter(|_| !self.awake.is_empty()).map(|last| last + self.config.tick_ms);
-        [election, tick].into_iter().flatten().min()
+        [election, tick, self.gate.due_ms()].into_iter().flatten().min()
     }
 }

@@ -1,5 +1,6 @@
 //! Ticks that were missed: a busy shard deposes and elects nobody, a suspended one steps down.
 
+use chronik_wal::types::PeerId;
 use raft::eraftpb::MessageType;
 
 use super::*;
@@ -95,4 +96,17 @@ fn a_follower_whose_shard_stalls_stands_for_nothing() {
         silent_ms.for_each(|now_ms| replica.driver.tick(now_ms));
         assert_ne!(replica.driver.leadership(GROUP), leadership, "{stall_ms}");
     }
+}
+
+/// However many ticks are made up for: each follower is sent one heartbeat.
+#[test]
+fn made_up_ticks_bring_one_heartbeat() {
+    let (mut replica, now_ms) = leader(3);
+    answer_all(&mut replica);
+    replica.turn();
+    replica.driver.tick(now_ms + 240);
+    replica.run();
+    let mut to: Vec<PeerId> = replica.out.heartbeats.iter().map(|outgoing| outgoing.to).collect();
+    to.sort_unstable();
+    assert_eq!(to, [PeerId(2), PeerId(3)]);
 }

@@ -83,6 +83,28 @@ impl Group {
         true
     }
 
+    /// Whether its timer may make this replica stand for election: a voter of several that does not lead.
+    pub(crate) fn is_electable(&self) -> bool {
+        let raft = &self.node.raft;
+        raft.state != StateRole::Leader && raft.promotable() && self.may_elect() && !self.is_sole_voter()
+    }
+
+    /// Whether so many voters can be reached that an election may succeed.
+    pub(crate) fn has_quorum_in_reach(&self) -> bool {
+        self.is_quorum(|id| !self.is_lost(PeerId(id)))
+    }
+
+    /// Stops the timer where it fires: no leader's lease holds here any more, and the next tick begins the election.
+    pub(crate) fn hold_timer(&mut self) {
+        let timeout = self.node.raft.randomized_election_timeout();
+        self.node.raft.election_elapsed = timeout;
+    }
+
+    /// Whether its timer is where [`Self::hold_timer`] has put it.
+    pub(crate) fn is_timer_held(&self) -> bool {
+        self.node.raft.election_elapsed >= self.node.raft.randomized_election_timeout()
+    }
+
     /// A seeded number below `bound`, another one at each draw.
     pub(crate) fn noise(&mut self, bound: u64) -> u64 {
         self.noise_draws += 1;

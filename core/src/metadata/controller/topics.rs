@@ -45,11 +45,12 @@ impl Controller {
         let too_many = total_partitions(&singles, &context.snapshot.config) > REQUEST_PARTITIONS_MAX;
         let mut state = self.speculative.clone();
         let (mut commands, mut awaited) = (Vec::new(), Vec::new());
+        let mut echo = Echo::default();
         let mut config_bytes_left = REQUEST_CONFIG_BYTES_MAX;
         for topic in singles {
             if let Some(existing) = state.topic(&topic.name).filter(|_| retry) {
                 awaited.push(existing.id);
-                rows.push(made_row(existing, &layers));
+                rows.push(made_row(existing, &layers, &mut echo));
                 continue;
             }
             let planned = match too_many {
@@ -64,7 +65,7 @@ impl Controller {
                     let command = create_command((context.random)(), &topic.name, new);
                     let made = apply_create(&mut state, &command);
                     awaited.push(made.id);
-                    rows.push(made_row(&made, &layers));
+                    rows.push(made_row(&made, &layers, &mut echo));
                     commands.push(command);
                 }
                 Err(error) => rows.push(failed_row(&topic.name, &error)),
@@ -239,12 +240,17 @@ fn split_duplicates(topics: &[CreatableTopic]) -> (Vec<&TopicName>, Vec<&Creatab
 }
 
 fn total_partitions(topics: &[&CreatableTopic], config: &BrokerConfig) -> usize {
-    let partitions = |topic: &&CreatableTopic| match (topic.assignments.len(), topic.num_partitions) {
+    topics.iter().map(|topic| partitions_of(topic, config)).fold(0, usize::saturating_add)
+}
+
+/// How many partitions a topic is to have; 0 where the request makes no sense.
+#[must_use]
+pub fn partitions_of(topic: &CreatableTopic, config: &BrokerConfig) -> usize {
+    match (topic.assignments.len(), topic.num_partitions) {
         (0, -1) => usize::try_from(config.num_partitions).unwrap_or(0),
         (0, count) => usize::try_from(count).unwrap_or(0),
         (assigned, _) => assigned,
-    };
-    topics.iter().map(partitions).fold(0, usize::saturating_add)
+    }
 }
 
 fn plan_topic(
@@ -424,7 +430,26 @@ fn failed_row(name: &TopicName, error: &RowError) -> CreatableTopicResult {
         .with_configs(Some(Vec::new()))
 }
 
-fn made_row(topic: &Topic, layers: &BrokerLayers) -> CreatableTopicResult {
+/// The configs of the topic before, as its row has them: most topics of a request have the same, and each row has some thirty.
+#[derive(Default)]
+struct Echo {
+    last: Option<(Arc<ConfigMap>, Vec<CreatableTopicConfigs>)>,
+}
+
+impl Echo {
+    fn of(&mut self, configs: &Arc<ConfigMap>, layers: &BrokerLayers) -> Vec<CreatableTopicConfigs> {
+        match &self.last {
+            Some((known, rows)) if known == configs => rows.clone(),
+            _ => {
+                let rows = echoed_configs(configs, layers);
+                self.last = Some((Arc::clone(configs), rows.clone()));
+                rows
+            }
+        }
+    }
+}
+
+fn made_row(topic: &Topic, layers: &BrokerLayers, echo: &mut Echo) -> CreatableTopicResult {
     let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
     let replicas = topic.partitions.first().map_or(0, |partition| partition.replicas.len());
     CreatableTopicResult::default()
@@ -433,7 +458,7 @@ fn made_row(topic: &Topic, layers: &BrokerLayers) -> CreatableTopicResult {
         .with_error_message(None)
         .with_num_partitions(count(topic.partitions.len()))
         .with_replication_factor(i16::try_from(replicas).unwrap_or(i16::MAX))
-        .with_configs(Some(echoed_configs(&topic.configs, layers)))
+        .with_configs(Some(echo.of(&topic.configs, layers)))
 }
 
 fn echoed_configs(configs: &ConfigMap, layers: &BrokerLayers) -> Vec<CreatableTopicConfigs> {
