@@ -338,7 +338,9 @@ impl World {
             return Ok(());
         }
         self.check_stale(&pending, &reply, stale)?;
-        self.check_answer(pending.node, pending.asked, reply, stale)
+        let (node, asked) = (pending.node, pending.asked.clone());
+        self.check_answer(node, pending.asked, reply, stale)
+            .map_err(|why| format!("{why}; told by node {node}, {stale:?}: {asked:?}"))
     }
 
     /// The process is gone with all its connections: what was under way may or may not have happened.

@@ -65,7 +65,13 @@ impl World {
             }
             ErrorCode::None => {
                 self.count(if log_start <= offset { "read nearby" } else { "read below the start" });
-                self.fetched(place, offset, Bounds::default(), outcome, true)
+                // A follower may have applied what the leader has yet to see on its own disk: the leader may tell less for a moment.
+                let known = self.model.floor(place);
+                self.fetched(place, offset, Bounds::default(), outcome, true)?;
+                if let Some(partition) = self.model.partition(place) {
+                    (partition.high_watermark, partition.log_start) = (known.high_watermark, known.log_start);
+                }
+                Ok(())
             }
             code => self.may_fail(place, code),
         }
