@@ -75,6 +75,11 @@ impl Shard {
     /// The group's quorum was heard, or this replica does not lead it any more: what waited for that is served.
     pub(crate) fn contact_settled(&mut self, group: GroupId) {
         self.settle_doubts(group);
+        if group == GroupId::METADATA
+            && matches!(self.driver.leadership(group), Some(Leadership::Leader { .. }))
+        {
+            self.plans_are_sure();
+        }
         for number in self.contacts.by_group.remove(&group).unwrap_or_default() {
             let Some(waiting) = self.contacts.waiting.get_mut(&number) else { continue };
             waiting.missing.remove(&group);

@@ -21,6 +21,7 @@ use super::controller::AdminRequest;
 use super::message::{Call, Request};
 use super::{Event, Shard, Timer};
 use crate::metadata::command::Replica;
+use crate::metadata::snapshot::PartitionView;
 
 /// Groups whose placement is to change are looked at this often while they get on.
 const DRIVE_EVERY_MS: u64 = 50;
@@ -71,11 +72,22 @@ impl Shard {
         }
     }
 
-    /// The members that the group is to have, where they are to be others than those it has.
-    fn reassignment(&self, group: GroupId) -> Option<Vec<Replica>> {
+    fn placement(&self, group: GroupId) -> Option<&PartitionView> {
         let name = &self.partitions.get(&group)?.name;
-        let view = self.snapshot.topic_by_id(&name.topic_id)?.partition(name.index)?;
-        view.is_reassigning().then(|| view.target())
+        self.snapshot.topic_by_id(&name.topic_id)?.partition(name.index)
+    }
+
+    /// The members that the group is to have, where they are to be others than those it has.
+    ///
+    /// One that was to go and is to stay after all is not listed as coming, but may be out of Raft by then, or about to be.
+    fn reassignment(&self, group: GroupId) -> Option<Vec<Replica>> {
+        let view = self.placement(group)?;
+        let target = view.target();
+        let configuration = self.driver.configuration(group)?;
+        let lacks = |replica: &Replica| !configuration.get_voters().contains(&replica.peer.0);
+        let differs =
+            view.is_reassigning() || target.iter().any(lacks) || self.driver.is_changing_members(group);
+        differs.then_some(target)
     }
 
     /// It is time for the next steps.
@@ -115,8 +127,11 @@ impl Shard {
             is_caught_up: |peer| self.driver.is_caught_up(group, peer),
             may_be_filled: |peer| *filling < FILLING_MAX && self.reachable(group, peer).is_some(),
         };
+        let is_to_change = self.placement(group).is_some_and(PartitionView::is_reassigning);
         match next_step(configuration, &peers, &known) {
             Step::Wait => {}
+            // Who has come by a newer placement than this leader knows stays; and a placement is completed but once.
+            Step::Reached | Step::Change(MemberChange::Remove(_)) if !is_to_change => {}
             Step::Change(change) => match self.driver.change_member(group, change) {
                 Ok(_) => {
                     tracing::info!(group = group.0, ?change, "a partition's replicas change");
@@ -188,11 +203,19 @@ where
     if !learners.is_empty() || !missing.is_empty() {
         return Step::Wait;
     }
-    // The leader goes last: whom it hands over to is one of those that stay.
-    let unwanted = || voters.iter().filter(|voter| !target.contains(voter));
-    match unwanted().find(|voter| **voter != known.own).or_else(|| unwanted().next()) {
-        Some(unwanted) => Step::Change(MemberChange::Remove(*unwanted)),
-        None => Step::Reached,
+    // Who is lost goes first and the leader last: whom it hands over to is one of those that stay. Nobody goes as long as too
+    // few of those that would stay have everything, or the group would be without a quorum until they come back, if ever.
+    let leaves_a_quorum = |voter: &PeerId| {
+        let stays = |other: &&PeerId| *other != voter;
+        let ready = voters.iter().filter(stays).filter(|other| (known.is_caught_up)(**other)).count();
+        ready > (voters.len() - 1) / 2
+    };
+    let mut unwanted: Vec<PeerId> = voters.iter().copied().filter(|voter| !target.contains(voter)).collect();
+    unwanted.sort_by_key(|voter| (*voter == known.own, (known.is_caught_up)(*voter)));
+    match unwanted.iter().find(|voter| leaves_a_quorum(voter)) {
+        Some(goes) => Step::Change(MemberChange::Remove(*goes)),
+        None if unwanted.is_empty() => Step::Reached,
+        None => Step::Wait,
     }
 }
 
@@ -240,6 +263,20 @@ mod tests {
         assert_eq!(step(&configuration, &target, false, 1), Step::Wait);
         let called_off = step(&configuration, &[PeerId(1)], false, 1);
         assert_eq!(called_off, Step::Change(MemberChange::Remove(PeerId(2))));
+    }
+
+    /// Peer 3 is lost: were 2 to go, 1 could decide nothing alone, for ever if the disk of 3 is lost too.
+    #[test]
+    fn nobody_goes_who_is_needed_while_another_is_lost_and_the_lost_one_goes_first() {
+        let known = Known { own: PeerId(1), is_caught_up: |peer| peer != PeerId(3), may_be_filled: |_| true };
+        let three = ConfState::from((vec![1, 2, 3], vec![]));
+        assert_eq!(next_step(&three, &[PeerId(1), PeerId(3)], &known), Step::Wait);
+        let with_its_successor = ConfState::from((vec![1, 2, 3, 4], vec![]));
+        let lost = Step::Change(MemberChange::Remove(PeerId(3)));
+        assert_eq!(next_step(&with_its_successor, &[PeerId(1), PeerId(4)], &known), lost);
+        let without = ConfState::from((vec![1, 2, 4], vec![]));
+        let second = Step::Change(MemberChange::Remove(PeerId(2)));
+        assert_eq!(next_step(&without, &[PeerId(1), PeerId(4)], &known), second);
     }
 
     /// Where no other may be filled now, those that are filled get their vote nevertheless; else they would hold up each other.

@@ -20,7 +20,7 @@ use chronik_wal::frame::WalIdentity;
 use chronik_wal::partition::{FileCache, FileLimits, FileStore, PartitionLog};
 use chronik_wal::recovery::{Recovered, recover};
 use chronik_wal::shard_wal::{ShardWal, WalConfig, WalError};
-use chronik_wal::types::{GroupId, NodeId, ShardId};
+use chronik_wal::types::{GroupId, NodeId, PeerId, ShardId};
 
 use super::controller::ControllerHost;
 use super::topics::metadata_identity;
@@ -115,6 +115,8 @@ pub struct MetadataPart {
 pub(crate) struct Damaged {
     /// What is damaged.
     pub(crate) reason: String,
+    /// The replica that it is: under this id it begins nothing anew (SAFETY.md, rule 8).
+    pub(crate) peer: PeerId,
     /// Its newest state, to be put again when its segment is to be freed.
     pub(crate) state: Option<GroupState>,
     /// How far its files counted. Were a checkpoint to leave it out, the next start would take all its files for leftovers.
@@ -273,6 +275,7 @@ impl Shard {
                     let found = recovered.groups.remove(&group).unwrap_or_default();
                     let damaged = Damaged {
                         reason,
+                        peer: own,
                         state: found.state,
                         flushed: found.flushed,
                         entries: Vec::new(),
@@ -287,6 +290,7 @@ impl Shard {
                 };
                 let damaged = |reason| Damaged {
                     reason,
+                    peer: own,
                     state: found.state.clone(),
                     flushed: found.flushed,
                     entries: few_entries(disk, seed, group, &found),

@@ -89,6 +89,10 @@ impl Shard {
         let Ok(at) = usize::try_from(number) else { return };
         let Some(partition) = view.partitions.get(at) else { return };
         let (group, own) = (partition.group, self.own_replica(partition));
+        if own.is_some() && self.damaged.get(&group).map(|damaged| damaged.peer) == own {
+            // Others come or go. This one waits for a fresh id: with its log and its vote gone it must not begin under the old one.
+            return;
+        }
         let held = self.driver.state(group).map(|state| state.peer);
         if held.is_some() && held == own {
             self.members_placed(group, partition.replicas.to_vec());
@@ -132,6 +136,9 @@ impl Shard {
     pub(crate) fn add_partition(&mut self, topic: &TopicView, number: usize) {
         let partition = &topic.partitions[number];
         let Some(peer) = self.own_replica(partition) else { return };
+        if self.damaged.contains_key(&partition.group) {
+            return;
+        }
         // Where old files are still on their way out, this comes once they are.
         if self.driver.contains(partition.group) || self.leaving.contains_key(&partition.group) {
             return;

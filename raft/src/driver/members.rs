@@ -70,6 +70,13 @@ impl Driver {
         members
     }
 
+    /// Whether a change of members is in the log of this replica and not applied; not where it does not lead.
+    #[must_use]
+    pub fn is_changing_members(&self, group: GroupId) -> bool {
+        let leading = self.group(group).filter(|group| group.node.raft.state == raft::StateRole::Leader);
+        leading.is_some_and(|group| group.node.raft.has_pending_conf())
+    }
+
     /// Whether a member can be reached and lacks so little that it may be promoted; not where this replica does not lead.
     #[must_use]
     pub fn is_caught_up(&self, group: GroupId, peer: PeerId) -> bool {

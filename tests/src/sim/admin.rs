@@ -1,6 +1,6 @@
 //! Changes of metadata: topics are made, grown, configured and deleted, and the metadata are checked at each start.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chronik_core::metadata::admin::{AdminReply, AdminRequest};
@@ -8,6 +8,10 @@ use chronik_core::metadata::names::CONSUMER_OFFSETS;
 use chronik_core::metadata::snapshot::{Snapshot, TopicView};
 use chronik_core::shard::message::Request;
 use chronik_net::codec::StrBytes;
+use chronik_net::codec::messages::alter_partition_reassignments_request::{
+    AlterPartitionReassignmentsRequest, ReassignablePartition, ReassignableTopic,
+};
+use chronik_net::codec::messages::alter_partition_reassignments_response::AlterPartitionReassignmentsResponse;
 use chronik_net::codec::messages::create_partitions_request::{
     CreatePartitionsRequest, CreatePartitionsTopic,
 };
@@ -20,11 +24,11 @@ use chronik_net::codec::messages::incremental_alter_configs_request::{
 };
 use chronik_wal::types::GroupId;
 use rand::Rng;
+use rand::seq::SliceRandom;
 use uuid::Uuid;
 
 use super::clients::Asked;
 use super::model::TopicModel;
-use super::watch::STALE_US_MAX;
 use super::world::World;
 
 /// How long clients wait for a change of metadata.
@@ -32,6 +36,9 @@ const TIMEOUT_MS: u32 = 8_000;
 
 /// The names that topics are made with. `kept` is never deleted.
 const NAMES: [&str; 5] = ["kept", "comes-and-goes", "b", "c", "retained"];
+
+/// So many other names may take the place of one of which it is not known what has become.
+const SUCCESSORS_MAX: u32 = 4;
 
 /// What was asked for.
 #[derive(Clone, Debug)]
@@ -46,6 +53,8 @@ pub enum AdminAsk {
     Configure(String, Uuid, u64),
     /// The topic of committed offsets.
     Internal,
+    /// The replicas of a partition to other nodes, or where they were; whatever comes of it, they end where they are to be.
+    Move,
 }
 
 impl AdminAsk {
@@ -55,6 +64,7 @@ impl AdminAsk {
                 name
             }
             Self::Internal => CONSUMER_OFFSETS,
+            Self::Move => "",
         }
     }
 }
@@ -72,6 +82,33 @@ pub struct Names {
     known: BTreeMap<String, Name>,
     /// Something is under way, or its outcome is not known.
     busy: BTreeMap<String, Option<AdminAsk>>,
+    /// How often another name has taken the place of one of [`NAMES`].
+    successors: BTreeMap<&'static str, u32>,
+}
+
+impl Names {
+    /// The name that now stands for one of [`NAMES`].
+    fn current(&self, slot: &'static str) -> String {
+        match self.successors.get(slot) {
+            Some(number) => format!("{slot}-{number}"),
+            None => slot.to_owned(),
+        }
+    }
+
+    /// What has become of a name will show at the end only: another one takes its place.
+    fn succeed(&mut self, name: &str) {
+        let slot = NAMES.into_iter().find(|slot| *slot != "kept" && self.current(slot) == name);
+        if let Some(number) = slot.map(|slot| self.successors.entry(slot).or_insert(0))
+            && *number < SUCCESSORS_MAX
+        {
+            *number += 1;
+        }
+    }
+
+    /// Every name that anybody ever asked for.
+    fn all(&self) -> BTreeSet<String> {
+        self.known.keys().chain(self.busy.keys()).cloned().collect()
+    }
 }
 
 impl World {
@@ -82,15 +119,68 @@ impl World {
             let request = AdminRequest::AutoCreate(vec![CONSUMER_OFFSETS.to_owned()]);
             return self.ask_admin(CONSUMER_OFFSETS, AdminAsk::Internal, request);
         }
-        let name = NAMES[self.rng.random_range(0..NAMES.len())];
-        let known = self.clients.admin.known.get(name).copied().unwrap_or(Name::Absent);
-        let Name::Present(id) = known else { return self.create(name) };
+        if self.plan.moves && self.rng.random_bool(0.3) {
+            return self.move_replicas();
+        }
+        let slot = NAMES[self.rng.random_range(0..NAMES.len())];
+        let name = self.clients.admin.current(slot);
+        let known = self.clients.admin.known.get(&name).copied().unwrap_or(Name::Absent);
+        let Name::Present(id) = known else { return self.create(slot, &name) };
         match self.rng.random_range(0..10) {
-            0..5 if name != "kept" && name != "retained" => self.delete(name, id),
-            5 => self.grow(name, id),
-            6..8 => self.configure(name, id),
+            0..5 if slot != "kept" && slot != "retained" => self.delete(&name, id),
+            5 => self.grow(&name, id),
+            6..8 => self.configure(&name, id),
             _ => {}
         }
+    }
+
+    /// The replicas of some partition are to be on other nodes, or where they were after all.
+    fn move_replicas(&mut self) {
+        let Some(snapshot) = self.some_snapshot() else { return };
+        let known = |topic: &&Arc<TopicView>| {
+            &*topic.name == CONSUMER_OFFSETS || self.model.topics.contains_key(&topic.id)
+        };
+        let topics: Vec<_> = snapshot.topics.values().filter(known).collect();
+        if topics.is_empty() {
+            return;
+        }
+        let topic = topics[self.rng.random_range(0..topics.len())];
+        let number = self.rng.random_range(0..topic.partitions.len());
+        let mut nodes: Vec<i32> = snapshot.brokers.keys().map(|node| node.0).collect();
+        nodes.shuffle(&mut self.rng);
+        let thins = self.rng.random_bool(0.2) && self.may_thin();
+        nodes.truncate(self.plan.replicas() - usize::from(thins));
+        let wanted = (!self.rng.random_bool(0.15)).then_some(nodes);
+        let Some(target) = self.some_shard_0() else { return };
+        let replicas = wanted.map(|nodes| nodes.into_iter().map(Into::into).collect());
+        let partition =
+            ReassignablePartition::default().with_partition_index(number as i32).with_replicas(replicas);
+        let row =
+            ReassignableTopic::default().with_name(text(&topic.name).into()).with_partitions(vec![partition]);
+        let request = AlterPartitionReassignmentsRequest::default()
+            .with_timeout_ms(TIMEOUT_MS as i32)
+            .with_allow_replication_factor_change(true)
+            .with_topics(vec![row]);
+        self.count("move");
+        let ask = Asked::Admin(AdminAsk::Move);
+        let request =
+            Request::Admin { request: Box::new(AdminRequest::Reassign(request)), timeout_ms: TIMEOUT_MS };
+        self.ask(target, Vec::new(), 2, ask, u64::from(TIMEOUT_MS), request);
+    }
+
+    /// A reassignment was accepted or not.
+    fn replicas_moved(&mut self, reply: &AlterPartitionReassignmentsResponse) -> Result<(), String> {
+        let row = reply.responses.first().and_then(|topic| topic.partitions.first());
+        let code = if reply.error_code == 0 { row.map_or(0, |row| row.error_code) } else { reply.error_code };
+        match code {
+            0 => self.count("moved"),
+            // NOT_CONTROLLER, REQUEST_TIMED_OUT.
+            41 | 7 => self.count("change not decided"),
+            // UNKNOWN_TOPIC_OR_PARTITION: deleted meanwhile. NO_REASSIGNMENT_IN_PROGRESS: it is complete.
+            3 | 85 => self.count("move refused"),
+            code => return Err(format!("a move of replicas was refused: {code}, {reply:?}")),
+        }
+        Ok(())
     }
 
     fn ask_admin(&mut self, name: &str, ask: AdminAsk, request: AdminRequest) {
@@ -104,13 +194,13 @@ impl World {
         self.ask(target, Vec::new(), 2, Asked::Admin(ask), u64::from(TIMEOUT_MS), request);
     }
 
-    fn create(&mut self, name: &str) {
+    fn create(&mut self, slot: &str, name: &str) {
         if self.clients.admin.busy.contains_key(name) {
             return;
         }
         let mut configs = vec![("segment.ms", self.rng.random_range(100..3_000).to_string())];
         let retention = self.model.retention.entry(name.to_owned()).or_default();
-        match (name, self.rng.random_range(0..3)) {
+        match (slot, self.rng.random_range(0..3)) {
             ("retained", _) | (_, 0) => {
                 retention.bytes = retention.bytes.min(12_000);
                 configs.push(("retention.bytes", "12000".to_owned()));
@@ -184,8 +274,13 @@ impl World {
 
     /// The outcome of a change is not known: the name rests until the next start shows it.
     pub(super) fn admin_not_decided(&mut self, ask: &AdminAsk) {
-        if matches!(ask, AdminAsk::Internal) {
-            self.clients.admin.busy.remove(CONSUMER_OFFSETS);
+        match ask {
+            AdminAsk::Move => {}
+            AdminAsk::Internal => {
+                self.clients.admin.busy.remove(CONSUMER_OFFSETS);
+            }
+            ask if self.plan.moves => self.clients.admin.succeed(ask.name()),
+            _ => {}
         }
     }
 
@@ -215,8 +310,10 @@ impl World {
             // In vain, or not in time: then it may have happened.
             (_, AdminReply::Refused(..)) => {
                 self.count("change not decided");
+                self.admin_not_decided(ask);
                 return Ok(());
             }
+            (AdminAsk::Move, AdminReply::Reassign(reply)) => return self.replicas_moved(reply),
             (AdminAsk::Create(name), AdminReply::CreateTopics(reply)) => (name, reply.topics[0].error_code),
             (AdminAsk::Delete(name, _), AdminReply::DeleteTopics(reply)) => {
                 (name, reply.responses[0].error_code)
@@ -234,18 +331,13 @@ impl World {
             // NOT_CONTROLLER, REQUEST_TIMED_OUT: it may have happened.
             41 | 7 => {
                 self.count("change not decided");
+                self.admin_not_decided(ask);
                 return Ok(());
             }
             // INVALID_REPLICATION_FACTOR: too few brokers are up.
             38 if self.plan.nodes > 1 => {
                 self.count("too few brokers");
                 self.clients.admin.busy.remove(name);
-                return Ok(());
-            }
-            // TOPIC_ALREADY_EXISTS, UNKNOWN_TOPIC_OR_PARTITION, INVALID_PARTITIONS, by a controller that does not know yet of the
-            // next one: as in Kafka it refuses by what it has, and only a change waits for the quorum.
-            36 | 3 | 37 if self.controller_is_new() => {
-                self.count("refused by an older controller");
                 return Ok(());
             }
             code => return Err(format!("{ask:?} was refused with {code}")),
@@ -284,13 +376,8 @@ impl World {
                 }
                 Ok(())
             }
-            AdminAsk::Internal => Ok(()),
+            AdminAsk::Internal | AdminAsk::Move => Ok(()),
         }
-    }
-
-    fn controller_is_new(&self) -> bool {
-        let leading = self.watch.leader(GroupId::METADATA);
-        leading.is_some_and(|leading| leading.since_us + STALE_US_MAX > self.now_us())
     }
 
     fn topic_went(&mut self, name: &str, id: Uuid) {
@@ -345,7 +432,8 @@ impl World {
 
     /// Every name is as it is known to be; where that is not known, it is learned.
     pub(super) fn check_metadata(&mut self, snapshot: &Snapshot) -> Result<(), String> {
-        for name in NAMES {
+        for name in self.clients.admin.all() {
+            let name = &*name;
             let view = snapshot.topic(name).cloned();
             let open = self.clients.admin.busy.remove(name).flatten();
             let known = self.clients.admin.known.get(name).copied().unwrap_or(Name::Absent);

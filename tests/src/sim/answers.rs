@@ -48,6 +48,13 @@ impl World {
                 }
                 Ok(())
             }
+            (Asked::FetchNearby(place, offset), Reply::Fetch(mut outcomes)) => {
+                let outcome = outcomes.pop().ok_or("a fetch without an outcome")?;
+                self.fetched_nearby(place, offset, outcome)
+            }
+            (Asked::EpochEnd(place, query, floor), Reply::EpochEnds(answers)) => {
+                self.epoch_told(place, query, floor, answers[0], stale)
+            }
             (Asked::Offsets(place, timestamp, floor), Reply::Offsets(answers)) => {
                 let floor = self.floor_for(place, floor, stale);
                 self.offset_told(place, timestamp, floor, answers[0])
@@ -80,6 +87,7 @@ impl World {
                 let floor = floor.filter(|_| stale.is_empty());
                 self.committed_told(&group, place, floor, &response)
             }
+            (Asked::Member(ask), Reply::Group(response)) => self.member_told(ask, &response),
             (asked, reply) => self.finish_answer(asked, reply),
         }
     }
@@ -101,7 +109,9 @@ impl World {
             self.count("answers of older leaders");
             let Some(place) = pending.groups.iter().position(|other| other == group) else { continue };
             let answers = match reply {
+                Reply::Fetch(_) if matches!(pending.asked, Asked::FetchNearby(..)) => false,
                 Reply::Fetch(outcomes) => outcomes[place].error == ErrorCode::None,
+                Reply::EpochEnds(answers) => answers[place].error == ErrorCode::None,
                 Reply::Offsets(answers) => answers[place].error == ErrorCode::None,
                 Reply::Group(response) => match &**response {
                     GroupResponse::OffsetFetch(response) => response.groups[0].error_code == 0,
@@ -111,6 +121,7 @@ impl World {
             };
             // What was asked before is answered as of then.
             if answers && since_us + STALE_US_MAX < pending.asked_us {
+                self.tells_all = true;
                 return Err(format!(
                     "node {} answers for group {group} as its leader, another leads since {} ms: {:?}, {}",
                     pending.node,
@@ -179,7 +190,7 @@ impl World {
     }
 
     /// An error that a client has to live with: it asks again.
-    fn may_fail(&mut self, place: Place, code: ErrorCode) -> Result<(), String> {
+    pub(super) fn may_fail(&mut self, place: Place, code: ErrorCode) -> Result<(), String> {
         let topic = self.model.topics.get(&place.0);
         let deleting = topic.is_some_and(|topic| topic.delete_asked);
         match code {
@@ -294,10 +305,13 @@ impl World {
         };
         let code = response.topics[0].partitions[0].error_code;
         self.clients.committing.remove(&(group.clone(), place));
+        let is_members = group == self.clients.member.group();
         if code == 0 {
             self.count("committed");
             let known = self.model.commits.entry((group, place)).or_default();
             known.0 = known.0.max(Some(offset));
+        } else if is_members {
+            return self.member_commit_refused(code);
         }
         Ok(())
     }
@@ -316,6 +330,7 @@ impl World {
         if told.error_code != 0 || told.topics[0].partitions[0].error_code != 0 {
             // Loading, or a commit on its way: asked again later.
             self.count("offset not told");
+            self.read_offset_again(group, place);
             return Ok(());
         }
         let offset = told.topics[0].partitions[0].committed_offset;

@@ -226,16 +226,30 @@ impl World {
     /// A group commits an offset of the topic that is never deleted, or asks for it.
     pub(super) fn commit_or_read_offset(&mut self) {
         let group = format!("group-{}", self.rng.random_range(0..3));
-        let Some(snapshot) = self.some_snapshot() else { return };
-        let Some(kept) = snapshot.topic("kept") else { return };
-        let place = (kept.id, self.rng.random_range(0..kept.partitions.len() as i32));
-        if !self.model.topics.contains_key(&kept.id) {
-            return;
-        }
-        let Some(target) = self.coordinator(&group, &snapshot) else { return };
         if self.rng.random_bool(0.4) {
-            return self.read_committed(group, place, target);
+            return self.read_some_offset(group);
         }
+        self.commit_offset(group);
+    }
+
+    /// A topic that is never deleted, and who coordinates the group.
+    fn place_to_commit(&mut self, group: &str) -> Option<(Place, Target)> {
+        let snapshot = self.some_snapshot()?;
+        let kept = snapshot.topic("kept")?;
+        let place = (kept.id, self.rng.random_range(0..kept.partitions.len() as i32));
+        let known = self.model.topics.contains_key(&kept.id);
+        known.then(|| self.coordinator(group, &snapshot)).flatten().map(|target| (place, target))
+    }
+
+    fn read_some_offset(&mut self, group: String) {
+        if let Some((place, target)) = self.place_to_commit(&group) {
+            self.read_committed(group, place, target);
+        }
+    }
+
+    /// A group commits an offset: one with a member by that.
+    pub(super) fn commit_offset(&mut self, group: String) {
+        let Some((place, target)) = self.place_to_commit(&group) else { return };
         if !self.clients.committing.insert((group.clone(), place)) {
             return;
         }
@@ -249,9 +263,13 @@ impl World {
         let topic = OffsetCommitRequestTopic::default()
             .with_name(StrBytes::from_static_str("kept").into())
             .with_partitions(vec![partition]);
+        let member = &self.clients.member;
+        let identity = if member.group() == group { member.identity() } else { None };
+        let (id, generation) = identity.unwrap_or((StrBytes::default(), -1));
         let kind = OffsetCommitRequest::default()
             .with_group_id(StrBytes::from_string(group.clone()).into())
-            .with_generation_id_or_member_epoch(-1)
+            .with_member_id(id)
+            .with_generation_id_or_member_epoch(generation)
             .with_topics(vec![topic]);
         let request = group_request(target.group, RequestKind::OffsetCommit(kind), 9);
         self.ask(target, vec![target.group], 5, Asked::Commit(group, place, offset), 6_000, request);
@@ -305,7 +323,9 @@ pub fn offset_query(group: GroupId, timestamp: i64) -> OffsetQuery {
     OffsetQuery { group, timestamp, current_epoch, isolation: Isolation::ReadUncommitted }
 }
 
-fn group_request(partition: GroupId, kind: RequestKind, version: i16) -> Request {
+/// A request of a group to its coordinator.
+#[must_use]
+pub fn group_request(partition: GroupId, kind: RequestKind, version: i16) -> Request {
     let request = GroupRequest {
         version,
         client_id: StrBytes::from_static_str("simulator"),

@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use chronik_core::metadata::names::CONSUMER_OFFSETS;
 use chronik_core::metadata::snapshot::Snapshot;
-use chronik_core::shard::message::{Reply, Request};
+use chronik_core::shard::message::{EpochQuery, Reply, Request};
 use chronik_wal::identity::shard_of;
 use chronik_wal::types::{GroupId, ShardId};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
 use super::admin::AdminAsk;
+use super::groups::MemberAsk;
 use super::model::Bounds;
 use super::node::Node;
 use super::records::{Place, Sent};
@@ -83,6 +84,10 @@ pub enum Asked {
     ProduceToLeader(Vec<InRequest>),
     /// Fetch of some partitions, from offsets, with what was known of them.
     Fetch(Vec<(Place, i64, Bounds)>),
+    /// Fetch from whoever is near, whether it leads or not, from an offset.
+    FetchNearby(Place, i64),
+    /// The end of an epoch.
+    EpochEnd(Place, EpochQuery, Bounds),
     /// ListOffsets: the special timestamp.
     Offsets(Place, i64, Bounds),
     /// DeleteRecords, up to an offset.
@@ -95,6 +100,8 @@ pub enum Asked {
     Commit(String, Place, i64),
     /// A group reads its offset, with the newest one known to be committed.
     Committed(String, Place, Option<i64>),
+    /// What a member asks of its coordinator.
+    Member(MemberAsk),
     /// Fetch in the reading at the end.
     Read(Place, i64),
     /// ListOffsets in the reading at the end: earliest and latest.
@@ -135,6 +142,7 @@ pub struct Clients {
     pub(super) gone: BTreeSet<u64>,
     /// Groups that wait for the outcome of a commit.
     pub(super) committing: BTreeSet<(String, Place)>,
+    pub(super) member: super::groups::Member,
     pub(super) admin: super::admin::Names,
     pub(super) reading: super::finish::Reading,
     /// The longest time between two operations, in microseconds.
@@ -152,6 +160,7 @@ impl Clients {
             next_call: 1,
             operations: 0,
             committing: BTreeSet::new(),
+            member: super::groups::Member::default(),
             admin: super::admin::Names::default(),
             reading: super::finish::Reading::default(),
             pace_us: paces_us[rng.random_range(0..3)],
@@ -186,6 +195,13 @@ impl World {
             self.phase = Phase::Settle;
             self.faults_end();
             return;
+        }
+        if self.plan.moves && self.rng.random_bool(0.15) {
+            return match self.rng.random_range(0..10) {
+                0..4 => self.fetch_nearby(),
+                4..7 => self.ask_epoch_end(),
+                _ => self.member_step(),
+            };
         }
         match self.rng.random_range(0..100) {
             0..45 => self.produce_idempotent(),
@@ -322,7 +338,9 @@ impl World {
             return Ok(());
         }
         self.check_stale(&pending, &reply, stale)?;
-        self.check_answer(pending.node, pending.asked, reply, stale)
+        let (node, asked) = (pending.node, pending.asked.clone());
+        self.check_answer(node, pending.asked, reply, stale)
+            .map_err(|why| format!("{why}; told by node {node}, {stale:?}: {asked:?}"))
     }
 
     /// The process is gone with all its connections: what was under way may or may not have happened.
@@ -350,6 +368,7 @@ impl World {
             Asked::Commit(group, place, _) => {
                 self.clients.committing.remove(&(group, place));
             }
+            Asked::Member(ask) => self.member_not_decided(ask),
             Asked::Probe(_) | Asked::Read(..) | Asked::Ends(_) | Asked::Time(..) => self.reading_failed(),
             _ => {}
         }

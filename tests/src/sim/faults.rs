@@ -20,6 +20,12 @@ pub const WALL_OFF_MS_MAX: i64 = 1_500_000;
 /// So many disks are lost in a run, one after the other.
 const LOSSES_MAX: u32 = 3;
 
+/// A request may still be carried out so long after it was sent.
+const ASKED_US_MAX: u64 = 12_000_000;
+
+/// So long after a disk was lost every link to its node has noticed.
+const NOTICED_US: u64 = 2_000_000;
+
 /// What is wrong with the world just now.
 #[derive(Debug)]
 pub struct Weather {
@@ -27,6 +33,10 @@ pub struct Weather {
     nodes: Vec<NodeWeather>,
     /// How many disks may still be lost, one after the other.
     losses_left: u32,
+    /// When the last one was lost.
+    lost_us: Option<u64>,
+    /// When anybody last asked for fewer replicas.
+    thinned_us: Option<u64>,
     /// Counts cuts: the end of an older one does not end a newer one.
     cut: u64,
     /// Steps counted when the disk was last replaced: the crash points of a scripted run count on.
@@ -55,7 +65,15 @@ impl Weather {
             NodeWeather { doom: None, disk_fault: false, shards, stopping: false, rotten: false }
         };
         let nodes = (0..plan.nodes).map(node).collect();
-        Self { crashes_left: plan.crashes, nodes, losses_left: LOSSES_MAX, cut: 0, scripted }
+        Self {
+            crashes_left: plan.crashes,
+            nodes,
+            losses_left: LOSSES_MAX,
+            lost_us: None,
+            thinned_us: None,
+            cut: 0,
+            scripted,
+        }
     }
 }
 
@@ -340,11 +358,24 @@ impl World {
     /// still missing. Two of three copies gone at once are a majority.
     fn may_lose_a_disk(&self) -> bool {
         let formed = !self.model.topics.is_empty();
-        formed && self.weather.losses_left > 0 && self.not_whole().is_none()
+        let thins = self.weather.thinned_us.is_some_and(|at_us| self.now_us() < at_us + ASKED_US_MAX);
+        formed && !thins && self.weather.losses_left > 0 && !self.is_any_thin() && self.not_whole().is_none()
     }
 
     fn disk_lost(&mut self) {
         self.weather.losses_left -= 1;
+        self.weather.lost_us = Some(self.now_us());
+    }
+
+    /// Somebody would have fewer replicas of something. No leader can tell a disk that is lost from one that is about to be:
+    /// so not just after one was.
+    pub(super) fn may_thin(&mut self) -> bool {
+        let now_us = self.now_us();
+        if self.weather.lost_us.is_some_and(|at_us| now_us < at_us + NOTICED_US) {
+            return false;
+        }
+        self.weather.thinned_us = Some(now_us);
+        true
     }
 
     fn replace_disk(&mut self, node: usize, survival: Survival) {

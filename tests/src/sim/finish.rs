@@ -58,6 +58,7 @@ impl World {
         }
         if self.now_us() > self.clients.reading.since_us + SETTLE_US_MAX {
             let waiting: Vec<_> = self.pending.values().take(3).collect();
+            self.tells_all = true;
             let unsettled = self.unsettled();
             return Err(format!("not settled: {unsettled:?}, {} under way: {waiting:?}", self.pending.len()));
         }
@@ -83,6 +84,7 @@ impl World {
                 host.shard.partitions().keys().filter(awake)
             });
             let awake: BTreeSet<GroupId> = awake.copied().collect();
+            self.tells_all = true;
             let told: Vec<String> = awake.into_iter().take(2).map(|group| self.replicas_of(group)).collect();
             return Err(format!("Raft sends though nothing happens: {told:?}"));
         }
@@ -154,6 +156,9 @@ impl World {
     /// Every replica of a group, for whoever looks for the cause of something.
     pub(super) fn replicas_of(&self, group: GroupId) -> String {
         let mut text = String::new();
+        if !self.tells_all {
+            return text;
+        }
         for node in &self.nodes {
             for host in node.hosts.iter().filter(|host| host.shard.driver().contains(group)) {
                 let driver = host.shard.driver();
@@ -268,10 +273,18 @@ impl World {
 
     fn read_offset(&mut self, group: String, place: Place) -> Result<(), String> {
         let Some(snapshot) = self.some_snapshot() else { return Ok(()) };
-        if let Some(target) = self.coordinator(&group, &snapshot) {
-            self.read_committed(group, place, target);
+        match self.coordinator(&group, &snapshot) {
+            Some(target) => self.read_committed(group, place, target),
+            None => self.read_offset_again(&group, place),
         }
         Ok(())
+    }
+
+    /// At the end every committed offset is told sooner or later.
+    pub(super) fn read_offset_again(&mut self, group: &str, place: Place) {
+        if let Phase::Read(_) = self.phase {
+            self.clients.reading.tasks.push_back(Asked::Committed(group.to_owned(), place, None));
+        }
     }
 
     /// A task was not answered because the node went away.

@@ -22,12 +22,22 @@ impl World {
         let mut views = topics.flat_map(|topic| topic.partitions.iter().map(move |view| (&topic.name, view)));
         let partition = views.find_map(|(name, view)| {
             let why = self.replica_missing(view)?;
+            if !self.tells_all {
+                return Some(why);
+            }
             Some(format!("{name}: {why}: {view:?}, {}", self.replicas_of(view.group)))
         });
         partition.or_else(|| {
             let why = self.metadata_replica_missing()?;
             Some(format!("the metadata group: {why}: {}", self.replicas_of(GroupId::METADATA)))
         })
+    }
+
+    /// Whether any partition has so few copies that a lost disk would leave it without a quorum.
+    pub(super) fn is_any_thin(&self) -> bool {
+        let Some(snapshot) = self.newest_snapshot() else { return true };
+        let mut views = snapshot.topics.values().flat_map(|topic| &topic.partitions);
+        views.any(|view| view.replicas.len() < self.plan.replicas())
     }
 
     /// The group's replica on a node.
@@ -39,9 +49,6 @@ impl World {
     fn replica_missing(&self, view: &PartitionView) -> Option<String> {
         if view.is_reassigning() {
             return Some("its replicas are not where they are to be".into());
-        }
-        if view.replicas.len() < self.plan.replicas() {
-            return Some("it has too few replicas".into());
         }
         let mut placed: Vec<u64> = view.replicas.iter().map(|replica| replica.peer.0).collect();
         placed.sort_unstable();

@@ -3,9 +3,11 @@
 //! A node is started by `chronik_core::node::data`, as the server is, and its shards are the server's own; what glommio,
 //! the device and the helper threads are to the real one is a queue of steps here (`node`), and what links are is `network`.
 //! Clients (`clients`, `asks`, `admin`) produce with and without producer ids, repeat what was not answered and what was,
-//! fetch, search by time, delete records, commit offsets, make, grow, configure and delete topics. Meanwhile (`faults`) processes
-//! are killed, the power fails, at any write and during recovery too, writes and syncs fail, disks are full, slow or wiped,
-//! networks are cut, processes stand still, clocks jump, and a node of its own starts with another number of shards. Whatever a
+//! fetch, from followers too, search by time, ask where leader epochs ended (`followers`), delete records, commit offsets as
+//! members of groups and without (`groups`), make, grow, configure and delete topics and move their replicas; a fourth node
+//! joins. Meanwhile (`faults`) processes are killed, the power fails, at any write and during recovery too, writes and syncs
+//! fail, disks are full, slow or wiped, bits of a stopped node's WAL turn over, networks are cut, processes stand still,
+//! clocks jump, and a node of its own starts with another number of shards. Whatever a
 //! client is told must agree with all that any was told before (`model`, `answers`), and what no client sees, every replica
 //! after each of its turns, with what was committed (`watch`, `members`). At the end (`finish`) everything is answered,
 //! every replica is where it is to be, every partition takes a record, and all is read twice, before and after a last power cut.
@@ -55,6 +57,8 @@ mod clients;
 mod disk;
 mod faults;
 mod finish;
+mod followers;
+mod groups;
 mod members;
 mod model;
 mod network;

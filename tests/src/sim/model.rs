@@ -72,6 +72,8 @@ pub struct Model {
     pub retention: BTreeMap<String, Retention>,
     /// Where the batches of each producer lie, by the number of their first record: in the order in which they were made.
     pub order: BTreeMap<(usize, Place), BTreeMap<u64, i64>>,
+    /// Where epochs ended, by the epoch that was asked for: the epoch told, and its end.
+    pub epoch_ends: BTreeMap<(Place, i32), (i32, i64)>,
     /// Records acknowledged.
     pub acknowledged: u64,
 }
@@ -120,7 +122,11 @@ impl Model {
                 "{place:?} had record {} at offset {}, now it has {}",
                 known.record, seen.offset, seen.record
             )),
+            Some(known) if known.epoch.is_some() && seen.epoch.is_some() && known.epoch != seen.epoch => {
+                Err(format!("{place:?}: {known:?} is now {seen:?}: another leader epoch"))
+            }
             Some(known) => {
+                known.epoch = known.epoch.or(seen.epoch);
                 known.timestamp = seen.timestamp;
                 known.batch_bytes = known.batch_bytes.max(seen.batch_bytes);
                 Ok(())
@@ -145,7 +151,7 @@ impl Model {
             let offset = base + number as i64;
             let known = self.found.get(&(first + number)).copied();
             let timestamp = sent.timestamp + number as i64;
-            let seen = Seen { offset, record: first + number, timestamp, batch_bytes: 0 };
+            let seen = Seen { offset, record: first + number, timestamp, epoch: None, batch_bytes: 0 };
             if known.is_none() {
                 self.record_at(place, seen)?;
                 self.acknowledged += 1;

@@ -95,8 +95,8 @@ pub struct Node {
     planted: Option<Planted>,
     /// Its shards, while it runs.
     pub hosts: Vec<Host>,
-    /// Nodes of the cluster.
-    nodes: usize,
+    /// Nodes that form the cluster.
+    founders: usize,
     identity: Option<Identity>,
     /// When the newest message from one shard to another arrives: later ones come later.
     arrivals: BTreeMap<(usize, usize), u64>,
@@ -104,7 +104,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node that has never been started, of a cluster of so many.
+    /// A node that has never been started, of a cluster that so many form.
     #[must_use]
     pub fn new(
         number: usize,
@@ -112,7 +112,7 @@ impl Node {
         wal: WalConfig,
         limits: ShardLimits,
         planted: Option<Planted>,
-        nodes: usize,
+        founders: usize,
     ) -> Self {
         Self {
             number,
@@ -129,7 +129,7 @@ impl Node {
             limits,
             planted,
             hosts: Vec::new(),
-            nodes,
+            founders,
             identity: None,
             arrivals: BTreeMap::new(),
             turns: 0,
@@ -180,7 +180,7 @@ impl Node {
             }
         };
         let wall_ms = self.now(self.queue.now_us()).wall_ms;
-        let nodes = self.nodes;
+        let nodes = self.founders;
         let setup = data_setup(self.number, nodes, &self.wal, &self.limits, shards, rng.next_u64(), wall_ms);
         let identity = fit_shards(&disk, &setup, identity).map_err(|error| text(&error))?;
         let own = registration(&identity, self.starts);

@@ -19,6 +19,8 @@ pub struct Seen {
     pub record: u64,
     /// Its timestamp.
     pub timestamp: i64,
+    /// The leader epoch that it was appended in; none while nobody has read it.
+    pub epoch: Option<i32>,
     /// Bytes of the batch that it is the first record of; 0 for the others.
     pub batch_bytes: u64,
 }
@@ -89,13 +91,14 @@ pub fn read(pieces: &[bytes::Bytes], place: Place) -> Result<Vec<Seen>, String> 
             }
             next = Some(info.next_offset().0);
             batch::check_crc(bytes).map_err(|error| format!("batch {}: {error}", info.base_offset))?;
-            read_batch(bytes, place, &mut seen).map_err(|e| format!("batch {}: {e}", info.base_offset))?;
+            read_batch(bytes, place, info.leader_epoch.0, &mut seen)
+                .map_err(|e| format!("batch {}: {e}", info.base_offset))?;
         }
     }
     Ok(seen)
 }
 
-fn read_batch(bytes: &[u8], place: Place, seen: &mut Vec<Seen>) -> Result<(), String> {
+fn read_batch(bytes: &[u8], place: Place, epoch: i32, seen: &mut Vec<Seen>) -> Result<(), String> {
     let text = |error: BatchError| error.to_string();
     let mut batch_bytes = bytes.len() as u64;
     for record in &Records::open(bytes, &DecompressCaps::default()).map_err(text)? {
@@ -106,7 +109,8 @@ fn read_batch(bytes: &[u8], place: Place, seen: &mut Vec<Seen>) -> Result<(), St
             return Err(format!("record {number} does not hold what was sent, or was sent elsewhere"));
         }
         let offset = record.offset.0;
-        seen.push(Seen { offset, record: number, timestamp: record.timestamp, batch_bytes });
+        let (timestamp, epoch) = (record.timestamp, Some(epoch));
+        seen.push(Seen { offset, record: number, timestamp, epoch, batch_bytes });
         batch_bytes = 0;
     }
     Ok(())

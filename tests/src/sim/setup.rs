@@ -69,6 +69,8 @@ pub struct RunPlan {
     pub seed: u64,
     /// Nodes.
     pub nodes: usize,
+    /// How many of them come later, with an empty disk, to the cluster that the others have formed.
+    pub joiners: usize,
     /// Operations of the clients before the faults stop.
     pub operations: u64,
     /// Crashes, at most.
@@ -89,6 +91,8 @@ pub struct RunPlan {
     pub wipes: bool,
     /// Bits of a stopped node's WAL may turn over, as seldom.
     pub bit_rot: bool,
+    /// Replicas are moved, and names of topics go out of use and others come.
+    pub moves: bool,
     /// Crash at this writing step of the disk, counted from the start, and at that one of the recovery after it.
     pub crash_at_steps: Option<(u64, Option<u64>)>,
     /// The bug to be found.
@@ -102,6 +106,7 @@ impl RunPlan {
         Self {
             seed,
             nodes: 1,
+            joiners: 0,
             operations: 700,
             crashes: 6,
             power_cuts: true,
@@ -112,14 +117,22 @@ impl RunPlan {
             clock_jumps: false,
             wipes: false,
             bit_rot: false,
+            moves: false,
             crash_at_steps: None,
             planted: None,
         }
     }
 
-    /// A random run of so many nodes.
+    /// A random run of a cluster that so many nodes form; in every fourth another one joins.
     #[must_use]
     pub fn cluster(seed: u64, nodes: usize) -> Self {
+        let joiners = usize::from(seed % 4 == 1);
+        Self { nodes: nodes + joiners, joiners, moves: true, ..Self::fixed_cluster(seed, nodes) }
+    }
+
+    /// A random run of so many nodes, of which none joins and none leaves, and no replica moves but off a lost disk.
+    #[must_use]
+    pub fn fixed_cluster(seed: u64, nodes: usize) -> Self {
         Self {
             nodes,
             operations: 900,
@@ -127,10 +140,16 @@ impl RunPlan {
             disorder: seed.is_multiple_of(3),
             clock_jumps: true,
             wipes: true,
-            bit_rot: false,
+            bit_rot: true,
             reshard: false,
             ..Self::random(seed)
         }
+    }
+
+    /// How many nodes form the cluster.
+    #[must_use]
+    pub fn founders(&self) -> usize {
+        self.nodes - self.joiners
     }
 
     /// How many replicas a topic gets.
@@ -187,21 +206,23 @@ pub fn broker_configs(number: usize, nodes: usize) -> BTreeMap<String, String> {
 #[must_use]
 pub fn data_setup(
     number: usize,
-    nodes: usize,
+    founders: usize,
     wal: &WalConfig,
     limits: &ShardLimits,
     shards: u16,
     seed: u64,
     wall_ms: i64,
 ) -> DataSetup {
+    // Who joins lists those who are there, and itself.
+    let listed = (0..founders).chain((number >= founders).then_some(number)).map(peer).collect();
     DataSetup {
         node: node_id(number),
-        peers: if nodes > 1 { (0..nodes).map(peer).collect() } else { BTreeMap::new() },
+        peers: if founders > 1 { listed } else { BTreeMap::new() },
         data_dir: DATA.into(),
         shards,
         wal: wal.clone(),
         limits: limits.clone(),
-        configs: broker_configs(number, nodes),
+        configs: broker_configs(number, founders),
         open_files_max: 24,
         seed,
         wall_ms,

@@ -19,6 +19,7 @@ pub const STALE_US_MAX: u64 = 1_500_000;
 /// A replica as it was seen last.
 #[derive(Clone, Copy, Debug, Default)]
 struct Replica {
+    peer: PeerId,
     applied: u64,
     high_watermark: i64,
     log_start: i64,
@@ -53,6 +54,8 @@ pub struct Watch {
     disks: BTreeMap<(GroupId, PeerId), (usize, u64)>,
     /// Up to where each replica's own disk had the committed log when its process was seen last.
     durable: BTreeMap<(GroupId, PeerId), RaftIndex>,
+    /// The highest high watermark of any replica of a group: so much is committed.
+    offsets: BTreeMap<GroupId, i64>,
     /// Changes of leaders.
     pub elections: u64,
 }
@@ -80,6 +83,12 @@ impl Watch {
             .unwrap_or(0)
     }
 
+    /// The offset up to which a group is committed, as far as any replica knows.
+    #[must_use]
+    pub fn committed_offset(&self, group: GroupId) -> i64 {
+        self.offsets.get(&group).copied().unwrap_or(0)
+    }
+
     /// A process is gone.
     pub fn node_died(&mut self, node: usize) {
         self.replicas.retain(|(other, _), _| *other != node);
@@ -95,6 +104,7 @@ impl Watch {
             let Some(leadership) = driver.leadership(group) else { continue };
             let applied = driver.applied(group).unwrap_or_default().0;
             let now = Replica {
+                peer: driver.state(group).map(|state| state.peer).unwrap_or_default(),
                 applied,
                 high_watermark: partition.high_watermark.0,
                 log_start: partition.log_start.0,
@@ -112,7 +122,10 @@ impl Watch {
                     ));
                 }
             }
-            let before = self.replicas.insert((node, group), now);
+            let offset = self.offsets.entry(group).or_insert(0);
+            *offset = now.high_watermark.max(*offset);
+            // One that went and came again is another, which begins with nothing.
+            let before = self.replicas.insert((node, group), now).filter(|before| before.peer == now.peer);
             self.remembers(node, disk, shard, group, before.is_none())?;
             let from = before.map_or(0, |before| before.applied);
             if let Some(before) = before
@@ -195,7 +208,9 @@ impl Watch {
         term: Term,
     ) -> Result<(), String> {
         let driver = shard.driver();
-        let last = self.histories.get(&group).and_then(|history| history.entries.last_key_value());
+        // Whoever hears late that it was elected need not have what later terms committed since.
+        let entries = self.histories.get(&group).map(|history| history.entries.iter().rev());
+        let last = entries.and_then(|mut entries| entries.find(|(_, (of_term, _))| *of_term <= term));
         if let Some((index, (of_term, _))) = last {
             let index = RaftIndex(*index);
             let begins = driver.log_start(group).unwrap_or_default().index;

@@ -27,6 +27,9 @@ use super::watch::Watch;
 /// No run takes so many steps.
 const STEPS_MAX: u64 = 4_000_000;
 
+/// Who joins a cluster is started at the latest after so long.
+const JOINS_US_MAX: u64 = 12_000_000;
+
 /// What is left of a run that went well.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
@@ -130,6 +133,8 @@ pub struct World {
     pub(super) phase: Phase,
     pub(super) report: Report,
     pub(super) tail_bytes_max: u64,
+    /// Whoever asks what is unsettled wants every replica told, which takes long.
+    pub(super) tells_all: bool,
 }
 
 /// Runs a plan to its end.
@@ -162,7 +167,7 @@ impl World {
         let tail_bytes_max = limits.tail_bytes_max;
         let node = |number| {
             let disk = SimDisk::new(rng.next_u64());
-            Node::new(number, disk, wal.clone(), limits.clone(), plan.planted, plan.nodes)
+            Node::new(number, disk, wal.clone(), limits.clone(), plan.planted, plan.founders())
         };
         let nodes = (0..plan.nodes).map(node).collect();
         let network = Network::new(plan.disorder);
@@ -181,13 +186,18 @@ impl World {
             rng,
             report,
             tail_bytes_max,
+            tells_all: false,
         }
     }
 
     fn run(mut self) -> Result<Report, String> {
         self.prepare_first_start();
-        for node in 0..self.plan.nodes {
+        for node in 0..self.plan.founders() {
             self.queue.after(0, Happening::Start(node));
+        }
+        for node in self.plan.founders()..self.plan.nodes {
+            let joins_us = self.rng.random_range(500_000..JOINS_US_MAX);
+            self.queue.after(joins_us, Happening::Start(node));
         }
         self.queue.after(1_000, Happening::Clients);
         self.queue.after(5_000, Happening::Weather);

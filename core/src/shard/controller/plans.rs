@@ -55,12 +55,19 @@ pub(super) struct PendingPlan {
     pub(super) applied: bool,
     /// The newest plan before it that was on its way: what an answer without commands says rests on plans that may still be lost.
     rests_on: Option<u64>,
+    /// Its answer says what this node knew when its quorum had not been heard for long: a newer leader may know better.
+    is_unsure: bool,
     /// The snapshot with it in is published once this turn is durable; none while there is no such snapshot.
     pub(super) published_with: Option<TurnNumber>,
     deadline_ms: u64,
 }
 
 impl PendingPlan {
+    /// Whether its answer rests on what may be lost, or was overtaken.
+    fn may_be_wrong(&self) -> bool {
+        self.is_unsure || self.rests_on.is_some()
+    }
+
     /// Whether another node waits for it.
     pub(super) fn is_for_node(&self) -> bool {
         matches!(self.asker, PlanAsker::Node { .. })
@@ -73,6 +80,12 @@ impl Shard {
         let number = self.number();
         let deadline_ms = self.now.mono_ms + u64::from(timeout_ms);
         let applied = plan.commands.is_empty();
+        // Who leads the quorum is told even by one that may not lead it any more.
+        let asks_who_leads = matches!(plan.response, AdminReply::DescribeQuorum(_));
+        let is_unsure = applied && !asks_who_leads && self.lacks_contact(GroupId::METADATA);
+        if is_unsure {
+            self.driver.ask_quorum(GroupId::METADATA);
+        }
         let Some(host) = &mut self.controller else { return };
         // What it rests on may be applied and not published yet: a request carried out already, by an earlier leader.
         let published = host.published_with();
@@ -85,6 +98,7 @@ impl Shard {
             awaits_leaders: false,
             applied,
             rests_on: rests_on.filter(|_| applied),
+            is_unsure,
             published_with: published.filter(|_| applied),
             deadline_ms,
         };
@@ -179,8 +193,7 @@ impl Shard {
     /// This node does not lead any more: what is not proposed never will be, and what rests on others may be wrong.
     pub(super) fn drop_unproposed(&mut self) {
         let Some(host) = &mut self.controller else { return };
-        let resting =
-            host.plans.iter().filter(|(_, plan)| plan.rests_on.is_some()).map(|(number, _)| *number);
+        let resting = host.plans.iter().filter(|(_, plan)| plan.may_be_wrong()).map(|(number, _)| *number);
         let resting: Vec<u64> = resting.collect();
         resting.into_iter().for_each(|number| self.plan_lost(number));
         let Some(host) = &mut self.controller else { return };
@@ -203,6 +216,17 @@ impl Shard {
         }
     }
 
+    /// The quorum of the metadata group was heard: what this node said is as true as if it had been asked now.
+    pub(in crate::shard) fn plans_are_sure(&mut self) {
+        let Some(host) = &mut self.controller else { return };
+        let mut sure = Vec::new();
+        for (number, plan) in host.plans.iter_mut().filter(|(_, plan)| plan.is_unsure) {
+            plan.is_unsure = false;
+            sure.push(*number);
+        }
+        sure.into_iter().for_each(|number| self.finish_plan(number));
+    }
+
     /// Answers a plan that is applied, published and whose partitions have leaders.
     pub(super) fn finish_plan(&mut self, number: u64) {
         let durable = self.wal.durable_turn();
@@ -211,6 +235,9 @@ impl Shard {
         if let Some(last) = plan.rests_on
             && host.plans.range(..=last).any(|(_, before)| !before.applied)
         {
+            return;
+        }
+        if plan.is_unsure {
             return;
         }
         let published = host.published_with();
@@ -253,7 +280,13 @@ impl Shard {
             return self.end_plan(number);
         }
         let asker = std::mem::replace(&mut plan.asker, PlanAsker::Nobody);
-        let mut reply = plan.reply.clone();
+        let mut reply = match plan.may_be_wrong() {
+            true => AdminReply::Refused(
+                ResponseError::RequestTimedOut,
+                "the quorum of the metadata group was not heard in time".to_owned(),
+            ),
+            false => plan.reply.clone(),
+        };
         // What is not applied yet stays: later plans rest on it.
         if plan.applied {
             host.plans.remove(&number);

@@ -158,6 +158,30 @@ fn a_partition_moves_to_other_nodes_and_its_leader_goes_last() {
     assert_eq!(cluster.produce(leader, group, value(10), Acks::All).error, ErrorCode::None);
 }
 
+/// Whenever it is wanted back: it may be out of Raft by then, and the metadata then list nothing that is to come.
+#[test]
+fn a_replica_that_was_to_go_comes_back_when_it_is_wanted_after_all() {
+    for wait_ms in [0, 40, 80, 120, 160, 200, 300] {
+        let mut cluster = Cluster::new();
+        let group = cluster.topic_of(TOPIC, 1, 3, &[]);
+        let leader = cluster.leader(group);
+        let goes = cluster.others(leader)[1];
+        let stays = [leader, cluster.others(leader)[0]];
+        let all = [stays[0], stays[1], goes];
+        reassign(&mut cluster, &stays);
+        cluster.advance(wait_ms);
+        reassign(&mut cluster, &all);
+        cluster.wait_until("all vote", |cluster| {
+            let configuration = cluster[leader].shard.driver.configuration(group);
+            let all_vote = configuration.is_some_and(|members| members.get_voters().len() == 3);
+            all_vote && !cluster[leader].shard.driver.is_changing_members(group) && all_are_on(cluster, &all)
+        });
+        cluster.advance(3_000);
+        let configuration = cluster[leader].shard.driver.configuration(group).expect("it is there");
+        assert_eq!(configuration.get_voters().len(), 3, "{wait_ms} ms: {configuration:?}");
+    }
+}
+
 /// What is below the log start, and what only files have, comes to a new replica as a snapshot and as reads from files.
 #[test]
 fn a_new_replica_is_filled_from_the_log_start_on() {
