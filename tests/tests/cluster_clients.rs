@@ -2,7 +2,7 @@
 //! leaders move: the other two nodes are restarted by SIGTERM all the time. And a consumer group that outlives its coordinator.
 
 use chronik_net::codec::ApiKey;
-use chronik_tests::cluster::{Cluster, FORM_TIMEOUT};
+use chronik_tests::cluster::{Cluster, FORM_TIMEOUT, Options};
 use chronik_tests::program::{java, python, run};
 use chronik_tests::toolchain::Toolchain;
 use chronik_tests::topics::{create_replicated, text};
@@ -119,4 +119,27 @@ fn coordinator(connection: &mut Connection, group: &str) -> i32 {
         connection.ask(ApiKey::FindCoordinator, 4, &request).expect("FindCoordinator is answered");
     let coordinator = &answer.coordinators[0];
     if coordinator.error_code == 0 { coordinator.node_id.0 } else { -1 }
+}
+
+/// A producer is connected to one node only, which leads all that it writes to. When that node is cut off from the others it still
+/// answers Metadata, with what it knew: the producer must get to know the others all the same.
+#[test]
+fn a_producer_leaves_a_leader_that_is_cut_off() {
+    const TOPIC: &str = "cut-off";
+    let _heavy = lock::heavy();
+    let mut cluster = Cluster::start_with("cut-off", Options::default().cuts());
+    create_replicated(&mut cluster.connect(1), TOPIC, 1, &[]);
+    let leader = cluster.wait_led(TOPIC, FORM_TIMEOUT)[&0];
+    let mut options = workload::Options::usual(&cluster.address(leader), TOPIC, 1);
+    (options.readers, options.members) = (0, 0);
+    let load = Load::start(&options);
+    load.wait_progress("before the cut", 100, PROGRESS_TIMEOUT);
+    let others: Vec<i32> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
+    cluster.cuts().isolate(leader, &others);
+    let outage = load.wait_progress("the leader is cut off", 200, PROGRESS_TIMEOUT);
+    report(&format!("producers left a leader that was cut off after {outage:?}"));
+    cluster.cuts().heal();
+    cluster.wait_formed(FORM_TIMEOUT);
+    let addresses: Vec<String> = cluster.ids().into_iter().map(|id| cluster.address(id)).collect();
+    load.finish(&addresses).assert_clean(300);
 }

@@ -11,6 +11,7 @@ use chronik_core::node;
 use chronik_core::node::repair;
 use chronik_wal::disk::OsDisk;
 use chronik_wal::partition::dump_log;
+use chronik_wal::recovery::{dump_segment, is_segment};
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
@@ -21,7 +22,10 @@ fn main() -> ExitCode {
         Command::Cluster(args) => return cluster::run(&args),
         Command::Log(LogCommand::Dump { file }) => {
             let mut out = std::io::stdout().lock();
-            dump_log(&OsDisk, &file, &mut out).map_err(|error| error.to_string())
+            match is_segment(&OsDisk, &file) {
+                true => dump_segment(&OsDisk, &file, &mut out).map_err(|error| error.to_string()),
+                false => dump_log(&OsDisk, &file, &mut out).map_err(|error| error.to_string()),
+            }
         }
         Command::Log(LogCommand::Repair(args)) => return repair_log(&args),
         Command::Version => writeln!(std::io::stdout(), "chronik-server {}", env!("CARGO_PKG_VERSION"))

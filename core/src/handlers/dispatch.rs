@@ -20,6 +20,8 @@ use super::{admin, fetch, groups, log_dirs, offsets, produce, producer_id};
 pub enum Outcome {
     /// Send this.
     Reply(ResponseFrame),
+    /// Send this, and close the connection: this node is cut off from the others, and somewhere else is the leader.
+    ReplyThenLeave(ResponseFrame),
     /// Send nothing (acks=0).
     NoReply,
     /// Close the connection: there is no answer in the protocol.
@@ -151,6 +153,15 @@ fn slow(broker: &Rc<Broker>, connection: &Connection, header: RequestHeader, req
 fn now(header: &RequestHeader, response: Response) -> Later {
     let outcome = frame(encode_response(header, response));
     Box::pin(std::future::ready(outcome))
+}
+
+/// As [`frame`]. A client that was told NOT_LEADER_OR_FOLLOWER without a leader by a node that is cut off would ask that very node
+/// for metadata, and again: clients ask the nodes that they are connected to. The closed connection makes it ask another one.
+pub fn frame_of_leaderless(encoded: Result<ResponseFrame, EncodeError>, is_cut_off: bool) -> Outcome {
+    match frame(encoded) {
+        Outcome::Reply(frame) if is_cut_off => Outcome::ReplyThenLeave(frame),
+        outcome => outcome,
+    }
 }
 
 /// An encoded response as an outcome. A handler that made a response its version cannot carry ends the connection.

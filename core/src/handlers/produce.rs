@@ -14,7 +14,7 @@ use chronik_net::codec::{
 };
 use chronik_wal::types::{NodeId, ShardId};
 
-use super::dispatch::{Done, Outcome, frame};
+use super::dispatch::{Done, Outcome, frame, frame_of_leaderless};
 use super::service::{Broker, Connection, resolve};
 use crate::metadata::snapshot::Snapshot;
 use crate::shard::message::{Acks, ProduceItem, ProduceOutcome, ProduceSlice, Reply, Request};
@@ -150,7 +150,8 @@ impl Gather {
             return done(if refused == 0 { Outcome::NoReply } else { Outcome::Close });
         }
         name_leaders(&mut self.response, &self.snapshot, &self.listener);
-        done(frame(self.response.encode(&self.header)));
+        let cut_off = self.broker.router.snapshot().is_cut_off && is_leader_unknown(&self.response);
+        done(frame_of_leaderless(self.response.encode(&self.header), cut_off));
     }
 }
 
@@ -165,6 +166,14 @@ fn fill(partition: &mut ProducePartitionResponse, outcome: ProduceOutcome) {
     partition.record_errors = outcome.record_errors.into_iter().map(record_error).collect();
     partition.current_leader =
         outcome.leader.map(|leader| CurrentLeader { leader_id: leader.node.0, leader_epoch: leader.epoch.0 });
+}
+
+/// Whether a partition is led by nobody that is known here.
+fn is_leader_unknown(response: &ProduceResponse) -> bool {
+    let mut partitions = response.topics.iter().flat_map(|topic| &topic.partitions);
+    partitions.any(|partition| {
+        partition.error == ErrorCode::NotLeaderOrFollower && partition.current_leader.is_none()
+    })
 }
 
 /// Adds the addresses of the leaders that the response names (KIP-951).

@@ -90,6 +90,10 @@ impl From<Outcome> for connection::Outcome {
     fn from(outcome: Outcome) -> Self {
         match outcome {
             Outcome::Reply(frame) => Self::Reply(connection::ResponseFrame::Many(frame.into_slices())),
+            Outcome::ReplyThenLeave(frame) => Self::ReplyThenClose {
+                frame: connection::ResponseFrame::Many(frame.into_slices()),
+                reason: CloseReason::Service("this node is cut off from the cluster: others know who leads"),
+            },
             Outcome::NoReply => Self::NoReply,
             Outcome::Close => Self::Close(CloseReason::Service("the request has no answer in the protocol")),
         }

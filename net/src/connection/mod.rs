@@ -98,6 +98,13 @@ pub enum Outcome {
         /// How long.
         mute_ms: u64,
     },
+    /// Send this, and close once it has left.
+    ReplyThenClose {
+        /// The response.
+        frame: ResponseFrame,
+        /// Why.
+        reason: CloseReason,
+    },
     /// Send nothing (produce with acks=0); the next answer may leave.
     NoReply,
     /// Send nothing, and close once the answers before this one have left.

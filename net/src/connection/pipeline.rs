@@ -13,8 +13,8 @@ use super::{CloseReason, ResponseFrame};
 pub(super) enum Answer {
     /// Bytes to send; none for a request that gets no response.
     Frame(ResponseFrame),
-    /// The connection ends here: nothing after this place is sent.
-    Close(CloseReason),
+    /// The connection ends with these bytes, if any: nothing after this place is sent.
+    Last(ResponseFrame, CloseReason),
 }
 
 #[derive(Debug)]
@@ -39,8 +39,7 @@ pub(super) struct Pipeline {
 impl Answer {
     fn bytes(&self) -> usize {
         match self {
-            Self::Frame(frame) => frame.len_bytes(),
-            Self::Close(_) => 0,
+            Self::Frame(frame) | Self::Last(frame, _) => frame.len_bytes(),
         }
     }
 }
@@ -106,7 +105,7 @@ impl Pipeline {
         Some(request_bytes)
     }
 
-    /// Forgets every request: nothing after an [`Answer::Close`] is answered. Gives the bytes of those under way.
+    /// Forgets every request: nothing after an [`Answer::Last`] is answered. Gives the bytes of those under way.
     /// Numbers go on, so that a late answer finds no place.
     pub(super) fn forget_all(&mut self) -> usize {
         self.first += self.places.len() as u64;

@@ -104,8 +104,9 @@ impl Shared {
                 self.muted_until_ms.set(self.muted_until_ms.get().max(until_ms));
                 Answer::Frame(frame)
             }
+            Outcome::ReplyThenClose { frame, reason } => Answer::Last(frame, reason),
             Outcome::NoReply => Answer::Frame(super::ResponseFrame::Many(Vec::new())),
-            Outcome::Close(reason) => Answer::Close(reason),
+            Outcome::Close(reason) => Answer::Last(super::ResponseFrame::Many(Vec::new()), reason),
         };
         let mut pipeline = self.pipeline.borrow_mut();
         let Some(request_bytes) = pipeline.fill(number, answer) else {

@@ -30,6 +30,8 @@ mod kind {
     pub const RELEASE: u8 = b'r';
     pub const NO_REPLY: u8 = b'n';
     pub const CLOSE: u8 = b'c';
+    /// Echo, then close.
+    pub const LEAVE: u8 = b'w';
     pub const ABANDON: u8 = b'x';
     /// So many times 64 KiB, in slices.
     pub const BIG: u8 = b'b';
@@ -109,6 +111,10 @@ impl Service for TestService {
             kind::MUTE => {
                 let mute_ms = u64::from(frame[1]) * 10;
                 Call::Done(Outcome::ReplyThenMute { frame: response(&frame).into(), mute_ms })
+            }
+            kind::LEAVE => {
+                let (frame, reason) = (response(&frame).into(), CloseReason::Service("gone elsewhere"));
+                Call::Done(Outcome::ReplyThenClose { frame, reason })
             }
             kind::COUNT => Call::Done(reply(&[u8::try_from(*self.under_way.borrow()).unwrap()])),
             _ => Call::Done(reply(&frame)),
@@ -316,6 +322,18 @@ fn no_reply_leaves_no_gap() {
         send(&mut client, payload);
     }
     assert_eq!((receive(&mut client), receive(&mut client)), (b"e1".to_vec(), b"e2".to_vec()));
+}
+
+#[test]
+fn the_last_answer_leaves_before_the_connection_closes() {
+    let server = Server::start(ConnectionConfig::default());
+    let mut client = server.client();
+    for payload in [&b"w1"[..], b"e2"] {
+        send(&mut client, payload);
+    }
+    assert_eq!(receive(&mut client), b"w1");
+    assert_closed(&mut client);
+    assert_eq!(server.reason(), "gone elsewhere");
 }
 
 #[test]

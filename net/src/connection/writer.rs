@@ -47,7 +47,8 @@ fn gather(shared: &Shared) {
     while let Some(answer) = pipeline.take_next() {
         match answer {
             Answer::Frame(frame) => frame.for_each(|slice| out.push(slice)),
-            Answer::Close(reason) => {
+            Answer::Last(frame, reason) => {
+                frame.for_each(|slice| out.push(slice));
                 drop((pipeline, out));
                 shared.forget_requests();
                 shared.end(Ending::Flush, reason);

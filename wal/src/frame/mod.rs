@@ -133,6 +133,17 @@ impl SegmentHeader {
     /// # Errors
     /// When it is no sound header of this owner and a known format.
     pub fn read(block: &[u8], identity: &WalIdentity) -> Result<SegmentInfo, HeaderFault> {
+        match Self::read_any(block)? {
+            (owner, info) if owner == *identity => Ok(info),
+            _ => Err(HeaderFault::Foreign),
+        }
+    }
+
+    /// Reads a header block of whatever owner.
+    ///
+    /// # Errors
+    /// When it is no sound header of a known format.
+    pub fn read_any(block: &[u8]) -> Result<(WalIdentity, SegmentInfo), HeaderFault> {
         if block.iter().all(|&byte| byte == 0) {
             return Err(HeaderFault::Blank);
         }
@@ -143,17 +154,23 @@ impl SegmentHeader {
         if header.version.get() > FORMAT_VERSION {
             return Err(HeaderFault::Version(header.version.get()));
         }
-        let foreign = header.directory != identity.directory
-            || header.node.get() != identity.node.0
-            || header.shard.get() != identity.shard.0;
-        if foreign {
-            return Err(HeaderFault::Foreign);
-        }
-        Ok(SegmentInfo {
+        let owner = WalIdentity {
+            node: NodeId(header.node.get()),
+            directory: header.directory,
+            shard: ShardId(header.shard.get()),
+        };
+        let info = SegmentInfo {
             sequence: WalSeq(header.sequence.get()),
             oldest_live: WalSeq(header.oldest_live.get()),
             len: header.segment_len.get(),
-        })
+        };
+        Ok((owner, info))
+    }
+
+    /// Whether the file is meant to be a segment, sound or not.
+    #[must_use]
+    pub fn is_claimed(block: &[u8]) -> bool {
+        block.starts_with(&SEGMENT_MAGIC)
     }
 }
 

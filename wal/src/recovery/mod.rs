@@ -27,10 +27,12 @@ use crate::shard_wal::{WalConfig, WalError, slot_of_name, slot_path};
 use crate::types::{GroupId, KafkaOffset, RaftIndex, Term, TurnNumber, WalSeq};
 
 mod chain;
+mod dump;
 mod groups;
 mod reader;
 mod scan;
 
+pub use dump::{DumpError, dump_segment, is_segment};
 pub use reader::EntryReader;
 
 /// The most slots that are looked at: far more than any bound of a WAL makes.

@@ -90,3 +90,20 @@ fn a_leader_at_rest_asks_its_quorum_first() {
     assert_eq!(offset(cluster[leader].take(asked).expect("after a round trip")), (ErrorCode::None, 1));
     assert_eq!(cluster.now.mono_ms, before_ms);
 }
+
+#[test]
+fn a_node_that_is_cut_off_knows_it_and_lists_the_others_all_the_same() {
+    let mut cluster = Cluster::new();
+    let group = cluster.topic(TOPIC, 1, &[]);
+    let old = cluster.leader(group);
+    let cut_off = |cluster: &Cluster| cluster[old].shard.snapshot.is_cut_off;
+    cluster.isolate(old);
+    cluster.notice_down(chronik_wal::types::NodeId(old), false);
+    cluster.advance(1_000);
+    assert!(!cut_off(&cluster), "a change of the metadata leader takes no longer");
+    cluster.advance(2_500);
+    assert!(cut_off(&cluster));
+    assert!(cluster[old].shard.snapshot.fenced.is_empty());
+    cluster.heal();
+    cluster.wait_until("it is back", |cluster| !cut_off(cluster));
+}
