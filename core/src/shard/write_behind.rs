@@ -205,6 +205,9 @@ impl Shard {
         if !self.may_start(group) || dropping {
             return;
         }
+        if self.is_compacted_unwritten(group) {
+            return;
+        }
         self.write_behind.urgent.remove(&group);
         let (Some(partition), Some(tail)) = (self.partitions.get_mut(&group), self.driver.tail(group)) else {
             return;
@@ -230,6 +233,20 @@ impl Shard {
             self.write_behind.in_flight += 1;
             self.start_job(JobOwner::Files(group), Job::File(job));
         }
+    }
+
+    /// Whether a new image of the metadata has taken entries out of memory that were never written: the files begin anew from
+    /// there ([`Drop::All`]) once the turn is durable that says so. No other log start passes what is written.
+    fn is_compacted_unwritten(&self, group: GroupId) -> bool {
+        if group != GroupId::METADATA {
+            return false;
+        }
+        let (Some(partition), Some(tail)) = (self.partitions.get(&group), self.driver.tail(group)) else {
+            return false;
+        };
+        let written = partition.files.written().index;
+        let start = self.driver.state(group).map_or(written, |state| state.log_start.index);
+        start > written && written.next() < tail.first_index()
     }
 
     fn start_sync(&mut self, group: GroupId) {
