@@ -125,6 +125,7 @@ mod tests {
     use chronik_net::codec::messages::create_topics_request::CreatableTopicConfig;
 
     use super::*;
+    use crate::config::layers::BrokerLayers;
 
     fn topic(name: &str, partitions: i32) -> CreatableTopic {
         let name = TopicName(StrBytes::from_string(name.to_owned()));
@@ -140,7 +141,7 @@ mod tests {
             assert_eq!(piece.timeout_ms, 30_000);
             piece.topics.iter().map(|topic| topic.name.to_string()).collect()
         };
-        pieces(request, &BrokerConfig::default()).iter().map(names).collect()
+        pieces(request, &BrokerConfig::resolve(&BrokerLayers::default())).iter().map(names).collect()
     }
 
     #[test]

@@ -76,6 +76,11 @@ impl Gate {
         self.window < WINDOW_FIRST
     }
 
+    /// Whether the group waits for a place.
+    pub fn is_in_line(&self, slot: usize) -> bool {
+        self.in_line.contains_key(&slot)
+    }
+
     /// Asks for a place. False: the group is in line now, and comes out of [`Self::next`].
     pub fn admit(&mut self, slot: usize, cause: Cause, now_ms: u64) -> bool {
         if self.standing.contains_key(&slot) {

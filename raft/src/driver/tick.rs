@@ -75,9 +75,13 @@ impl Driver {
     /// to be admitted.
     fn waits_on(&mut self, slot: usize, rounds: u64) -> bool {
         let group = self.at(slot);
-        if !group.is_electable() {
+        if group.node.raft.state == StateRole::Leader || !group.may_elect() {
             return false;
         }
+        if group.is_timer_held() && self.gate.is_in_line(slot) {
+            return true;
+        }
+        let group = self.at(slot);
         let rounds = usize::try_from(rounds).unwrap_or(usize::MAX);
         let elapsed = group.node.raft.election_elapsed.saturating_add(rounds);
         if elapsed < group.node.raft.randomized_election_timeout() {
@@ -86,6 +90,9 @@ impl Driver {
             group.rest = Rest::AWAKE;
             self.counters.group_ticks += rounds as u64;
             return true;
+        }
+        if !group.is_electable() {
+            return false;
         }
         !self.is_admitted(slot, Cause::Timer)
     }
