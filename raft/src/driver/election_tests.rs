@@ -260,7 +260,13 @@ fn elections_that_are_not_answered_become_few() {
     let voters = vec![PeerId(1), PeerId(2), PeerId(3)];
     for id in 2..=1000 {
         let (group, voters) = (GroupId(id), voters.clone());
-        let new = NewGroup { group, peer: PeerId(1), voters, snapshot_data: Bytes::new() };
+        let new = NewGroup {
+            group,
+            peer: PeerId(1),
+            voters,
+            configuration_index: RaftIndex(0),
+            snapshot_data: Bytes::new(),
+        };
         replica.driver.create_group(new, &mut replica.sink).unwrap();
     }
     replica.turn();

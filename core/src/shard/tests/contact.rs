@@ -98,7 +98,6 @@ fn a_node_that_is_cut_off_knows_it_and_lists_the_others_all_the_same() {
     let old = cluster.leader(group);
     let cut_off = |cluster: &Cluster| cluster[old].shard.snapshot.is_cut_off;
     cluster.isolate(old);
-    cluster.notice_down(chronik_wal::types::NodeId(old), false);
     cluster.advance(1_000);
     assert!(!cut_off(&cluster), "a change of the metadata leader takes no longer");
     cluster.advance(2_500);
