@@ -131,10 +131,16 @@ fn a_producer_leaves_a_leader_that_is_cut_off() {
     create_replicated(&mut cluster.connect(1), TOPIC, 1, &[]);
     let leader = cluster.wait_led(TOPIC, FORM_TIMEOUT)[&0];
     let mut options = workload::Options::usual(&cluster.address(leader), TOPIC, 1);
-    (options.readers, options.members) = (0, 0);
+    (options.readers, options.members) = (1, 0);
     let load = Load::start(&options);
     load.wait_progress("before the cut", 100, PROGRESS_TIMEOUT);
     let others: Vec<i32> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
+    for id in others.clone() {
+        // Which ends the connections that its clients may have had to it.
+        cluster.kill(id);
+        cluster.restart(id);
+        cluster.wait_in_sync(TOPIC, FORM_TIMEOUT);
+    }
     cluster.cuts().isolate(leader, &others);
     let outage = load.wait_progress("the leader is cut off", 200, PROGRESS_TIMEOUT);
     report(&format!("producers left a leader that was cut off after {outage:?}"));
