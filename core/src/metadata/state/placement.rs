@@ -177,7 +177,11 @@ impl MetadataState {
         let mut leaving = Vec::new();
         for topic in self.topics.values() {
             for (number, partition) in (0i32..).zip(&topic.partitions) {
-                let goes = partition.removing.iter().filter(|replica| replica.node == node);
+                // Where another one of the node stays, that is the one that it makes; and joiners begin with somebody.
+                let stays = partition.target().iter().any(|replica| replica.node == node);
+                let has_others = partition.base().iter().any(|replica| replica.node != node);
+                let is_made = !stays && has_others;
+                let goes = partition.removing.iter().filter(|replica| is_made && replica.node == node);
                 leaving.extend(goes.map(|replica| (topic.id, number, *replica)));
             }
         }
