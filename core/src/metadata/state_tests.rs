@@ -244,6 +244,22 @@ fn a_placement_lists_what_comes_and_goes_until_it_is_complete() {
     assert!(state.apply(&Command::PlaceReplicas { id, partition: 0, replicas: reused }).is_err());
 }
 
+/// The disk of a replica that was to go is lost before it is gone: what comes back empty is another one, and no voter.
+#[test]
+fn a_replica_that_goes_is_another_too_when_its_disk_is_another() {
+    let (mut state, id) = placed_on_two();
+    let target = replicas(&[(1, 1)]);
+    state.apply(&register(2, 22)).unwrap();
+    state.apply(&Command::PlaceReplicas { id, partition: 0, replicas: target.clone() }).unwrap();
+    let before = partition(&state).removing.to_vec();
+    state.apply(&register(2, 23)).unwrap();
+    let now = partition(&state);
+    assert!(now.replicas.iter().all(|replica| !before.contains(replica)), "{now:?}");
+    assert_eq!((now.removing.len(), now.target()), (1, target));
+    assert_eq!(&*now.adding, &*now.removing, "nobody takes it for a voter");
+    assert_eq!(now.base(), now.target());
+}
+
 #[test]
 fn what_is_called_off_stays_until_raft_is_rid_of_it() {
     let (mut state, id) = placed_on_two();

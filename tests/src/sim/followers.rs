@@ -47,7 +47,8 @@ impl World {
         outcome: FetchOutcome,
     ) -> Result<(), String> {
         let group = self.model.partition(place).map(|partition| partition.group);
-        let committed = group.map_or(0, |group| self.watch.committed_offset(group));
+        // Of a partition of which the making is not answered yet nothing is known.
+        let committed = group.map_or(i64::MAX, |group| self.watch.committed_offset(group));
         let log_start = outcome.log_start_offset.0;
         match outcome.error {
             // It does not know yet that this much is committed.

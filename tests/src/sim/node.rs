@@ -453,7 +453,8 @@ fn registration(identity: &Identity, start: u64) -> Broker {
     let listener = endpoint(node_number(identity.node));
     Broker {
         directory: Uuid::from_bytes(identity.directory),
-        incarnation: Uuid::from_u128(u128::from(start)),
+        // Far from each other, as random ones are: requests are numbered from there on.
+        incarnation: Uuid::from_u128(u128::from(start) << 40),
         rack: None,
         listeners: BTreeMap::from([("PLAINTEXT".to_owned(), listener)]),
         raft: None,

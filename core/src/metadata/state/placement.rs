@@ -154,7 +154,7 @@ impl MetadataState {
         };
         let affected = |topic: &&Arc<Topic>| topic.partitions.iter().any(stays);
         let topics: Vec<Uuid> = self.topics.values().filter(affected).map(|topic| topic.id).collect();
-        let mut renewed = Vec::new();
+        let mut renewed = self.renew_leaving(node);
         for id in topics {
             let Some(topic) = self.topic_by_id(&id) else { continue };
             let numbers: Vec<usize> =
@@ -173,6 +173,35 @@ impl MetadataState {
             let topic = self.topic_by_id(&id).expect("found above").clone();
             let number = |number: usize| (Arc::clone(&topic), i32::try_from(number).unwrap_or(i32::MAX));
             renewed.extend(numbers.into_iter().map(number));
+        }
+        renewed
+    }
+
+    /// A replica that is to go is another as well until it is gone: the empty one must not vote under the id of the lost one. It
+    /// counts as one that comes, so that nobody takes it for a voter.
+    fn renew_leaving(&mut self, node: NodeId) -> Vec<(Arc<Topic>, i32)> {
+        let mut leaving = Vec::new();
+        for topic in self.topics.values() {
+            for (number, partition) in (0i32..).zip(&topic.partitions) {
+                // Where another one of the node stays, that is the one that it makes; and joiners begin with somebody.
+                let stays = partition.target().iter().any(|replica| replica.node == node);
+                let has_others = partition.base().iter().any(|replica| replica.node != node);
+                let is_made = !stays && has_others;
+                let goes = partition.removing.iter().filter(|replica| is_made && replica.node == node);
+                leaving.extend(goes.map(|replica| (topic.id, number, *replica)));
+            }
+        }
+        let mut renewed = Vec::new();
+        for (id, number, lost) in leaving {
+            let fresh = Replica { node, peer: self.fresh_peer() };
+            let partition = self.partition_mut(&id, number).expect("found above");
+            let renew = |replica: &Replica| if *replica == lost { fresh } else { *replica };
+            let mut adding = without(&partition.adding, &[lost]);
+            adding.push(fresh);
+            partition.replicas = partition.replicas.iter().map(renew).collect();
+            partition.removing = partition.removing.iter().map(renew).collect();
+            partition.adding = adding.into();
+            renewed.push((self.topic_by_id(&id).expect("found above").clone(), number));
         }
         renewed
     }
