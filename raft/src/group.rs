@@ -65,6 +65,8 @@ pub(crate) struct Group {
     pub is_dirty: bool,
     /// Peers whose nodes cannot be reached.
     pub lost: Vec<peers::Lost>,
+    /// Where this replica leads: peers that have not answered since their nodes could not be reached.
+    pub unheard: Vec<PeerId>,
     /// An election that this replica is to begin; also in the driver's queue.
     pub election: Option<peers::Election>,
     /// Bytes of entries from its leader since it was last visited.
@@ -126,6 +128,7 @@ impl Group {
             told: None,
             is_dirty: false,
             lost: Vec::new(),
+            unheard: Vec::new(),
             election: None,
             taken_bytes: 0,
             is_short: false,
@@ -412,6 +415,7 @@ impl Group {
         if role != self.role {
             if role.1 != self.role.1 {
                 self.heard.clear();
+                self.unheard.clear();
                 self.is_asking = None;
             }
             self.role = role;

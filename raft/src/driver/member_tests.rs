@@ -46,6 +46,22 @@ fn a_sole_voter_takes_a_learner_and_promotes_it_once_it_has_caught_up() {
     assert_eq!(replica.driver.configuration(GROUP).unwrap().get_voters(), [1, 2]);
 }
 
+/// The link is up again, to a node that may have lost its disk: it is not one of those that have everything, so that nobody goes
+/// without whom there would be no quorum.
+#[test]
+fn who_is_back_has_caught_up_once_it_has_answered() {
+    let mut replica = Replica::leader();
+    accept(&mut replica, 2, 1);
+    accept(&mut replica, 3, 1);
+    assert!(replica.driver.is_caught_up(GROUP, PeerId(2)));
+    replica.driver.peer_lost(GROUP, PeerId(2), 0, false);
+    replica.driver.peer_found(GROUP, PeerId(2));
+    assert!(!replica.driver.is_caught_up(GROUP, PeerId(2)));
+    assert!(replica.driver.is_caught_up(GROUP, PeerId(3)));
+    accept(&mut replica, 2, 1);
+    assert!(replica.driver.is_caught_up(GROUP, PeerId(2)));
+}
+
 /// What it lacks is counted in entries and in bytes.
 #[test]
 fn a_learner_that_lacks_much_has_not_caught_up() {

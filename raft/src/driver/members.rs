@@ -159,7 +159,9 @@ impl Group {
             return true;
         }
         let Some(progress) = self.node.raft.prs().get(peer.0) else { return false };
-        let is_fed = progress.matched > 0 && progress.state != ProgressState::Snapshot && !self.is_lost(peer);
+        // A node that is back may have another disk: what it had counts again once it has said so.
+        let is_there = !self.is_lost(peer) && !self.unheard.contains(&peer);
+        let is_fed = progress.matched > 0 && progress.state != ProgressState::Snapshot && is_there;
         if !is_fed || progress.matched + CATCH_UP_ENTRIES_MAX < self.last_index().0 {
             return false;
         }

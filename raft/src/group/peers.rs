@@ -35,6 +35,9 @@ impl Group {
         if self.node.raft.state != StateRole::Leader {
             return;
         }
+        if !self.unheard.contains(&lost.peer) {
+            self.unheard.push(lost.peer);
+        }
         let progress = self.node.raft.prs().get(lost.peer.0).map(|progress| progress.state);
         match progress {
             Some(ProgressState::Snapshot) => {
@@ -150,6 +153,7 @@ impl Group {
         if !is_answer || heard.term != self.node.raft.term {
             return false;
         }
+        self.unheard.retain(|other| *other != peer);
         let is_asked = self.is_asking.as_ref().is_some_and(|asking| heard.context == asking.context());
         if heard.is_trusted || is_asked {
             match self.heard.iter_mut().find(|(other, _)| *other == peer) {
