@@ -157,9 +157,15 @@ impl Bootstrap {
     pub fn heard(&mut self, from: NodeId, hello: Hello, now_ms: u64) {
         // Whoever speaks for another node is not believed.
         if hello.node == from && from != self.node {
-            if let Standing::Member { addresses, .. } = &hello.standing {
-                let room = NAMED_MAX.saturating_sub(self.named.len());
-                self.named.extend(addresses.iter().map(|(node, _)| *node).take(room));
+            if let Standing::Member { addresses, replicas, leader, .. } = &hello.standing {
+                // The leader first: only through it can this node register, and its file may not name it.
+                let members = replicas.replicas.iter().map(|member| member.node);
+                let brokers = addresses.iter().map(|(node, _)| *node);
+                for node in leader.iter().copied().chain(members).chain(brokers) {
+                    if self.named.len() < NAMED_MAX {
+                        self.named.insert(node);
+                    }
+                }
             }
             self.heard.insert(from, (now_ms, hello));
         }

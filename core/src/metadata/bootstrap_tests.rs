@@ -131,6 +131,18 @@ fn a_cluster_that_is_there_is_joined_whatever_the_lists_say() {
     assert!(matches!(own.decide(0), Decision::Obstructed(_)), "nodes of two clusters");
 }
 
+/// It joined after the others had formed, and leads by now. A member that does not lead could only name it, again and again.
+#[test]
+fn a_leader_that_the_list_does_not_name_is_asked_and_registered_through() {
+    let replicas = MetadataReplicas { replicas: founders(&[(1, 1), (2, 2), (4, 4)]), ..Default::default() };
+    let mut own = Bootstrap::new(NodeId(2), directory(22), nodes(&[1, 2, 3]));
+    hears(&mut own, &member(1, replicas.clone(), Some(4)), 0);
+    assert!(own.others().contains(&NodeId(4)));
+    assert_eq!(own.decide(0), Decision::Register { through: NodeId(1) }, "not heard of yet");
+    hears(&mut own, &member(4, replicas, Some(4)), 0);
+    assert_eq!(own.decide(0), Decision::Register { through: NodeId(4) });
+}
+
 /// What a node of the simulation has.
 enum Node {
     Fresh(Bootstrap),
