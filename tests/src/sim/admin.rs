@@ -240,7 +240,7 @@ impl World {
     fn grow(&mut self, name: &str, id: Uuid) {
         let Some(topic) = self.model.topics.get(&id) else { return };
         let count = topic.partitions.len() as i32 + 1;
-        if count > 5 {
+        if count > 5 || !self.may_grow() {
             return;
         }
         let topic = CreatePartitionsTopic::default()

@@ -378,6 +378,23 @@ impl World {
         true
     }
 
+    /// Somebody would have another partition of a topic. It gets as many replicas as the topic's first one has by then; were these
+    /// fewer, with one on a node whose disk is lost and that nobody misses yet, it would never have a quorum (SAFETY.md, rule
+    /// 27). So where that may be, no disk is lost, as with requests for fewer replicas.
+    pub(super) fn may_grow(&mut self) -> bool {
+        let now_us = self.now_us();
+        let thins = self.weather.thinned_us.is_some_and(|at_us| now_us < at_us + ASKED_US_MAX);
+        if !thins && !self.is_any_thin() {
+            return true;
+        }
+        let rotten = |node: usize| self.weather.nodes[node].rotten && !self.nodes[node].is_up();
+        if self.is_any_disk_unknown() || (0..self.plan.nodes).any(rotten) {
+            return false;
+        }
+        self.weather.thinned_us = Some(now_us);
+        true
+    }
+
     fn replace_disk(&mut self, node: usize, survival: Survival) {
         self.report.disk_steps += self.nodes[node].disk.steps();
         self.nodes[node].disk = self.nodes[node].disk.crash(survival);

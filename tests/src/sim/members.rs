@@ -40,6 +40,15 @@ impl World {
         views.any(|view| view.replicas.len() < self.plan.replicas())
     }
 
+    /// Whether any node has another disk than the metadata say, or they are not known.
+    pub(super) fn is_any_disk_unknown(&self) -> bool {
+        let Some(snapshot) = self.newest_snapshot() else { return true };
+        self.nodes.iter().any(|node| {
+            let registered = snapshot.brokers.get(&node.id()).map(|broker| broker.directory);
+            registered != Some(Uuid::from_bytes(node.directory))
+        })
+    }
+
     /// The group's replica on a node.
     fn replica(&self, node: usize, group: GroupId) -> Option<&Driver> {
         let shards = self.nodes.get(node)?.hosts.iter().map(|host| host.shard.driver());
