@@ -108,3 +108,58 @@ fn line(frame: &ScannedFrame<'_>) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard_wal::rig::{Rig, small_config};
+    use crate::shard_wal::slot_path;
+
+    fn dump(disk: &dyn Disk, path: &Path) -> Result<String, DumpError> {
+        let mut out = Vec::new();
+        dump_segment(disk, path, &mut out)?;
+        Ok(String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn a_segment_is_told_turn_by_turn() {
+        let mut rig = Rig::fresh(1);
+        rig.script(5).unwrap();
+        let path = slot_path(&small_config().directory, 0);
+        assert!(is_segment(&rig.disk, &path));
+        let text = dump(&rig.disk, &path).unwrap();
+        assert!(text.starts_with("segment 1 of node "), "{text}");
+        for told in
+            ["\nturn 1 at 4096, 0 durable, ", "\n  state group ", "\n  entry group ", "\nno further turn at "]
+        {
+            assert!(text.contains(told), "{told}: {text}");
+        }
+        let turns = text.lines().filter(|line| line.starts_with("turn ")).count();
+        let frames = text.lines().filter(|line| line.starts_with("  ")).count();
+        assert!(turns > 2 && frames >= turns, "{turns} turns, {frames} frames");
+    }
+
+    #[test]
+    fn what_is_damaged_is_told_and_what_is_none_is_no_segment() {
+        let mut rig = Rig::fresh(1);
+        rig.script(5).unwrap();
+        let path = slot_path(&small_config().directory, 0);
+        let file = rig.disk.open(&path, OpenMode::ReadWrite).unwrap();
+        let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        let planted = |at: usize| {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1;
+            let disk = crate::disk::SimDisk::new(0);
+            disk.plant(&path, damaged);
+            disk
+        };
+        // In the payload of the second turn's first frame: it is told to be damaged, and the dump goes on.
+        let text = dump(&planted(2 * BLOCK + crate::frame::TURN_HEADER + crate::frame::FRAME_HEADER), &path)
+            .unwrap();
+        assert!(text.contains("are damaged") && text.contains("\nturn 3 at "), "{text}");
+        assert!(matches!(dump(&planted(20), &path), Err(DumpError::Header(_, HeaderFault::Damaged))));
+        assert!(!is_segment(&planted(0), &path));
+        assert!(!is_segment(&crate::disk::SimDisk::new(0), &path), "there is none");
+    }
+}
