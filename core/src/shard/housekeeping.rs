@@ -159,9 +159,15 @@ impl Shard {
         self.stopping == Stopping::Stopped && !self.wal.has_pending() && self.wal.in_flight().is_none()
     }
 
-    /// Whether files and segments are worked on; not any more once the last turn is on its way.
+    /// Whether files and segments are worked on; not any more once the last turn is on its way, unless the WAL waits for it:
+    /// others may still send what is to be durable here while another shard of the node answers what it has in flight.
     pub(crate) fn tends_files(&self) -> bool {
-        self.serves() || self.stopping == Stopping::Draining
+        self.serves() || self.stopping == Stopping::Draining || self.wal.waits_for_release()
+    }
+
+    /// Whether partition files are written: in a stop only what keeps the WAL from getting on.
+    pub(crate) fn writes_files(&self) -> bool {
+        self.serves() || self.wal.waits_for_release()
     }
 
     /// Whether somebody waits for something that this shard has under way.

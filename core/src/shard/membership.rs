@@ -132,6 +132,8 @@ impl Shard {
             Step::Wait => {}
             // Who has come by a newer placement than this leader knows stays; and a placement is completed but once.
             Step::Reached | Step::Change(MemberChange::Remove(_)) if !is_to_change => {}
+            // A change that was begun for another placement may still come: nobody would look after the member that it brings.
+            Step::Reached if self.driver.is_changing_members(group) => {}
             Step::Change(change) => match self.driver.change_member(group, change) {
                 Ok(_) => {
                     tracing::info!(group = group.0, ?change, "a partition's replicas change");

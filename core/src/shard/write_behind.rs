@@ -152,7 +152,7 @@ impl Shard {
 
     /// Starts as many jobs as may run.
     pub(crate) fn write_behind(&mut self) {
-        if !self.serves() {
+        if !self.writes_files() {
             return;
         }
         self.choose_by_age();

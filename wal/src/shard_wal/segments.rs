@@ -258,6 +258,12 @@ impl ShardWal {
         idle && self.wants_segment() && self.segments.at_bound(&self.config, self.urgency())
     }
 
+    /// Whether frames wait for a segment that cannot be made before one is released: without recycling nothing gets on.
+    #[must_use]
+    pub fn waits_for_release(&self) -> bool {
+        matches!(self.urgency(), Urgency::FramesWait) && self.has_pending() && self.is_at_bound()
+    }
+
     fn urgency(&self) -> Urgency {
         let is_missing = |sequence| self.segments.prepared_from(sequence).is_none();
         match &self.checkpoint {

@@ -80,6 +80,8 @@ impl Shard {
         match next_step(configuration, &target, &self.driver.progress(group), own, last) {
             Step::Wait => {}
             Step::Reached if is_complete => {}
+            // It may bring or take a member for a target that is another by now.
+            Step::Reached if self.driver.is_changing_members(group) => {}
             Step::Reached => {
                 let Some(controller) = &mut host.controller else { return };
                 let plan = controller.plan_completed_metadata_placement().map(|()| AdminReply::Done);

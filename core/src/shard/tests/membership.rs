@@ -182,6 +182,38 @@ fn a_replica_that_was_to_go_comes_back_when_it_is_wanted_after_all() {
     }
 }
 
+/// The members are those that are wanted while the one that was called off is on its way into Raft: once it is in, it has to go.
+#[test]
+fn a_replica_that_is_called_off_while_it_joins_is_not_left_behind() {
+    let mut cluster = Cluster::new();
+    let group = cluster.topic_of(TOPIC, 1, 2, &[]);
+    let leader = cluster.leader(group);
+    let views =
+        |cluster: &Cluster| cluster[leader].shard.snapshot.topic(TOPIC).expect("there").partitions[0].clone();
+    let stay: Vec<i32> = views(&cluster).replicas.iter().map(|replica| replica.node.0).collect();
+    let comes = cluster.names().into_iter().find(|node| !stay.contains(node)).expect("a third node");
+    // Nothing is committed, and everybody hears from the leader.
+    cluster.lose = Some(Box::new(move |_, _, message| match message {
+        PeerMessage::Raft { group: of, message } => {
+            *of == group && message.get_msg_type() == MessageType::MsgAppend
+        }
+        _ => false,
+    }));
+    reassign(&mut cluster, &[stay[0], stay[1], comes]);
+    let is_changing = |cluster: &Cluster| cluster[leader].shard.driver.is_changing_members(group);
+    cluster.wait_until("it is to come", is_changing);
+    reassign(&mut cluster, &stay);
+    cluster.advance(400);
+    assert!(is_changing(&cluster) && cluster.leader(group) == leader, "it is still on its way");
+    cluster.lose = None;
+    cluster.wait_until("the placement is complete", |cluster| {
+        !views(cluster).is_reassigning() && !is_changing(cluster)
+    });
+    cluster.advance(3_000);
+    let members = cluster[leader].shard.driver.configuration(group).expect("it is there");
+    assert_eq!((members.get_voters().len(), members.get_learners()), (2, &[][..]), "{members:?}");
+}
+
 /// What is below the log start, and what only files have, comes to a new replica as a snapshot and as reads from files.
 #[test]
 fn a_new_replica_is_filled_from_the_log_start_on() {

@@ -2,6 +2,7 @@
 
 use chronik_net::codec::ErrorCode;
 use chronik_wal::disk::sim::SimFaults;
+use chronik_wal::types::NodeId;
 
 use super::*;
 use crate::shard::message::*;
@@ -50,6 +51,30 @@ fn a_stop_ends_on_a_full_disk() {
     rig.disk.set_faults(SimFaults::default());
     let mut rig = rig.crash();
     assert_eq!(rig.read_all(group, 0), [0, 1, 2]);
+}
+
+/// Another shard of the node may take long to answer what it has in flight. The others elect new leaders meanwhile, and terms ask
+/// for no room in the WAL.
+#[test]
+fn a_stop_ends_though_the_others_fill_the_wal() {
+    let limits = ShardLimits { tail_bytes_max: 16 << 20, ..Setup::default().limits };
+    let setup = Setup { limits, segments_kept: 1, wal_max_bytes: 5 << 20, ..Setup::default() };
+    let mut cluster = Cluster::with(&setup);
+    let group = cluster.topic(TOPIC, 1, &[]);
+    let mut leader = cluster.leader(group);
+    let controller = cluster.leader(chronik_wal::types::GroupId::METADATA);
+    let stops = cluster.others(leader).into_iter().find(|node| *node != controller).expect("leads nothing");
+    cluster[stops].handle(Event::Stop);
+    for _ in 0..40 {
+        let records = records_of(&[&vec![7; 100 << 10]], WALL_MS);
+        assert_eq!(cluster.produce(leader, group, records, Acks::All).error, ErrorCode::None);
+    }
+    for _ in 0..500 {
+        let to = cluster.others(leader).into_iter().find(|node| *node != stops);
+        cluster.answer(leader, Request::TransferLeader { group, to: to.map(NodeId) });
+        leader = cluster.leader(group);
+    }
+    cluster.wait_until("it has stopped", |cluster| cluster[stops].shard.has_stopped());
 }
 
 #[test]
