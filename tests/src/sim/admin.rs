@@ -32,7 +32,7 @@ use super::model::TopicModel;
 use super::world::World;
 
 /// How long clients wait for a change of metadata.
-const TIMEOUT_MS: u32 = 8_000;
+pub(super) const TIMEOUT_MS: u32 = 8_000;
 
 /// The names that topics are made with. `kept` is never deleted.
 const NAMES: [&str; 5] = ["kept", "comes-and-goes", "b", "c", "retained"];
