@@ -121,31 +121,35 @@ fn coordinator(connection: &mut Connection, group: &str) -> i32 {
     if coordinator.error_code == 0 { coordinator.node_id.0 } else { -1 }
 }
 
-/// A producer is connected to one node only, which leads all that it writes to. When that node is cut off from the others it still
-/// answers Metadata, with what it knew: the producer must get to know the others all the same.
+/// A producer is connected to one node only, which leads all that it writes to. When that node is cut off from the others, or hears
+/// them no more, it still answers Metadata, with what it knew: the producer must get to know the others all the same.
 #[test]
 fn a_producer_leaves_a_leader_that_is_cut_off() {
-    const TOPIC: &str = "cut-off";
     let _heavy = lock::heavy();
     let mut cluster = Cluster::start_with("cut-off", Options::default().cuts());
-    create_replicated(&mut cluster.connect(1), TOPIC, 1, &[]);
-    let leader = cluster.wait_led(TOPIC, FORM_TIMEOUT)[&0];
-    let mut options = workload::Options::usual(&cluster.address(leader), TOPIC, 1);
-    (options.readers, options.members) = (1, 0);
-    let load = Load::start(&options);
-    load.wait_progress("before the cut", 100, PROGRESS_TIMEOUT);
-    let others: Vec<i32> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
-    for id in others.clone() {
-        // Which ends the connections that its clients may have had to it.
-        cluster.kill(id);
-        cluster.restart(id);
-        cluster.wait_in_sync(TOPIC, FORM_TIMEOUT);
+    for (topic, is_deaf) in [("cut-off", false), ("deaf", true)] {
+        create_replicated(&mut cluster.connect(1), topic, 1, &[]);
+        let leader = cluster.wait_led(topic, FORM_TIMEOUT)[&0];
+        let mut options = workload::Options::usual(&cluster.address(leader), topic, 1);
+        (options.readers, options.members) = (1, 0);
+        let load = Load::start(&options);
+        load.wait_progress("before the cut", 100, PROGRESS_TIMEOUT);
+        let others: Vec<i32> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
+        for id in others.clone() {
+            // Which ends the connections that its clients may have had to it.
+            cluster.kill(id);
+            cluster.restart(id);
+            cluster.wait_in_sync(topic, FORM_TIMEOUT);
+        }
+        match is_deaf {
+            true => others.iter().for_each(|from| cluster.cuts().cut_one_way(*from, leader)),
+            false => cluster.cuts().isolate(leader, &others),
+        }
+        let outage = load.wait_progress("the leader is cut off", 200, PROGRESS_TIMEOUT);
+        report(&format!("{topic}: producers left a leader that was cut off after {outage:?}"));
+        cluster.cuts().heal();
+        cluster.wait_formed(FORM_TIMEOUT);
+        let addresses: Vec<String> = cluster.ids().into_iter().map(|id| cluster.address(id)).collect();
+        load.finish(&addresses).assert_clean(300);
     }
-    cluster.cuts().isolate(leader, &others);
-    let outage = load.wait_progress("the leader is cut off", 200, PROGRESS_TIMEOUT);
-    report(&format!("producers left a leader that was cut off after {outage:?}"));
-    cluster.cuts().heal();
-    cluster.wait_formed(FORM_TIMEOUT);
-    let addresses: Vec<String> = cluster.ids().into_iter().map(|id| cluster.address(id)).collect();
-    load.finish(&addresses).assert_clean(300);
 }

@@ -20,7 +20,7 @@ use super::{admin, fetch, groups, log_dirs, offsets, produce, producer_id};
 pub enum Outcome {
     /// Send this.
     Reply(ResponseFrame),
-    /// Send this, and close the connection: this node is cut off from the others, and somewhere else is the leader.
+    /// Send this, and close the connection: the leader is unknown here and may be known elsewhere.
     ReplyThenLeave(ResponseFrame),
     /// Send nothing (acks=0).
     NoReply,
@@ -155,11 +155,12 @@ fn now(header: &RequestHeader, response: Response) -> Later {
     Box::pin(std::future::ready(outcome))
 }
 
-/// As [`frame`]. A client that was told NOT_LEADER_OR_FOLLOWER without a leader by a node that is cut off would ask that very node
-/// for metadata, and again: clients ask the nodes that they are connected to. The closed connection makes it ask another one.
-pub fn frame_of_leaderless(encoded: Result<ResponseFrame, EncodeError>, is_cut_off: bool) -> Outcome {
+/// As [`frame`]. `is_orphaned` says that a partition in it has had no leader that this node knows of for a while: it may be cut off.
+/// A client that is told so would ask this very node for metadata, and again: clients ask the nodes that they are connected to. The
+/// closed connection makes it ask another one.
+pub fn frame_or_leave(encoded: Result<ResponseFrame, EncodeError>, is_orphaned: bool) -> Outcome {
     match frame(encoded) {
-        Outcome::Reply(frame) if is_cut_off => Outcome::ReplyThenLeave(frame),
+        Outcome::Reply(frame) if is_orphaned => Outcome::ReplyThenLeave(frame),
         outcome => outcome,
     }
 }

@@ -14,7 +14,7 @@ use chronik_net::codec::{
 use chronik_net::rt::clock;
 use chronik_wal::types::{KafkaOffset, LeaderEpoch, ShardId};
 
-use super::dispatch::{Later, frame, frame_of_leaderless};
+use super::dispatch::{Later, frame, frame_or_leave};
 use super::fetch_session::{PartitionKey, Plan, SessionRequest, Told, TopicKey, Wanted};
 use super::gather::{First, first};
 use super::service::{Broker, Connection, resolve_key};
@@ -92,12 +92,9 @@ pub fn start(
             }
         }
         trim(&mut outcomes, max_bytes as usize);
-        let is_leaderless = |outcome: &FetchOutcome| {
-            outcome.error == ErrorCode::NotLeaderOrFollower && outcome.leader.is_none()
-        };
-        let cut_off = broker.router.snapshot().is_cut_off && outcomes.iter().any(is_leaderless);
+        let is_orphaned = outcomes.iter().any(|outcome| outcome.is_orphaned);
         let response = respond(&broker, &snapshot, &listener, plan, outcomes);
-        frame_of_leaderless(response.encode(&header), cut_off)
+        frame_or_leave(response.encode(&header), is_orphaned)
     })
 }
 

@@ -14,7 +14,7 @@ use chronik_net::codec::{
 };
 use chronik_wal::types::{NodeId, ShardId};
 
-use super::dispatch::{Done, Outcome, frame, frame_of_leaderless};
+use super::dispatch::{Done, Outcome, frame, frame_or_leave};
 use super::service::{Broker, Connection, resolve};
 use crate::metadata::snapshot::Snapshot;
 use crate::shard::message::{Acks, ProduceItem, ProduceOutcome, ProduceSlice, Reply, Request};
@@ -44,6 +44,8 @@ struct Gather {
     header: RequestHeader,
     silent: bool,
     response: ProduceResponse,
+    /// A partition has had no leader that is known here for a while.
+    is_orphaned: bool,
     missing: usize,
     done: Option<Done>,
 }
@@ -77,6 +79,7 @@ pub fn start(
         header,
         silent: acks == Acks::None,
         response: ProduceResponse::default(),
+        is_orphaned: false,
         missing: 0,
         done: Some(done),
     };
@@ -133,6 +136,7 @@ impl Gather {
             _ => vec![ProduceOutcome::refused(ErrorCode::NotLeaderOrFollower); places.len()],
         };
         for (place, outcome) in places.iter().zip(outcomes) {
+            self.is_orphaned |= outcome.is_orphaned;
             fill(&mut self.response.topics[place.topic].partitions[place.partition], outcome);
         }
         self.missing -= 1;
@@ -150,8 +154,7 @@ impl Gather {
             return done(if refused == 0 { Outcome::NoReply } else { Outcome::Close });
         }
         name_leaders(&mut self.response, &self.snapshot, &self.listener);
-        let cut_off = self.broker.router.snapshot().is_cut_off && is_leader_unknown(&self.response);
-        done(frame_of_leaderless(self.response.encode(&self.header), cut_off));
+        done(frame_or_leave(self.response.encode(&self.header), self.is_orphaned));
     }
 }
 
@@ -166,14 +169,6 @@ fn fill(partition: &mut ProducePartitionResponse, outcome: ProduceOutcome) {
     partition.record_errors = outcome.record_errors.into_iter().map(record_error).collect();
     partition.current_leader =
         outcome.leader.map(|leader| CurrentLeader { leader_id: leader.node.0, leader_epoch: leader.epoch.0 });
-}
-
-/// Whether a partition is led by nobody that is known here.
-fn is_leader_unknown(response: &ProduceResponse) -> bool {
-    let mut partitions = response.topics.iter().flat_map(|topic| &topic.partitions);
-    partitions.any(|partition| {
-        partition.error == ErrorCode::NotLeaderOrFollower && partition.current_leader.is_none()
-    })
 }
 
 /// Adds the addresses of the leaders that the response names (KIP-951).

@@ -92,7 +92,7 @@ impl From<Outcome> for connection::Outcome {
             Outcome::Reply(frame) => Self::Reply(connection::ResponseFrame::Many(frame.into_slices())),
             Outcome::ReplyThenLeave(frame) => Self::ReplyThenClose {
                 frame: connection::ResponseFrame::Many(frame.into_slices()),
-                reason: CloseReason::Service("this node is cut off from the cluster: others know who leads"),
+                reason: CloseReason::Service("no leader is known here: another node may know it"),
             },
             Outcome::NoReply => Self::NoReply,
             Outcome::Close => Self::Close(CloseReason::Service("the request has no answer in the protocol")),

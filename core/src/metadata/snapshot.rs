@@ -144,8 +144,6 @@ pub struct Snapshot {
     pub draining: Arc<BTreeSet<NodeId>>,
     /// Brokers that are registered but cannot be reached: not listed, given no partitions.
     pub fenced: Arc<BTreeSet<NodeId>>,
-    /// This node has been out of contact with the quorum of the metadata group for a while: what it knows may be old.
-    pub is_cut_off: bool,
     /// Where fresh nodes that ask to be let in are to be reached: their answers go there.
     pub guests: Arc<BTreeMap<NodeId, Endpoint>>,
     /// The topics by name.
@@ -231,7 +229,6 @@ impl SnapshotBuilder {
             departures: Arc::default(),
             draining: Arc::default(),
             fenced: Arc::default(),
-            is_cut_off: false,
             guests: Arc::default(),
             topics: ChunkMap::default(),
             names: ChunkMap::default(),
@@ -357,12 +354,6 @@ impl SnapshotBuilder {
     #[must_use]
     pub fn has_partition(&self, topic: &Uuid, number: i32) -> bool {
         self.view(topic, number).is_some()
-    }
-
-    /// This node is in contact with the quorum of the metadata group, or has been out of it for a while.
-    pub fn cut_off(&mut self, is_cut_off: bool) {
-        self.dirty |= self.working.is_cut_off != is_cut_off;
-        self.working.is_cut_off = is_cut_off;
     }
 
     /// The metadata group has this leader.

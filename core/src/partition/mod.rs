@@ -157,6 +157,8 @@ pub struct Partition {
     pub unkept_bytes: u64,
     /// This replica led until a moment ago: until then (monotonic ms) requests wait for word of the new leader.
     pub successor_until_ms: u64,
+    /// Since when (monotonic ms) this replica knows of no leader.
+    pub leaderless_since_ms: Option<u64>,
     /// A proposal that moves the log start is on its way.
     pub trimming: bool,
 }
@@ -195,6 +197,7 @@ impl Partition {
             unwritten_since_ms: None,
             unkept_bytes: 0,
             successor_until_ms: 0,
+            leaderless_since_ms: None,
             trimming: false,
         }
     }

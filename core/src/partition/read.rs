@@ -96,6 +96,7 @@ impl Partition {
             records: Vec::<Bytes>::new(),
             diverging: None,
             leader: None,
+            is_orphaned: false,
             preferred: None,
         }
     }

@@ -30,9 +30,6 @@ const PENDING_MAX: usize = 20_000;
 /// A broker that cannot be reached for so long is left out of Metadata: a restart of its process takes less.
 const FENCE_AFTER_MS: u64 = 3_000;
 
-/// Out of contact with the metadata group's quorum for so long, this node counts as cut off: a change of its leader takes less.
-const CUT_OFF_AFTER_MS: u64 = 1_500;
-
 /// What is known of leaders and nodes, beside what the snapshot says.
 #[derive(Debug, Default)]
 pub struct Dissemination {
@@ -47,8 +44,6 @@ pub struct Dissemination {
     heard: BTreeMap<NodeId, u64>,
     /// Since when brokers cannot be reached.
     down_since: BTreeMap<NodeId, u64>,
-    /// Since when this node is out of contact with the quorum of the metadata group.
-    alone_since: Option<u64>,
 }
 
 impl Dissemination {
@@ -235,9 +230,6 @@ impl Shard {
         if due {
             *told = Some(now_ms);
         }
-        let alone_since = &mut host.dissemination.alone_since;
-        *alone_since = alone_since.or(Some(now_ms)).filter(|_| !in_contact);
-        host.builder.cut_off(alone_since.is_some_and(|since_ms| since_ms + CUT_OFF_AFTER_MS <= now_ms));
         let brokers: Vec<NodeId> =
             host.state.brokers().keys().copied().filter(|node| *node != self.node).collect();
         host.dissemination.down_since.retain(|node, _| brokers.contains(node));

@@ -240,6 +240,8 @@ pub struct ProduceOutcome {
     pub message: Option<String>,
     /// With NOT_LEADER_OR_FOLLOWER: who leads, as far as this node knows (KIP-951).
     pub leader: Option<LeaderHint>,
+    /// With NOT_LEADER_OR_FOLLOWER: nobody has led for a while that this node knows of.
+    pub is_orphaned: bool,
 }
 
 impl ProduceOutcome {
@@ -254,6 +256,7 @@ impl ProduceOutcome {
             record_errors: Vec::new(),
             message: None,
             leader: None,
+            is_orphaned: false,
         }
     }
 }
@@ -323,6 +326,8 @@ pub struct FetchOutcome {
     pub diverging: Option<(LeaderEpoch, KafkaOffset)>,
     /// With NOT_LEADER_OR_FOLLOWER or FENCED_LEADER_EPOCH.
     pub leader: Option<LeaderHint>,
+    /// With NOT_LEADER_OR_FOLLOWER: nobody has led for a while that this node knows of.
+    pub is_orphaned: bool,
     /// Where this client had better read from (KIP-392).
     pub preferred: Option<NodeId>,
 }
@@ -340,6 +345,7 @@ impl FetchOutcome {
             records: Vec::new(),
             diverging: None,
             leader: None,
+            is_orphaned: false,
             preferred: None,
         }
     }

@@ -30,6 +30,9 @@ const LOCAL_MS: u64 = 30_000;
 /// Even a client that says it does not wait waits for one write of the disk.
 const PATIENCE_MIN_MS: u64 = 100;
 
+/// A replica that has known of no leader for so long counts as orphaned: elections take less.
+const ORPHANED_AFTER_MS: u64 = 1_500;
+
 /// A slice of which not every batch is decided.
 #[derive(Debug)]
 pub struct PendingProduce {
@@ -220,7 +223,14 @@ impl Shard {
     fn not_leader(&self, group: GroupId) -> ProduceOutcome {
         let mut outcome = ProduceOutcome::refused(ErrorCode::NotLeaderOrFollower);
         outcome.leader = self.leader_hint(group);
+        outcome.is_orphaned = outcome.leader.is_none() && self.is_orphaned(group);
         outcome
+    }
+
+    /// Whether the replica has known of no leader for longer than an election takes: it may be cut off, and others know.
+    pub(crate) fn is_orphaned(&self, group: GroupId) -> bool {
+        let since_ms = self.partitions.get(&group).and_then(|partition| partition.leaderless_since_ms);
+        since_ms.is_some_and(|since_ms| since_ms + ORPHANED_AFTER_MS <= self.now.mono_ms)
     }
 
     /// Who leads, as far as Raft or the metadata snapshot knows; none when all that is known is that this node did.

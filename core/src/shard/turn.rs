@@ -184,6 +184,11 @@ impl Shard {
             self.metrics.leadership_changes.add(1);
         }
         let leads = matches!(leadership, Leadership::Leader { .. });
+        if let Some(partition) = self.partitions.get_mut(&group) {
+            let is_leaderless = matches!(leadership, Leadership::Unknown { .. });
+            let since_ms = partition.leaderless_since_ms.or(Some(self.now.mono_ms));
+            partition.leaderless_since_ms = since_ms.filter(|_| is_leaderless);
+        }
         if !leads {
             let mut decided = Vec::new();
             if let Some(partition) = self.partitions.get_mut(&group) {

@@ -65,7 +65,7 @@ impl World {
                 }
                 Ok(KafkaOffset(low)) => {
                     let high_watermark = floor.high_watermark.max(low);
-                    self.model.bounds(place, floor, Bounds { high_watermark, log_start: low })
+                    self.model.bounds(place, floor, Bounds { high_watermark, log_start: low, ..floor })
                 }
                 Err(ErrorCode::OffsetOutOfRange) => Err(format!("{place:?}: {target} is out of range")),
                 Err(code) => self.may_fail(place, code),
@@ -243,13 +243,14 @@ impl World {
         if self.plan.planted == Some(Planted::WatermarkAhead) && outcome.high_watermark.0 > 3 {
             outcome.high_watermark.0 += 1;
         }
-        let told = Bounds { high_watermark: outcome.high_watermark.0, log_start: outcome.log_start_offset.0 };
+        let (high_watermark, log_start) = (outcome.high_watermark.0, outcome.log_start_offset.0);
+        let told = Bounds { high_watermark, log_start, ..Bounds::default() };
         match outcome.error {
             ErrorCode::None => {}
             ErrorCode::OffsetOutOfRange => {
                 let told = Bounds { high_watermark: floor.high_watermark.max(told.log_start), ..told };
                 self.model.bounds(place, floor, told)?;
-                let within = told.log_start <= offset && offset <= floor.high_watermark;
+                let within = told.log_start <= offset && offset <= floor.shown.max(floor.high_watermark);
                 return if within { Err(format!("{place:?}: {offset} is not out of range")) } else { Ok(()) };
             }
             code => return self.may_fail(place, code),
@@ -287,7 +288,7 @@ impl World {
         let offset = answer.offset.0;
         let told = match timestamp {
             -1 => Bounds { high_watermark: offset, ..floor },
-            -2 => Bounds { high_watermark: floor.high_watermark.max(offset), log_start: offset },
+            -2 => Bounds { high_watermark: floor.high_watermark.max(offset), log_start: offset, ..floor },
             _ => return Ok(()),
         };
         self.model.bounds(place, floor, told)

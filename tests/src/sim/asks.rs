@@ -165,7 +165,7 @@ impl World {
             }
             let floor = self.model.floor(place);
             let offset = match self.rng.random_range(0..4) {
-                0 => floor.high_watermark,
+                0 => floor.shown,
                 1 => floor.log_start,
                 2 => 0,
                 _ => self.rng.random_range(floor.log_start..=floor.high_watermark.max(floor.log_start)),

@@ -105,6 +105,7 @@ impl World {
         if waiting {
             return Ok(());
         }
+        self.model.settled();
         if let Some(snapshot) = self.newest_snapshot() {
             self.check_metadata(&snapshot)?;
         }
@@ -325,7 +326,8 @@ impl World {
                 {
                     return Ok(());
                 }
-                let told = Bounds { log_start: answers[0].offset.0, high_watermark: answers[1].offset.0 };
+                let (log_start, high_watermark) = (answers[0].offset.0, answers[1].offset.0);
+                let told = Bounds { log_start, high_watermark, ..Bounds::default() };
                 let floor = self.model.floor(place);
                 self.model.bounds(place, floor, told)?;
                 self.clients.reading.read.insert(place, (told, Vec::new()));

@@ -66,9 +66,11 @@ impl World {
             }
             ErrorCode::None => {
                 self.count(if log_start <= offset { "read nearby" } else { "read below the start" });
-                // A follower may have applied what the leader has yet to see on its own disk: the leader may tell less for a moment.
                 let known = self.model.floor(place);
+                let told =
+                    Bounds { high_watermark: outcome.high_watermark.0, log_start, ..Bounds::default() };
                 self.fetched(place, offset, Bounds::default(), outcome, true)?;
+                self.model.shown_nearby(place, told);
                 if let Some(partition) = self.model.partition(place) {
                     (partition.high_watermark, partition.log_start) = (known.high_watermark, known.log_start);
                 }

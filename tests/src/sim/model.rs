@@ -21,6 +21,11 @@ pub struct PartitionModel {
     pub high_watermark: i64,
     /// The highest log start that was told.
     pub log_start: i64,
+    /// The highest bounds that replicas have shown that need not lead, in `high_watermark` and `log_start`.
+    ///
+    /// A quorum without the leader's own disk commits, so a follower may have applied what its leader has yet to apply: for a
+    /// moment the leader may tell less. But it has it in its log, and once all is settled it tells as much.
+    pub nearby: Bounds,
     /// The highest offset before which anybody asked to delete records.
     pub delete_asked: i64,
 }
@@ -217,7 +222,25 @@ impl Model {
         self.partition(place).map_or(Bounds::default(), |partition| Bounds {
             high_watermark: partition.high_watermark,
             log_start: partition.log_start,
+            shown: partition.high_watermark.max(partition.nearby.high_watermark),
         })
+    }
+
+    /// A replica that need not lead has shown these bounds.
+    pub fn shown_nearby(&mut self, place: Place, told: Bounds) {
+        let Some(partition) = self.partition(place) else { return };
+        let nearby = &mut partition.nearby;
+        nearby.high_watermark = nearby.high_watermark.max(told.high_watermark);
+        nearby.log_start = nearby.log_start.max(told.log_start);
+    }
+
+    /// Everything is applied everywhere: from now on leaders tell no less than what any replica has shown.
+    pub fn settled(&mut self) {
+        let partitions = self.topics.values_mut().flat_map(|topic| topic.partitions.values_mut());
+        for partition in partitions {
+            partition.high_watermark = partition.high_watermark.max(partition.nearby.high_watermark);
+            partition.log_start = partition.log_start.max(partition.nearby.log_start);
+        }
     }
 
     /// Whether the log start of a partition is where deletions and retention may have put it.
@@ -253,4 +276,6 @@ pub struct Bounds {
     pub high_watermark: i64,
     /// The log start.
     pub log_start: i64,
+    /// Of what is known: the highest high watermark that anybody was shown, by a follower too. No leader's log ends before it.
+    pub shown: i64,
 }

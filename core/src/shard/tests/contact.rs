@@ -2,6 +2,7 @@
 
 use bytes::BytesMut;
 use chronik_net::codec::ErrorCode;
+use chronik_raft::leadership::Leadership;
 use chronik_wal::types::{GroupId, LeaderEpoch};
 
 use super::*;
@@ -92,17 +93,29 @@ fn a_leader_at_rest_asks_its_quorum_first() {
 }
 
 #[test]
-fn a_node_that_is_cut_off_knows_it_and_lists_the_others_all_the_same() {
+fn a_replica_that_knows_of_no_leader_for_long_says_so() {
     let mut cluster = Cluster::new();
     let group = cluster.topic(TOPIC, 1, &[]);
     let old = cluster.leader(group);
-    let cut_off = |cluster: &Cluster| cluster[old].shard.snapshot.is_cut_off;
+    cluster.produce(old, group, value(), Acks::All);
+    let says = |cluster: &mut Cluster, wait_ms| {
+        cluster.advance(wait_ms);
+        let produced = cluster.produce(old, group, value(), Acks::All);
+        let fetched = cluster.fetch(old, group, 0);
+        assert_eq!(
+            (produced.error, fetched.error),
+            (ErrorCode::NotLeaderOrFollower, ErrorCode::NotLeaderOrFollower)
+        );
+        assert_eq!(produced.is_orphaned, fetched.is_orphaned);
+        produced.is_orphaned
+    };
     cluster.isolate(old);
-    cluster.advance(1_000);
-    assert!(!cut_off(&cluster), "a change of the metadata leader takes no longer");
-    cluster.advance(2_500);
-    assert!(cut_off(&cluster));
-    assert!(cluster[old].shard.snapshot.fenced.is_empty());
+    assert!(!says(&mut cluster, 1_000), "an election may be under way");
+    assert!(says(&mut cluster, 2_500));
     cluster.heal();
-    cluster.wait_until("it is back", |cluster| !cut_off(cluster));
+    cluster.wait_until("it knows the leader", |cluster| {
+        matches!(cluster[old].shard.driver.leadership(group), Some(Leadership::Follower { .. }))
+    });
+    let produced = cluster.produce(old, group, value(), Acks::All);
+    assert!(produced.leader.is_some() && !produced.is_orphaned);
 }

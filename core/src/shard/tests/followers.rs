@@ -125,3 +125,25 @@ fn a_fetch_that_waits_at_a_follower_is_woken_by_the_commit() {
         other => panic!("an answer to Fetch, not {other:?}"),
     }
 }
+
+/// A quorum without the leader's own disk commits: followers may show what the leader has yet to apply. Whoever goes on from there
+/// at the leader waits a moment, and must not be told that there is no such offset: a consumer would begin elsewhere.
+#[test]
+fn a_leader_with_a_slow_disk_never_calls_out_of_range_what_a_follower_has_shown() {
+    let mut cluster = rack_aware();
+    let group = cluster.topic(TOPIC, 1, &[]);
+    let leader = cluster.leader(group);
+    let near = cluster.others(leader)[0];
+    cluster[leader].hold_turns = true;
+    let call = cluster.ask_produce(leader, group, value(), Acks::All);
+    cluster.wait_until("it is committed", |cluster| cluster.high_watermark(near, group) == 1);
+    assert_eq!(cluster.high_watermark(leader, group), 0, "its own disk has yet to have it");
+    assert!(cluster.produced(leader, call).is_none());
+    let read = fetch_from(&mut cluster, near, fetch_item(group, 0), rack_of(near));
+    assert_eq!((read.error, offsets_in(&read.records)), (ErrorCode::None, vec![0]));
+    let goes_on = cluster.fetch(leader, group, 1);
+    assert_eq!((goes_on.error, goes_on.bytes()), (ErrorCode::None, 0));
+    cluster[leader].hold_turns = false;
+    cluster[leader].write_turn();
+    cluster.wait_until("it has caught up", |cluster| cluster.high_watermark(leader, group) == 1);
+}

@@ -8,7 +8,8 @@ use chronik_net::codec::messages::alter_partition_reassignments_request::{
 use chronik_net::codec::messages::{BrokerId, TopicName};
 use chronik_net::codec::{ErrorCode, StrBytes};
 use chronik_raft::eraftpb::MessageType;
-use chronik_wal::types::{GroupId, KafkaOffset, NodeId};
+use chronik_wal::shard_wal::{shard_directory, slot_path};
+use chronik_wal::types::{GroupId, KafkaOffset, NodeId, ShardId};
 
 use super::*;
 use crate::shard::controller::{AdminReply, AdminRequest};
@@ -359,4 +360,47 @@ fn producers_below_the_log_start_are_known_after_a_power_cut_while_a_snapshot_is
         let next = cluster.produce(joiner, group, idempotent(6, 0, 24, 1), Acks::All);
         assert_eq!(next.error, ErrorCode::None);
     }
+}
+
+/// With its log its vote is gone: an empty one under the same id could vote and acknowledge again (SAFETY.md, rule 8).
+#[test]
+fn a_damaged_replica_begins_nothing_anew_under_its_old_id_when_others_come_or_go() {
+    let mut cluster = Cluster::new();
+    let group = cluster.topic(TOPIC, 1, &[]);
+    let leader = cluster.leader(group);
+    let controller = cluster.leader(GroupId::METADATA);
+    let damaged =
+        cluster.others(leader).into_iter().find(|node| *node != controller).expect("it leads nothing");
+    for number in 0..10 {
+        let text = format!("the value of number {number}");
+        let sent = cluster.produce(leader, group, records_of(&[text.as_bytes()], WALL_MS), Acks::All);
+        assert_eq!(sent.error, ErrorCode::None);
+        cluster.advance(20);
+    }
+    let peer_of = |cluster: &Cluster| cluster[damaged].shard.driver.state(group).map(|state| state.peer);
+    let old = peer_of(&cluster).expect("it has a replica");
+    cluster.kill(damaged, true);
+    let path = slot_path(&shard_directory(std::path::Path::new("/chronik"), ShardId(0)), 0);
+    let contents = cluster[damaged].disk.contents(&path).expect("the first segment");
+    let needle = b"the value of number 3";
+    let at = contents.windows(needle.len()).position(|window| window == needle).expect("it is there");
+    cluster[damaged].disk.flip_bit(&path, at as u64, 1);
+    // It cannot ask for another id for now.
+    cluster.lose = Some(Box::new(move |from, _, message| {
+        from == NodeId(damaged) && matches!(message, PeerMessage::Ask { .. })
+    }));
+    cluster.restart(damaged);
+    let is_damaged = |cluster: &Cluster| cluster[damaged].shard.damaged.contains_key(&group);
+    assert!(is_damaged(&cluster) && peer_of(&cluster).is_none());
+    reassign(&mut cluster, &[leader, damaged]);
+    cluster.wait_until("it hears of the placement", |cluster| {
+        let snapshot = &cluster[damaged].shard.snapshot;
+        snapshot.topic(TOPIC).is_some_and(|topic| topic.partitions[0].is_reassigning())
+    });
+    cluster.advance(500);
+    assert!(is_damaged(&cluster) && peer_of(&cluster).is_none(), "{:?} under its old id", peer_of(&cluster));
+    cluster.lose = None;
+    cluster.wait_until("it has another id", |cluster| peer_of(cluster).is_some());
+    assert_ne!(peer_of(&cluster), Some(old));
+    cluster.wait_until("it has all", |cluster| cluster.high_watermark(damaged, group) == 10);
 }
