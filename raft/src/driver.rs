@@ -48,7 +48,7 @@ use raft::eraftpb::ConfState;
 
 pub use load::{GroupInit, NewGroup};
 pub use members::{MemberChange, MemberProgress};
-pub use memory::Room;
+pub use memory::{Room, entry_bytes};
 pub use output::{Committed, Compacted, DriverCounters, DriverOutput, EntryFetch, Installed, Outgoing};
 pub use propose::Proposal;
 

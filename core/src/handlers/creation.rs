@@ -34,12 +34,11 @@ pub(super) async fn create_topics(broker: &Rc<Broker>, request: CreateTopicsRequ
     let pieces = pieces(request, &broker.router.snapshot().config);
     let mut response = CreateTopicsResponse::default();
     for piece in pieces {
-        let left_ms = deadline_ms.saturating_sub(clock::monotonic_ms());
+        let left_ms = left_until(deadline_ms);
         if left_ms == 0 && !response.topics.is_empty() {
             response.topics.extend(failed(&piece, ResponseError::RequestTimedOut));
             continue;
         }
-        let left_ms = u32::try_from(left_ms).unwrap_or(u32::MAX);
         match ask(broker, AdminRequest::CreateTopics(piece.clone()), left_ms).await {
             AdminReply::CreateTopics(made) => response.topics.extend(made.topics),
             AdminReply::Refused(code, _) => response.topics.extend(failed(&piece, code)),
@@ -60,11 +59,10 @@ pub(super) async fn auto_create(
     let mut failed = Vec::new();
     // The client asks again for those that are not made in time.
     for piece in names.chunks((PIECE_PARTITIONS / partitions).max(1)) {
-        let left_ms = deadline_ms.saturating_sub(clock::monotonic_ms());
+        let left_ms = left_until(deadline_ms);
         if left_ms == 0 {
             break;
         }
-        let left_ms = u32::try_from(left_ms).unwrap_or(u32::MAX);
         if let AdminReply::AutoCreate(rows) =
             ask(broker, AdminRequest::AutoCreate(piece.to_vec()), left_ms).await
         {
@@ -72,6 +70,11 @@ pub(super) async fn auto_create(
         }
     }
     failed
+}
+
+/// Milliseconds from now.
+fn left_until(deadline_ms: u64) -> u32 {
+    u32::try_from(deadline_ms.saturating_sub(clock::monotonic_ms())).unwrap_or(u32::MAX)
 }
 
 /// Each row of a request with this error.

@@ -169,6 +169,12 @@ impl Snapshot {
         self.topics.get(self.names.get(id)?)
     }
 
+    /// A partition by its topic's id.
+    #[must_use]
+    pub fn partition(&self, topic: &Uuid, number: i32) -> Option<&PartitionView> {
+        self.topic_by_id(topic)?.partition(number)
+    }
+
     /// The shard of a group on this node.
     #[must_use]
     pub fn shard_of(&self, group: GroupId) -> ShardId {
@@ -328,7 +334,7 @@ impl SnapshotBuilder {
     /// partition, an older term, or the same leader.
     pub fn leader_changed(&mut self, topic: &Uuid, number: i32, term: Term, node: NodeId) -> bool {
         let leader = Leader { node, epoch: term.leader_epoch() };
-        let news = self.view(topic, number).is_some_and(|view| match view.leader {
+        let news = self.working.partition(topic, number).is_some_and(|view| match view.leader {
             Some(known) => leader.epoch > known.epoch,
             None => true,
         });
@@ -342,7 +348,11 @@ impl SnapshotBuilder {
     /// The leader of this term says which replicas are in sync. Gives false when it is not the newest leader known.
     pub fn in_sync_changed(&mut self, topic: &Uuid, number: i32, term: Term, in_sync: &[NodeId]) -> bool {
         let epoch = term.leader_epoch();
-        let current = self.view(topic, number).and_then(|view| view.leader).is_some_and(|l| l.epoch == epoch);
+        let current = self
+            .working
+            .partition(topic, number)
+            .and_then(|view| view.leader)
+            .is_some_and(|l| l.epoch == epoch);
         if current && let Some(view) = self.view_mut(topic, number) {
             view.in_sync = in_sync.into();
             self.dirty = true;
@@ -353,7 +363,7 @@ impl SnapshotBuilder {
     /// Whether there is such a partition.
     #[must_use]
     pub fn has_partition(&self, topic: &Uuid, number: i32) -> bool {
-        self.view(topic, number).is_some()
+        self.working.partition(topic, number).is_some()
     }
 
     /// The metadata group has this leader.
@@ -384,10 +394,6 @@ impl SnapshotBuilder {
             };
             self.dirty = true;
         }
-    }
-
-    fn view(&self, topic: &Uuid, number: i32) -> Option<&PartitionView> {
-        self.working.topic_by_id(topic)?.partition(number)
     }
 
     fn view_mut(&mut self, topic: &Uuid, number: i32) -> Option<&mut PartitionView> {

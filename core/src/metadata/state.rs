@@ -244,6 +244,12 @@ impl MetadataState {
         self.topics.get(self.names.get(id)?)
     }
 
+    /// A partition by its topic's id.
+    #[must_use]
+    pub fn partition(&self, topic: &Uuid, number: i32) -> Option<&Partition> {
+        self.topic_by_id(topic)?.partitions.get(usize::try_from(number).ok()?)
+    }
+
     /// The topic whose name collides with this one (itself not counted).
     #[must_use]
     pub fn colliding_topic(&self, name: &str) -> Option<&Arc<str>> {

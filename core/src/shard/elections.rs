@@ -102,9 +102,8 @@ impl Shard {
         let Some(host) = &self.controller else { return };
         let mut by_leader: BTreeMap<NodeId, Vec<(GroupId, NodeId)>> = BTreeMap::new();
         for election in elections {
-            let topic = host.builder.current().topic_by_id(&election.topic_id);
-            let leader = topic.and_then(|topic| topic.partition(election.partition)?.leader);
-            if let Some(leader) = leader {
+            let view = host.builder.current().partition(&election.topic_id, election.partition);
+            if let Some(leader) = view.and_then(|view| view.leader) {
                 by_leader.entry(leader.node).or_default().push((election.group, election.to));
             }
         }
@@ -137,7 +136,6 @@ impl Shard {
 
 /// Whether the wanted one leads, or there is nothing left to lead.
 fn has_come(snapshot: &Snapshot, election: &Election) -> bool {
-    let topic = snapshot.topic_by_id(&election.topic_id);
-    let view = topic.and_then(|topic| topic.partition(election.partition));
+    let view = snapshot.partition(&election.topic_id, election.partition);
     view.is_none_or(|view| view.leader.is_some_and(|leader| leader.node == election.to))
 }

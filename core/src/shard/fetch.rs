@@ -110,8 +110,7 @@ impl Shard {
 
     fn fetch_elsewhere(&self, group: GroupId) -> FetchOutcome {
         let mut refused = FetchOutcome::refused(ErrorCode::NotLeaderOrFollower);
-        refused.leader = self.leader_hint(group);
-        refused.is_orphaned = refused.leader.is_none() && self.is_orphaned(group);
+        (refused.leader, refused.is_orphaned) = self.leader_elsewhere(group);
         refused
     }
 

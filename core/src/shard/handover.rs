@@ -119,9 +119,7 @@ impl Shard {
 
     /// The replica that placement names first, of those that stay.
     fn preferred(&self, group: GroupId) -> Option<NodeId> {
-        let name = &self.partitions.get(&group)?.name;
-        let view = self.snapshot.topic_by_id(&name.topic_id)?.partition(name.index)?;
-        view.target().first().map(|replica| replica.node)
+        self.placement(group)?.target().first().map(|replica| replica.node)
     }
 
     /// The other replicas that could lead: voters in sync whose nodes are up, the one with the most first.

@@ -72,9 +72,10 @@ impl Shard {
         }
     }
 
-    fn placement(&self, group: GroupId) -> Option<&PartitionView> {
+    /// The partition as the metadata have it; none for the metadata group, or for one of which the topic is gone.
+    pub(crate) fn placement(&self, group: GroupId) -> Option<&PartitionView> {
         let name = &self.partitions.get(&group)?.name;
-        self.snapshot.topic_by_id(&name.topic_id)?.partition(name.index)
+        self.snapshot.partition(&name.topic_id, name.index)
     }
 
     /// The members that the group is to have, where they are to be others than those it has.

@@ -8,19 +8,17 @@
 
 use std::collections::VecDeque;
 
-use chronik_raft::driver::{EntryFetch, Installed, Outgoing};
+use chronik_raft::driver::{EntryFetch, Installed, Outgoing, entry_bytes};
 use chronik_raft::eraftpb::{Message, MessageType};
 use chronik_wal::entry::LogEntry;
 use chronik_wal::partition::FileDone;
-use chronik_wal::tail::ENTRY_OVERHEAD_BYTES;
 use chronik_wal::types::{GroupId, NodeId, PeerId, RaftIndex};
 
 use super::message::{PeerMessage, PeerOut};
 use super::write_behind::Drop;
 use super::{Job, JobOwner, Shard, Timer};
 use crate::metadata::command::Replica;
-use crate::metadata::snapshot::Snapshot;
-use crate::partition::{Partition, PartitionName, producer_limits};
+use crate::partition::{Partition, producer_limits};
 
 /// Members of one group that are remembered from what they wrote: more than any placement has.
 const MEMBERS_MAX: usize = 32;
@@ -110,12 +108,12 @@ impl Shard {
             return member.node == node;
         }
         if partition.members.len() >= MEMBERS_MAX {
-            let placed = placed_members(&self.snapshot, &partition.name);
+            let view = self.snapshot.partition(&partition.name.topic_id, partition.name.index);
             // None of the metadata group, which is no topic's: it forgets with its next placement.
-            if placed.is_empty() || placed.len() >= MEMBERS_MAX {
+            let Some(view) = view.filter(|view| (1..MEMBERS_MAX).contains(&view.replicas.len())) else {
                 return false;
-            }
-            partition.members.retain(|member| placed.contains(member));
+            };
+            partition.members.retain(|member| view.replicas.contains(member));
         }
         partition.members.push(Replica { node, peer });
         true
@@ -333,12 +331,5 @@ fn gone_among(placed: &[Replica]) -> Vec<PeerId> {
 
 /// What the entries of an append take in memory.
 fn message_bytes(message: &Message) -> u64 {
-    message.entries.iter().map(|entry| (entry.data.len() + ENTRY_OVERHEAD_BYTES) as u64).sum()
-}
-
-/// The members of a partition that the metadata name.
-fn placed_members(snapshot: &Snapshot, name: &PartitionName) -> Vec<Replica> {
-    let topic = snapshot.topic_by_id(&name.topic_id);
-    let view = topic.and_then(|topic| topic.partition(name.index));
-    view.map(|view| view.replicas.to_vec()).unwrap_or_default()
+    message.entries.iter().map(|entry| entry_bytes(entry) as u64).sum()
 }

@@ -222,15 +222,17 @@ impl Shard {
 
     fn not_leader(&self, group: GroupId) -> ProduceOutcome {
         let mut outcome = ProduceOutcome::refused(ErrorCode::NotLeaderOrFollower);
-        outcome.leader = self.leader_hint(group);
-        outcome.is_orphaned = outcome.leader.is_none() && self.is_orphaned(group);
+        (outcome.leader, outcome.is_orphaned) = self.leader_elsewhere(group);
         outcome
     }
 
-    /// Whether the replica has known of no leader for longer than an election takes: it may be cut off, and others know.
-    pub(crate) fn is_orphaned(&self, group: GroupId) -> bool {
+    /// Who leads instead, as [`Self::leader_hint`] has it; and, where that is nobody, whether it has been nobody for longer than an
+    /// election takes: this replica may be cut off, and others know.
+    pub(crate) fn leader_elsewhere(&self, group: GroupId) -> (Option<LeaderHint>, bool) {
+        let hint = self.leader_hint(group);
         let since_ms = self.partitions.get(&group).and_then(|partition| partition.leaderless_since_ms);
-        since_ms.is_some_and(|since_ms| since_ms + ORPHANED_AFTER_MS <= self.now.mono_ms)
+        let is_long = since_ms.is_some_and(|since_ms| since_ms + ORPHANED_AFTER_MS <= self.now.mono_ms);
+        (hint, hint.is_none() && is_long)
     }
 
     /// Who leads, as far as Raft or the metadata snapshot knows; none when all that is known is that this node did.
@@ -240,8 +242,7 @@ impl Shard {
         {
             return Some(LeaderHint { node, epoch: term.leader_epoch() });
         }
-        let name = &self.partitions.get(&group)?.name;
-        let leader = self.snapshot.topic_by_id(&name.topic_id)?.partition(name.index)?.leader?;
+        let leader = self.placement(group)?.leader?;
         (leader.node != self.node).then_some(LeaderHint { node: leader.node, epoch: leader.epoch })
     }
 

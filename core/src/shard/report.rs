@@ -335,15 +335,13 @@ impl Shard {
     }
 
     fn is_moving(&self, partition: &Partition) -> bool {
-        let topic = self.snapshot.topic_by_id(&partition.name.topic_id);
-        let view = topic.and_then(|topic| topic.partition(partition.name.index));
+        let view = self.snapshot.partition(&partition.name.topic_id, partition.name.index);
         view.is_some_and(crate::metadata::snapshot::PartitionView::is_reassigning)
     }
 
     /// The members in sync of a partition that is led here.
     fn in_sync_of(&self, partition: &Partition) -> InSync {
-        let topic = self.snapshot.topic_by_id(&partition.name.topic_id);
-        let Some(view) = topic.and_then(|topic| topic.partition(partition.name.index)) else {
+        let Some(view) = self.snapshot.partition(&partition.name.topic_id, partition.name.index) else {
             // The metadata group, or a topic that is going away: this replica is all that is known.
             return InSync { replica_count: 1, nodes: vec![self.node] };
         };

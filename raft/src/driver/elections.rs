@@ -87,11 +87,10 @@ impl Driver {
     /// Notes that the link to a peer's node is up again.
     pub fn peer_found(&mut self, group: GroupId, peer: PeerId) {
         let Some(slot) = self.slot_of(group) else { return };
+        self.gate.link_up();
         // An election that is due stays so: what came back may be a new process, which leads nothing.
         let group = self.at(slot);
         group.lost.retain(|lost| lost.peer != peer);
-        self.gate.link_up();
-        let group = self.at(slot);
         // It may be a new process, which knows no leader, or lack something: as the leader, tell it.
         if group.node.raft.state == StateRole::Leader {
             self.wake(slot);

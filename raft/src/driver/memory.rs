@@ -18,7 +18,7 @@
 use bytes::Bytes;
 use chronik_wal::tail::ENTRY_OVERHEAD_BYTES;
 use chronik_wal::types::{GroupId, PeerId};
-use raft::eraftpb::{Message, MessageType};
+use raft::eraftpb::{Entry, Message, MessageType};
 use raft::{ProgressState, StateRole};
 
 use super::Driver;
@@ -35,6 +35,12 @@ pub struct Room {
     pub bytes: u64,
     /// Even if it is less than that, one entry may pass.
     pub takes_one: bool,
+}
+
+/// What an entry of an append takes in memory, as [`chronik_wal::tail::Tail::bytes`] counts it.
+#[must_use]
+pub fn entry_bytes(entry: &Entry) -> usize {
+    entry.data.len() + ENTRY_OVERHEAD_BYTES
 }
 
 impl Driver {
@@ -71,7 +77,7 @@ impl Driver {
         let mut kept = message.entries.iter().take_while(|entry| is_known(entry.index, entry.term)).count();
         let mut bytes = 0;
         for entry in message.entries.iter().skip(kept) {
-            let with_entry = bytes + entry.data.len() + ENTRY_OVERHEAD_BYTES;
+            let with_entry = bytes + entry_bytes(entry);
             if with_entry as u64 > room.bytes && !(room.takes_one && bytes == 0) {
                 break;
             }

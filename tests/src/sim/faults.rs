@@ -358,8 +358,16 @@ impl World {
     /// still missing. Two of three copies gone at once are a majority.
     fn may_lose_a_disk(&self) -> bool {
         let formed = !self.model.topics.is_empty();
-        let thins = self.weather.thinned_us.is_some_and(|at_us| self.now_us() < at_us + ASKED_US_MAX);
-        formed && !thins && self.weather.losses_left > 0 && !self.is_any_thin() && self.not_whole().is_none()
+        formed
+            && !self.is_thinning()
+            && self.weather.losses_left > 0
+            && !self.is_any_thin()
+            && self.not_whole().is_none()
+    }
+
+    /// Whether a request for fewer replicas may still be carried out.
+    fn is_thinning(&self) -> bool {
+        self.weather.thinned_us.is_some_and(|at_us| self.now_us() < at_us + ASKED_US_MAX)
     }
 
     fn disk_lost(&mut self) {
@@ -383,8 +391,7 @@ impl World {
     /// 27). So where that may be, no disk is lost, as with requests for fewer replicas.
     pub(super) fn may_grow(&mut self) -> bool {
         let now_us = self.now_us();
-        let thins = self.weather.thinned_us.is_some_and(|at_us| now_us < at_us + ASKED_US_MAX);
-        if !thins && !self.is_any_thin() {
+        if !self.is_thinning() && !self.is_any_thin() {
             return true;
         }
         let rotten = |node: usize| self.weather.nodes[node].rotten && !self.nodes[node].is_up();

@@ -1,10 +1,11 @@
 //! Who is to hold what, and who does: the placement in the metadata against the replicas that there are.
 
-use chronik_core::metadata::snapshot::PartitionView;
+use chronik_core::metadata::snapshot::{PartitionView, Snapshot};
 use chronik_raft::driver::Driver;
 use chronik_wal::types::GroupId;
 use uuid::Uuid;
 
+use super::node::Node;
 use super::setup::node_number;
 use super::world::World;
 
@@ -12,11 +13,8 @@ impl World {
     /// What a change of members or a lost disk has left unfinished: only without that may the next disk be lost.
     pub(super) fn not_whole(&self) -> Option<String> {
         let Some(snapshot) = self.newest_snapshot() else { return Some("no metadata".into()) };
-        for node in &self.nodes {
-            let registered = snapshot.brokers.get(&node.id()).map(|broker| broker.directory);
-            if registered != Some(Uuid::from_bytes(node.directory)) {
-                return Some(format!("node {} is registered as {registered:?}", node.number));
-            }
+        if let Some((node, registered)) = self.on_another_disk(&snapshot) {
+            return Some(format!("node {node} is registered as {registered:?}"));
         }
         let topics = snapshot.topics.values();
         let mut views = topics.flat_map(|topic| topic.partitions.iter().map(move |view| (&topic.name, view)));
@@ -43,10 +41,16 @@ impl World {
     /// Whether any node has another disk than the metadata say, or they are not known.
     pub(super) fn is_any_disk_unknown(&self) -> bool {
         let Some(snapshot) = self.newest_snapshot() else { return true };
-        self.nodes.iter().any(|node| {
-            let registered = snapshot.brokers.get(&node.id()).map(|broker| broker.directory);
-            registered != Some(Uuid::from_bytes(node.directory))
-        })
+        self.on_another_disk(&snapshot).is_some()
+    }
+
+    /// The first node whose disk is not the one that is registered, and which one that is.
+    fn on_another_disk(&self, snapshot: &Snapshot) -> Option<(usize, Option<Uuid>)> {
+        let registered = |node: &Node| snapshot.brokers.get(&node.id()).map(|broker| broker.directory);
+        let each = self.nodes.iter().map(|node| (node, registered(node)));
+        let mut others =
+            each.filter(|(node, directory)| *directory != Some(Uuid::from_bytes(node.directory)));
+        others.next().map(|(node, directory)| (node.number, directory))
     }
 
     /// The group's replica on a node.

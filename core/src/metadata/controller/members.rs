@@ -25,7 +25,7 @@ impl Controller {
         reached: &[Replica],
         index: RaftIndex,
     ) -> Plan<()> {
-        let target = self.partition(topic, number).filter(|partition| partition.is_reassigning());
+        let target = self.speculative.partition(topic, number).filter(|partition| partition.is_reassigning());
         let target = target.map(Partition::target);
         let mut commands = Vec::new();
         if target.is_some_and(|target| {
@@ -49,7 +49,7 @@ impl Controller {
 
     /// A replica has lost part of its log: its node gets a fresh one, if others have the log.
     pub fn plan_renewal(&mut self, topic: &Uuid, number: i32, lost: Replica) -> Plan<()> {
-        let target = self.partition(topic, number).map(Partition::target);
+        let target = self.speculative.partition(topic, number).map(Partition::target);
         let mut commands = Vec::new();
         if let Some(mut replicas) = target.filter(|target| target.len() > 1 && target.contains(&lost)) {
             let (_, peer) = self.speculative.next_ids();
@@ -93,10 +93,6 @@ impl Controller {
             }
         }
         self.finish(commands, (), Vec::new())
-    }
-
-    fn partition(&self, topic: &Uuid, number: i32) -> Option<&Partition> {
-        self.speculative.topic_by_id(topic)?.partitions.get(usize::try_from(number).ok()?)
     }
 }
 

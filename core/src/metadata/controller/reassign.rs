@@ -264,9 +264,7 @@ pub fn replica_count(state: &MetadataState, node: NodeId) -> usize {
 /// those that it gives some: internal topics would grow back onto the former as soon as nothing moves.
 fn marks_of(state: &MetadataState, command: &Command, is_called_off: bool) -> Vec<Command> {
     let Command::PlaceReplicas { id, partition, replicas } = command else { return Vec::new() };
-    let topic = state.topic_by_id(id);
-    let placed = topic.zip(usize::try_from(*partition).ok()).and_then(|(topic, at)| topic.partitions.get(at));
-    let Some(before) = placed.map(Partition::target) else { return Vec::new() };
+    let Some(before) = state.partition(id, *partition).map(Partition::target) else { return Vec::new() };
     let without = |some: &[Replica], others: &[Replica]| -> Vec<NodeId> {
         let is_other = |node: NodeId| others.iter().any(|replica| replica.node == node);
         some.iter().map(|replica| replica.node).filter(|node| !is_other(*node)).collect()
