@@ -11,11 +11,16 @@ use chronik_tests::workload::{self, Load};
 use chronik_tests::{lock, report};
 use kafka_protocol::messages::{FindCoordinatorRequest, FindCoordinatorResponse};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(20);
-/// A restarted node stays for so long before the next one goes.
-const STAY: Duration = Duration::from_secs(1);
+/// A restarted node stays for so long before the next one goes: three times in a row hardly long enough to join a group, then
+/// longer than the clients' sessions (6 s). A coordinator that takes over gives each member a new session, as Kafka's does: a
+/// member whose goodbye was lost would otherwise never be missed.
+const STAYS: [Duration; 4] =
+    [Duration::from_secs(1), Duration::from_secs(1), Duration::from_secs(1), Duration::from_secs(8)];
+/// Within a stay it is looked this often whether the client is done.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Runs scenarios one after another, each through the next node, and restarts the two others meanwhile.
 fn scenarios(name: &str, toolchain: Toolchain, commands: Vec<(&'static str, Command)>) {
@@ -35,8 +40,11 @@ fn scenarios(name: &str, toolchain: Toolchain, commands: Vec<(&'static str, Comm
             cluster.stop(id);
             cluster.restart(id);
             cluster.wait_formed(FORM_TIMEOUT);
+            let until = Instant::now() + STAYS[restarts % STAYS.len()];
             restarts += 1;
-            std::thread::sleep(STAY);
+            while !client.is_finished() && Instant::now() < until {
+                std::thread::sleep(LOOK);
+            }
         }
         client.join().unwrap_or_else(|_| panic!("{scenario} through node {through}"));
         report(&format!("{scenario} through node {through}, {restarts} restarts of others"));
