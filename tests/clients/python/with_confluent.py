@@ -225,19 +225,21 @@ def groups_listed(bootstrap, client):
     send_all(bootstrap, topic, [(None, b"one", [])])
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "enable.auto.commit": False})
     consumer.commit(offsets=[TopicPartition(topic, 0, 1)], asynchronous=False)
-    listed = client.list_consumer_groups().result(20).valid
-    check(group in [g.group_id for g in listed], "the group is listed")
+
+    def listed():
+        return [g.group_id for g in client.list_consumer_groups().result(20).valid]
+
+    eventually(lambda: group in listed(), "the group is listed")
     consumer.close()
     patiently(lambda: client.delete_consumer_groups([group])[group].result(20))
-    listed = client.list_consumer_groups().result(20).valid
-    check(group not in [g.group_id for g in listed], "the group is deleted")
+    eventually(lambda: group not in listed(), "the group is deleted")
     refused(KafkaError.GROUP_ID_NOT_FOUND, lambda: client.delete_consumer_groups([group])[group].result(20))
     step("groups listed and deleted")
 
 
 def refused(code, call):
     try:
-        call()
+        patiently(call)
     except KafkaException as error:
         check_equal(error.args[0].code(), code, f"refusal ({error.args[0].str()})")
         return
