@@ -2,8 +2,10 @@
 //!
 //! Files in reading order: `cli` (flags), `schedule` (when messages are meant to be sent, what is
 //! measured), `payload` (values with a header that can be checked), `stats` (histograms, one a
-//! thread), `run` (clock, window, reporter), `outbox` (sending, pacing), `produce`, `consume`,
-//! `round_trip` (the modes), `validation`, `proc`, `progress`, `report`.
+//! thread), `run` (clock, window, reporter), `message` (what a client sends), `intake` (what a
+//! consumer does with records), `outbox` (sending, pacing), `produce`, `consume`, `round_trip`,
+//! `metadata` (the modes, over librdkafka), `native` (the modes, over our own client),
+//! `validation`, `proc`, `progress`, `report`.
 //!
 //! Invariants: latency counts from the intended time; no thread shares a histogram; the warm-up
 //! is never part of a result; the elapsed time is that of the window, not of the reporter.
@@ -11,6 +13,10 @@
 mod cli;
 mod client;
 mod consume;
+mod intake;
+mod message;
+mod metadata;
+mod native;
 mod outbox;
 mod payload;
 mod proc;
@@ -30,7 +36,7 @@ use std::sync::mpsc;
 use anyhow::Result;
 use clap::Parser;
 
-use crate::cli::{Mode, Options};
+use crate::cli::{Client, Mode, Options};
 use crate::report::Report;
 use crate::run::{Reporter, Run};
 use crate::validation::{Checker, Findings};
@@ -73,27 +79,35 @@ fn measure(options: &Options, partitions: i32) -> Result<Report> {
     let (sender, events) = mpsc::channel();
     let run = Run::new(options, sender);
     let reporter = Reporter::new(options, &run);
-    match options.mode {
-        Mode::Produce => {
+    match (options.mode, options.client) {
+        (Mode::Produce, client) => {
             let starts = match options.validate {
                 true => client::watermarks(&client::consumer(options)?, &options.topic, partitions)?,
                 false => Vec::new(),
             };
-            let threads = produce::start(options, &run)?;
+            let threads = match client {
+                Client::Librdkafka => produce::start(options, &run)?,
+                Client::Native => native::produce::start(options, &run, partitions)?,
+            };
             let measurement = reporter.wait(&events, threads.len())?;
-            let mut acknowledged = Vec::new();
-            let mut errors = std::collections::BTreeSet::new();
-            for outcome in threads.into_iter().map(joined) {
-                acknowledged.extend(outcome.acknowledged);
-                errors.extend(outcome.errors);
-            }
+            let (acknowledged, errors) = produce::joined(threads);
             let findings =
                 options.validate.then(|| validate(options, &run, &starts, &acknowledged)).transpose()?;
-            Ok(Report::new(options, partitions, &measurement, findings, errors.into_iter().collect()))
+            Ok(Report::new(options, partitions, &measurement, findings, errors))
         }
-        Mode::Consume | Mode::RoundTrip => {
-            let threads = match options.mode {
-                Mode::Consume => consume::start(options, &run, partitions)?,
+        (Mode::Metadata, client) => {
+            let threads = match client {
+                Client::Librdkafka => metadata::start(options, &run)?,
+                Client::Native => native::metadata::start(options, &run)?,
+            };
+            let measurement = reporter.wait(&events, threads.len())?;
+            let (_, errors) = produce::joined(threads);
+            Ok(Report::new(options, partitions, &measurement, None, errors))
+        }
+        (Mode::Consume | Mode::RoundTrip, client) => {
+            let threads = match (options.mode, client) {
+                (Mode::Consume, Client::Native) => native::consume::start(options, &run, partitions)?,
+                (Mode::Consume, Client::Librdkafka) => consume::start(options, &run, partitions)?,
                 _ => round_trip::start(options, &run, partitions)?,
             };
             let measurement = reporter.wait(&events, threads.len())?;
@@ -117,6 +131,6 @@ fn validate(
 }
 
 /// A thread's result. Panics abort the process, so there always is one.
-fn joined<T>(thread: std::thread::JoinHandle<T>) -> T {
+pub fn joined<T>(thread: std::thread::JoinHandle<T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

@@ -41,6 +41,17 @@ pub struct Outcome {
     pub errors: BTreeSet<String>,
 }
 
+/// Waits for the clients' threads: the acknowledged sequences of each, and all errors.
+pub fn joined(threads: Vec<thread::JoinHandle<Outcome>>) -> (Vec<SequenceSet>, Vec<String>) {
+    let mut acknowledged = Vec::new();
+    let mut errors = BTreeSet::new();
+    for outcome in threads.into_iter().map(crate::joined) {
+        acknowledged.extend(outcome.acknowledged);
+        errors.extend(outcome.errors);
+    }
+    (acknowledged, errors.into_iter().collect())
+}
+
 /// librdkafka's callbacks for a producer.
 pub struct Deliveries;
 
@@ -149,7 +160,7 @@ impl Client {
 
     /// No message will be sent any more.
     fn ended(&self) -> bool {
-        self.run.clock.now_ns() >= self.window.end_ns || self.run.stopped() || self.run.count_reached()
+        self.run.ended(self.window)
     }
 }
 
@@ -201,11 +212,9 @@ fn produce(
 ) -> Outcome {
     let outbox = Outbox::new(Arc::clone(&producer), Arc::clone(run), options, client);
     let tasks = tasks_of(options, client);
-    let (sending, pacer) = match options.rate_limit {
+    let (sending, pacer) = match Schedule::of(options, window, client, options.clients) {
         None => (Sending::Closed { outbox, idle: tasks, outstanding: 0 }, None),
-        Some(rate) => {
-            let start_ns = window.start_ns - options.warmup_duration.as_nanos() as u64;
-            let schedule = Schedule::new(start_ns, rate, client, options.clients);
+        Some(schedule) => {
             let permits = Permits::new(tasks);
             let pacer = spawn_pacer(outbox, schedule, window, &permits);
             (Sending::Open(permits), Some(pacer))

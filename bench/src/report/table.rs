@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use crate::cli::Mode;
+use crate::cli::{Client, Mode};
+use crate::metadata::THREADS_MAX;
 use crate::report::Report;
 
 /// The summary table, several lines.
@@ -38,7 +39,7 @@ pub fn render(report: &Report) -> String {
 
 fn settings(report: &Report, rows: &mut Vec<(&'static str, String)>) {
     let settings = &report.settings;
-    rows.push(("mode", settings.mode.name().to_owned()));
+    rows.push(("mode", format!("{}, client {}", settings.mode.name(), settings.client.name())));
     rows.push(("topic", format!("{}, {} partition(s)", settings.topic, report.partitions)));
     if settings.mode == Mode::Consume {
         let group = settings.consumer_group.as_deref().unwrap_or("none");
@@ -49,10 +50,14 @@ fn settings(report: &Report, rows: &mut Vec<(&'static str, String)>) {
         return;
     }
     let rate = settings.rate_limit.map_or("as fast as it goes".to_owned(), |rate| format!("{rate} msg/s"));
-    rows.push((
-        "load",
-        format!("{} task(s) on {} client(s), {rate}", settings.concurrency, settings.clients),
-    ));
+    let tasks = match (settings.mode, settings.client) {
+        (Mode::Metadata, Client::Librdkafka) => settings.concurrency.min(THREADS_MAX),
+        _ => settings.concurrency,
+    };
+    rows.push(("load", format!("{tasks} task(s) on {} client(s), {rate}", settings.clients)));
+    if settings.mode == Mode::Metadata {
+        return;
+    }
     let text = format!(
         "{} bytes, acks {}, linger {} ms, batch {} bytes, compression {}",
         settings.message_size,
@@ -76,6 +81,7 @@ fn results(report: &Report, rows: &mut Vec<(&'static str, String)>) {
         Mode::Produce => "ack latency",
         Mode::Consume => "age on receipt",
         Mode::RoundTrip => "end to end",
+        Mode::Metadata => "answer latency",
     };
     let text = format!(
         "p50 {:.3}  p90 {:.3}  p99 {:.3}  p99.9 {:.3}  p99.99 {:.3}  max {:.3}  mean {:.3} ms",
