@@ -58,9 +58,8 @@ fn report_in(directory: &TempDir) -> PathBuf {
 }
 
 fn finished(output: Output, directory: &TempDir) -> Run {
-    let report = std::fs::read(report_in(directory)).map_or(Value::Null, |bytes| {
-        serde_json::from_slice(&bytes).expect("the report is JSON")
-    });
+    let report = std::fs::read(report_in(directory))
+        .map_or(Value::Null, |bytes| serde_json::from_slice(&bytes).expect("the report is JSON"));
     Run { output, report }
 }
 
@@ -120,7 +119,8 @@ fn each_client_reads_what_the_other_wrote() {
                 "--client {writer} -t {topic} -p 5 -c 64 -s 300 -n 10000 -d 60s -w 0s {keys} --payload-pattern text"
             );
             assert_eq!(bench(&broker, &line).succeeded().number("messages"), 10_000);
-            let line = format!("--client {reader} -t {topic} -m consume -c 3 --clients 2 -d 60s -w 0s --validate");
+            let line =
+                format!("--client {reader} -t {topic} -m consume -c 3 --clients 2 -d 60s -w 0s --validate");
             let run = bench(&broker, &line).succeeded();
             assert_eq!((run.number("messages"), run.found("checked")), (10_000, 10_000), "{topic}");
             for wrong in ["damaged", "out_of_order", "duplicated", "lost"] {
@@ -135,7 +135,8 @@ fn each_client_reads_what_the_other_wrote() {
 fn keyless_messages_reach_every_partition_and_one_key_only_its_own() {
     let broker = Broker::start("bench-native-partitions");
     bench(&broker, "--client native -t keyless -p 4 -c 32 -s 50 -n 4000 -d 60s -w 0s").succeeded();
-    bench(&broker, "--client native -t fixed -p 4 -c 32 -s 50 -n 4000 -d 60s -w 0s --key-pattern fixed").succeeded();
+    bench(&broker, "--client native -t fixed -p 4 -c 32 -s 50 -n 4000 -d 60s -w 0s --key-pattern fixed")
+        .succeeded();
     let mut connection = broker.connect();
     let mut counts = |topic: &str| -> Vec<usize> {
         (0..4).map(|at| read_all(&mut connection, topic, at).expect("readable").len()).collect()
@@ -150,7 +151,8 @@ fn keyless_messages_reach_every_partition_and_one_key_only_its_own() {
 #[test]
 fn batches_keep_to_their_size_and_wait_for_their_linger() {
     let broker = Broker::start("bench-native-batches");
-    let line = "--client native -t sized -p 1 -c 64 -s 100 -n 2000 -d 60s -w 0s --batch-size 2000 --linger-ms 100";
+    let line =
+        "--client native -t sized -p 1 -c 64 -s 100 -n 2000 -d 60s -w 0s --batch-size 2000 --linger-ms 100";
     bench(&broker, line).succeeded();
     let mut connection = broker.connect();
     let (mut offset, mut sizes) = (0, Vec::new());
@@ -170,7 +172,8 @@ fn batches_keep_to_their_size_and_wait_for_their_linger() {
 #[test]
 fn a_rate_sends_each_message_of_its_schedule() {
     let broker = Broker::start("bench-native-rate");
-    let line = "--client native -t rated -p 2 -c 500 --clients 2 -s 60 -d 2s -w 0s --rate-limit 2000 --validate";
+    let line =
+        "--client native -t rated -p 2 -c 500 --clients 2 -s 60 -d 2s -w 0s --rate-limit 2000 --validate";
     let run = bench(&broker, line).succeeded();
     assert_eq!(run.number("messages") + run.number("stragglers"), 4000);
     assert_eq!((run.found("checked"), run.report["latency"]["count"].as_u64()), (4000, Some(4000)));
@@ -233,7 +236,10 @@ fn a_compressed_topic_is_refused_in_one_line() {
     assert_eq!(run.output.status.code(), Some(1), "{:?}", run.output);
     let text = run.error_text();
     let line = text.trim();
-    assert!(line.contains("packed-0 holds compressed batches") && line.contains("--client librdkafka"), "{line}");
+    assert!(
+        line.contains("packed-0 holds compressed batches") && line.contains("--client librdkafka"),
+        "{line}"
+    );
     assert_eq!(line.lines().count(), 1, "{line}");
 }
 

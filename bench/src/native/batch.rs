@@ -145,8 +145,11 @@ mod tests {
 
     use super::*;
 
-    fn oracle(records: &[(i64, Option<&[u8]>, &[u8])]) -> BytesMut {
-        let record = |(at, (timestamp, key, value)): (usize, &(i64, Option<&[u8]>, &[u8]))| Record {
+    /// Timestamp, key and value.
+    type Plain<'a> = (i64, Option<&'a [u8]>, &'a [u8]);
+
+    fn oracle(records: &[Plain<'_>]) -> BytesMut {
+        let record = |(at, (timestamp, key, value)): (usize, &Plain<'_>)| Record {
             transactional: false,
             control: false,
             delete_horizon: false,
@@ -169,7 +172,7 @@ mod tests {
         bytes
     }
 
-    fn batch(records: &[(i64, Option<&[u8]>, &[u8])]) -> Batch {
+    fn batch(records: &[Plain<'_>]) -> Batch {
         let mut open = OpenBatch::new(5);
         for (sequence, (timestamp, key, value)) in records.iter().enumerate() {
             let message = Message { sequence: sequence as u64, key: *key, value };
@@ -181,7 +184,7 @@ mod tests {
     #[test]
     fn the_bytes_are_those_of_the_second_codec() {
         let (long, longer) = (vec![7; 200], vec![9; 20_000]);
-        let mut records: Vec<(i64, Option<&[u8]>, &[u8])> =
+        let mut records: Vec<Plain<'_>> =
             vec![(1_700_000_000_000, None, b""), (1_700_000_000_003, Some(b"key"), &long)];
         assert_eq!(batch(&records[..1]).bytes, oracle(&records[..1]));
         assert_eq!(batch(&records).bytes, oracle(&records));
@@ -214,7 +217,10 @@ mod tests {
         }
     }
 
-    fn read(bytes: &[u8], offset: i64) -> Result<(Vec<(i64, Vec<u8>)>, i64)> {
+    /// Timestamps and values, and the offset to go on from.
+    type Found = (Vec<(i64, Vec<u8>)>, i64);
+
+    fn read(bytes: &[u8], offset: i64) -> Result<Found> {
         let mut found = Vec::new();
         let next = read_records(bytes, offset, &|| "t-0".to_owned(), |timestamp, value| {
             found.push((timestamp, value.to_vec()));

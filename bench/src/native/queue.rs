@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn a_batch_keeps_its_number_and_the_next_follows_what_was_stored() {
         let mut queue = Queue::new(Some(ProducerId { id: 9, epoch: 2 }));
-        (0..3).for_each(|sequence| drop(push(&mut queue, sequence, 100, 10_000)));
+        (0..3).for_each(|sequence| assert!(!push(&mut queue, sequence, 100, 10_000)));
         let number = |batch: &Batch| {
             let info = peek(&batch.bytes).unwrap();
             (info.producer_id, info.producer_epoch, info.base_sequence)

@@ -71,11 +71,14 @@ fn settings(report: &Report, rows: &mut Vec<(&'static str, String)>) {
 
 fn results(report: &Report, rows: &mut Vec<(&'static str, String)>) {
     let latency = &report.latency;
-    rows.push(("measured", format!("{} messages in {:.3} s", report.messages, report.elapsed_seconds)));
-    rows.push((
-        "throughput",
-        format!("{:.0} msg/s, {:.1} MB/s", report.messages_per_second, report.megabytes_per_second),
-    ));
+    let (elapsed_seconds, rate) = (report.elapsed_seconds, report.messages_per_second);
+    if report.settings.mode == Mode::Metadata {
+        rows.push(("measured", format!("{} answers in {elapsed_seconds:.3} s", report.messages)));
+        rows.push(("throughput", format!("{rate:.0} answers/s")));
+    } else {
+        rows.push(("measured", format!("{} messages in {elapsed_seconds:.3} s", report.messages)));
+        rows.push(("throughput", format!("{rate:.0} msg/s, {:.1} MB/s", report.megabytes_per_second)));
+    }
     rows.push(("failed", report.failures.to_string()));
     let name = match report.settings.mode {
         Mode::Produce => "ack latency",
