@@ -91,7 +91,7 @@ pub struct Options {
     pub delete_topic_after: bool,
 
     /// Acknowledgements a message needs.
-    #[arg(long, default_value = "all", value_parser = ["0", "1", "-1", "all"])]
+    #[arg(long, default_value = "all", allow_hyphen_values = true, value_parser = ["0", "1", "-1", "all"])]
     pub acks: String,
 
     /// How long the client waits to fill a batch, in milliseconds.
@@ -317,6 +317,15 @@ mod tests {
         assert_eq!((options.concurrency, options.clients, options.partitions), (128, 1, Some(1)));
         assert_eq!(options.warmup_duration, Duration::from_secs(3));
         assert!(options.create_topic);
+    }
+
+    #[test]
+    fn every_acknowledgement_level_can_be_written() {
+        for acks in ["0", "1", "-1", "all"] {
+            let options = Options::try_parse_from(["chronik-bench", "--acks", acks]).unwrap();
+            assert_eq!(options.acks, acks);
+        }
+        assert!(Options::try_parse_from(["chronik-bench", "--acks", "-2"]).is_err());
     }
 
     #[test]
