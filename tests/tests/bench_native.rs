@@ -3,10 +3,12 @@
 
 use chronik_net::codec::ErrorCode;
 use chronik_tests::broker::{Broker, bench_binary};
+use chronik_tests::cluster::Cluster;
 use chronik_tests::lock;
 use chronik_tests::process::eventually;
 use chronik_tests::records::read_all;
-use chronik_tests::topics::create;
+use chronik_tests::topics::{create, create_replicated};
+use chronik_tests::wire::Connection;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -46,9 +48,9 @@ impl Run {
     }
 }
 
-fn command(broker: &Broker, arguments: &str, report: &Path) -> Command {
+fn command(address: &str, arguments: &str, report: &Path) -> Command {
     let mut command = Command::new(bench_binary());
-    command.args(["-b", &broker.address(), "--json-output"]).arg(report);
+    command.args(["-b", address, "--json-output"]).arg(report);
     command.args(arguments.split_whitespace());
     command
 }
@@ -66,14 +68,15 @@ fn finished(output: Output, directory: &TempDir) -> Run {
 /// Runs chronik-bench to its end.
 fn bench(broker: &Broker, arguments: &str) -> Run {
     let directory = tempfile::tempdir().expect("a directory");
-    let output =
-        command(broker, arguments, &report_in(&directory)).output().expect("chronik-bench can be started");
+    let output = command(&broker.address(), arguments, &report_in(&directory))
+        .output()
+        .expect("chronik-bench can be started");
     finished(output, &directory)
 }
 
 /// Starts chronik-bench, for those who do something while it runs.
-fn start(broker: &Broker, arguments: &str, directory: &TempDir) -> Child {
-    let mut command = command(broker, arguments, &report_in(directory));
+fn start(address: &str, arguments: &str, directory: &TempDir) -> Child {
+    let mut command = command(address, arguments, &report_in(directory));
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("chronik-bench can be started")
 }
 
@@ -186,7 +189,7 @@ fn a_broker_killed_under_load_loses_nothing_that_was_acknowledged() {
     create(&mut broker.connect(), "killed", 1, &[]);
     let directory = tempfile::tempdir().expect("a directory");
     let line = "--client native -t killed -c 64 -s 200 -n 150000 -d 110s -w 0s --validate";
-    let mut child = start(&broker, line, &directory);
+    let mut child = start(&broker.address(), line, &directory);
     eventually("records arrive", RUN_TIMEOUT, || next_offset(&broker, "killed") > 5_000);
     broker.kill();
     assert!(child.try_wait().expect("its state").is_none(), "the kill must come under load");
@@ -201,13 +204,47 @@ fn a_broker_killed_under_load_loses_nothing_that_was_acknowledged() {
     }
 }
 
+/// Partitions lead on three nodes; one of them is killed and comes back.
+#[test]
+fn leaders_may_move_under_load() {
+    let _heavy = lock::heavy();
+    let mut cluster = Cluster::start("bench-native-cluster");
+    create_replicated(&mut cluster.connect(1), "moved", 6, &[]);
+    let killed = cluster.leader("moved", 0);
+    let directory = tempfile::tempdir().expect("a directory");
+    let line = "--client native -t moved -c 96 --clients 2 -s 200 -n 100000 -d 110s -w 0s --validate";
+    let mut child = start(&cluster.bootstrap(), line, &directory);
+    let survivor = if killed == 1 { 2 } else { 1 };
+    cluster.wait("records arrive", RUN_TIMEOUT, |cluster| {
+        stored(&mut cluster.connect(survivor), "moved", 6) > 3_000
+    });
+    cluster.kill(killed);
+    assert!(child.try_wait().expect("its state").is_none(), "the kill must come under load");
+    cluster.wait_led("moved", RUN_TIMEOUT);
+    cluster.restart(killed);
+    let run = end(child, &directory).succeeded();
+    assert!(run.error_text().contains("native: "), "it says that it lost a broker: {}", run.error_text());
+    assert_eq!((run.number("messages"), run.found("checked"), run.found("lost")), (100_000, 100_000, 0));
+
+    let directory = tempfile::tempdir().expect("a directory");
+    let line = "--client native -t moved -m consume -c 2 --clients 2 -d 60s -w 0s --validate";
+    let run = end(start(&cluster.bootstrap(), line, &directory), &directory).succeeded();
+    assert_eq!((run.number("messages"), run.found("checked")), (100_000, 100_000));
+}
+
+/// Records that the partitions led by this node hold.
+fn stored(connection: &mut Connection, topic: &str, partitions: i32) -> i64 {
+    let high_watermark = |at| connection.fetch(topic, at, 0, 0).expect("an answer").high_watermark.max(0);
+    (0..partitions).map(high_watermark).sum()
+}
+
 #[test]
 fn what_is_not_acknowledged_in_time_fails_and_says_why() {
     let mut broker = Broker::start("bench-native-timeout");
     create(&mut broker.connect(), "late", 1, &[]);
     let directory = tempfile::tempdir().expect("a directory");
     let line = "--client native -t late -c 8 -s 50 -d 6s -w 0s --message-timeout-ms 700";
-    let child = start(&broker, line, &directory);
+    let child = start(&broker.address(), line, &directory);
     eventually("records arrive", RUN_TIMEOUT, || next_offset(&broker, "late") > 100);
     broker.kill();
     let run = end(child, &directory);
