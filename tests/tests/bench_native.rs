@@ -212,11 +212,11 @@ fn leaders_may_move_under_load() {
     create_replicated(&mut cluster.connect(1), "moved", 6, &[]);
     let killed = cluster.leader("moved", 0);
     let directory = tempfile::tempdir().expect("a directory");
-    let line = "--client native -t moved -c 96 --clients 2 -s 200 -n 100000 -d 110s -w 0s --validate";
+    let line = "--client native -t moved -c 96 --clients 2 -s 200 -n 200000 -d 110s -w 0s --validate";
     let mut child = start(&cluster.bootstrap(), line, &directory);
-    let survivor = if killed == 1 { 2 } else { 1 };
     cluster.wait("records arrive", RUN_TIMEOUT, |cluster| {
-        stored(&mut cluster.connect(survivor), "moved", 6) > 3_000
+        let ids = cluster.ids();
+        ids.into_iter().map(|id| stored(&mut cluster.connect(id), "moved", 6)).sum::<i64>() > 3_000
     });
     cluster.kill(killed);
     assert!(child.try_wait().expect("its state").is_none(), "the kill must come under load");
@@ -224,12 +224,12 @@ fn leaders_may_move_under_load() {
     cluster.restart(killed);
     let run = end(child, &directory).succeeded();
     assert!(run.error_text().contains("native: "), "it says that it lost a broker: {}", run.error_text());
-    assert_eq!((run.number("messages"), run.found("checked"), run.found("lost")), (100_000, 100_000, 0));
+    assert_eq!((run.number("messages"), run.found("checked"), run.found("lost")), (200_000, 200_000, 0));
 
     let directory = tempfile::tempdir().expect("a directory");
     let line = "--client native -t moved -m consume -c 2 --clients 2 -d 60s -w 0s --validate";
     let run = end(start(&cluster.bootstrap(), line, &directory), &directory).succeeded();
-    assert_eq!((run.number("messages"), run.found("checked")), (100_000, 100_000));
+    assert_eq!((run.number("messages"), run.found("checked")), (200_000, 200_000));
 }
 
 /// Records that the partitions led by this node hold.
@@ -268,7 +268,8 @@ fn a_refusal_has_the_brokers_words() {
 #[test]
 fn a_compressed_topic_is_refused_in_one_line() {
     let broker = Broker::start("bench-native-compressed");
-    bench(&broker, "-t packed -c 16 -s 200 -n 100 -d 60s -w 0s --compression lz4").succeeded();
+    bench(&broker, "-t packed -c 16 -s 200 -n 100 -d 60s -w 0s --compression lz4 --payload-pattern zeros")
+        .succeeded();
     let run = bench(&broker, "--client native -t packed -m consume -d 60s -w 0s");
     assert_eq!(run.output.status.code(), Some(1), "{:?}", run.output);
     let text = run.error_text();
