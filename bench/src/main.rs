@@ -3,7 +3,8 @@
 //! Files in reading order: `cli` (flags), `schedule` (when messages are meant to be sent, what is
 //! measured), `payload` (values with a header that can be checked), `stats` (histograms, one a
 //! thread), `run` (clock, window, reporter), `outbox` (sending, pacing), `produce`, `consume`,
-//! `round_trip` (the modes), `validation`, `proc`, `progress`, `report`.
+//! `round_trip`, `follow`, `topics` (what threads do), `modes` (which of it a mode is made of),
+//! `scenario`, `validation`, `proc`, `progress`, `live`, `report`.
 //!
 //! Invariants: latency counts from the intended time; no thread shares a histogram; the warm-up
 //! is never part of a result; the elapsed time is that of the window, not of the reporter.
@@ -11,6 +12,9 @@
 mod cli;
 mod client;
 mod consume;
+mod follow;
+mod live;
+mod modes;
 mod outbox;
 mod payload;
 mod proc;
@@ -19,30 +23,32 @@ mod progress;
 mod report;
 mod round_trip;
 mod run;
+mod scenario;
 mod schedule;
 mod stats;
+mod topics;
 mod validation;
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
-use std::sync::mpsc;
 
-use anyhow::Result;
-use clap::Parser;
+use anyhow::{Context, Result};
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
-use crate::cli::{Mode, Options};
-use crate::report::Report;
-use crate::run::{Reporter, Run};
-use crate::validation::{Checker, Findings};
+use crate::cli::Options;
+use crate::live::Live;
+use crate::report::Named;
 
 /// Exit code when messages failed or the validation found something wrong.
 const EXIT_UNCLEAN: u8 = 2;
 
 fn main() -> ExitCode {
-    let options = Options::parse();
-    match bench(&options) {
-        Ok(report) if report.is_clean() => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::from(EXIT_UNCLEAN),
+    let matches = Options::command().get_matches();
+    let options = Options::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match bench(&options, &matches) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(EXIT_UNCLEAN),
         Err(error) => {
             // If standard error is closed there is nobody left to tell.
             let _ = writeln!(std::io::stderr(), "chronik-bench: {error:#}");
@@ -51,72 +57,46 @@ fn main() -> ExitCode {
     }
 }
 
-fn bench(options: &Options) -> Result<Report> {
+/// True when nothing failed and nothing was found wrong.
+fn bench(options: &Options, command_line: &ArgMatches) -> Result<bool> {
     options.check()?;
-    let partitions = client::prepare_topic(options)?;
-    let measured = measure(options, partitions);
-    if options.delete_topic_after {
-        client::delete_topic(options)?;
-    }
-    let report = measured?;
-    std::io::stdout().write_all(report::table::render(&report).as_bytes())?;
-    if let Some(path) = &options.json_output {
-        report::json::write(&report, path)?;
-    }
-    if let Some(path) = &options.csv_output {
-        report::csv::append(&report, path)?;
-    }
-    Ok(report)
-}
-
-fn measure(options: &Options, partitions: i32) -> Result<Report> {
-    let (sender, events) = mpsc::channel();
-    let run = Run::new(options, sender);
-    let reporter = Reporter::new(options, &run);
-    match options.mode {
-        Mode::Produce => {
-            let starts = match options.validate {
-                true => client::watermarks(&client::consumer(options)?, &options.topic, partitions)?,
-                false => Vec::new(),
-            };
-            let threads = produce::start(options, &run)?;
-            let measurement = reporter.wait(&events, threads.len())?;
-            let mut acknowledged = Vec::new();
-            let mut errors = std::collections::BTreeSet::new();
-            for outcome in threads.into_iter().map(joined) {
-                acknowledged.extend(outcome.acknowledged);
-                errors.extend(outcome.errors);
+    let planned = options.scenario.as_deref().map(|path| scenario::read(path, command_line)).transpose()?;
+    let live = options.prometheus_port.map(Live::serve).transpose()?;
+    let Some(planned) = planned else {
+        let report = modes::carry_out(options, live.as_ref())?;
+        std::io::stdout().write_all(report::table::render(&report).as_bytes())?;
+        if let Some(path) = &options.json_output {
+            report::json::write(&report, path)?;
+        }
+        if let Some(path) = &options.csv_output {
+            report::csv::append(&report, path)?;
+        }
+        return Ok(report.is_clean());
+    };
+    let mut runs = Vec::new();
+    let mut outcome = Ok(());
+    for scenario::Planned { name, options: planned } in planned {
+        let result = modes::carry_out(&planned, live.as_ref()).with_context(|| format!("run \"{name}\""));
+        let report = match result {
+            Ok(report) => report,
+            Err(error) => {
+                // What was measured before it is written all the same.
+                outcome = Err(error);
+                break;
             }
-            let findings =
-                options.validate.then(|| validate(options, &run, &starts, &acknowledged)).transpose()?;
-            Ok(Report::new(options, partitions, &measurement, findings, errors.into_iter().collect()))
+        };
+        let table = report::table::render(&report);
+        std::io::stdout().write_all(format!("== {name}\n{table}\n").as_bytes())?;
+        if let Some(path) = &options.csv_output {
+            report::csv::append(&report, path)?;
         }
-        Mode::Consume | Mode::RoundTrip => {
-            let threads = match options.mode {
-                Mode::Consume => consume::start(options, &run, partitions)?,
-                _ => round_trip::start(options, &run, partitions)?,
-            };
-            let measurement = reporter.wait(&events, threads.len())?;
-            let mut checker = Checker::default();
-            threads.into_iter().filter_map(joined).for_each(|other| checker.merge(other));
-            let findings = options.validate.then(|| checker.against_gaps());
-            Ok(Report::new(options, partitions, &measurement, findings, Vec::new()))
-        }
+        runs.push(Named { name, report });
     }
+    finish_scenario(&runs, options.json_output.as_deref())?;
+    outcome.map(|()| runs.iter().all(|run| run.report.is_clean()))
 }
 
-fn validate(
-    options: &Options,
-    run: &Run,
-    starts: &[(i64, i64)],
-    acknowledged: &[validation::SequenceSet],
-) -> Result<Findings> {
-    let mut checker = Checker::new(Some(run.id));
-    consume::read_back(options, &mut checker, starts)?;
-    Ok(checker.against_acknowledged(run.id, acknowledged))
-}
-
-/// A thread's result. Panics abort the process, so there always is one.
-fn joined<T>(thread: std::thread::JoinHandle<T>) -> T {
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+fn finish_scenario(runs: &[Named], json_output: Option<&Path>) -> Result<()> {
+    std::io::stdout().write_all(report::table::overview(runs).as_bytes())?;
+    json_output.map_or(Ok(()), |path| report::json::write(&serde_json::json!({ "runs": runs }), path))
 }
