@@ -16,7 +16,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
 
 use crate::cli::Options;
-use crate::client::{Log, assign, consumer, watermarks};
+use crate::client::{Log, assign, consumer, high_watermarks};
 use crate::intake::Intake;
 use crate::run::{Event, Run};
 use crate::validation::Checker;
@@ -73,16 +73,13 @@ fn read(consumer: &BaseConsumer<Log>, intake: &mut Intake, run: &Run) -> Result<
 }
 
 /// Reads what lies between two sets of offsets and checks each record. For produce mode.
-pub fn read_back(options: &Options, checker: &mut Checker, starts: &[(i64, i64)]) -> Result<()> {
+pub fn read_back(options: &Options, checker: &mut Checker, starts: &[i64]) -> Result<()> {
     let consumer = consumer(options)?;
-    let ends = watermarks(&consumer, &options.topic, starts.len() as i32)?;
-    let from: Vec<_> = starts
-        .iter()
-        .enumerate()
-        .map(|(partition, (_, next))| (partition as i32, Offset::Offset(*next)))
-        .collect();
+    let ends = high_watermarks(options, starts.len() as i32)?;
+    let from: Vec<_> =
+        (0..).zip(starts).map(|(partition, next)| (partition, Offset::Offset(*next))).collect();
     assign(&consumer, &options.topic, &from)?;
-    let mut left: Vec<bool> = starts.iter().zip(&ends).map(|((_, start), (_, end))| start < end).collect();
+    let mut left: Vec<bool> = starts.iter().zip(&ends).map(|(start, end)| start < end).collect();
     let mut idle_polls = 0;
     while left.iter().any(|open| *open) {
         let Some(message) = consumer.poll(POLL).transpose().context("cannot read the topic back")? else {
@@ -95,7 +92,7 @@ pub fn read_back(options: &Options, checker: &mut Checker, starts: &[(i64, i64)]
         idle_polls = 0;
         let partition = message.partition() as usize;
         checker.record(message.partition(), message.payload().unwrap_or(&[]));
-        left[partition] = message.offset() + 1 < ends[partition].1;
+        left[partition] = message.offset() + 1 < ends[partition];
     }
     Ok(())
 }

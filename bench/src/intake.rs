@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 
-use crate::payload::read_header;
+use crate::payload::{Header, read_header};
 use crate::run::Run;
 use crate::schedule::Window;
-use crate::stats::Recorder;
+use crate::stats::{Part, Recorder};
 use crate::validation::Checker;
 
 /// A topic that gives nothing for this long is at its end.
@@ -49,11 +49,7 @@ impl Intake {
             Some(checker) => checker.record(partition, value),
             None => read_header(value).ok(),
         };
-        let sent_wall_ns = match header {
-            Some(header) => header.intended_wall_ns,
-            None => timestamp_ms.max(0) as u64 * 1_000_000,
-        };
-        let age_ns = self.run.clock.wall_ns(now_ns).saturating_sub(sent_wall_ns);
+        let age_ns = age_ns(&self.run, header, timestamp_ms, now_ns);
         recorder.complete_with_latency(now_ns, now_ns, age_ns, value.len());
         true
     }
@@ -90,6 +86,16 @@ impl Intake {
     }
 }
 
+/// The age of a record that has come: since its intended time if this tool sent it, else since its
+/// timestamp.
+pub fn age_ns(run: &Run, header: Option<Header>, timestamp_ms: i64, now_ns: u64) -> u64 {
+    let sent_wall_ns = match header {
+        Some(header) => header.intended_wall_ns,
+        None => timestamp_ms.max(0) as u64 * 1_000_000,
+    };
+    run.clock.wall_ns(now_ns).saturating_sub(sent_wall_ns)
+}
+
 /// The window and the recorder, which begin now if they have not.
 fn measuring<'a>(
     run: &Run,
@@ -99,7 +105,7 @@ fn measuring<'a>(
     measuring.get_or_insert_with(|| {
         let window = run.begin();
         *last_ns = run.clock.now_ns();
-        (window, run.recorder(window))
+        (window, run.recorder(Part::Main, window))
     })
 }
 

@@ -4,8 +4,8 @@
 //! measured), `payload` (values with a header that can be checked), `stats` (histograms, one a
 //! thread), `run` (clock, window, reporter), `message` (what a client sends), `intake` (what a
 //! consumer does with records), `outbox` (sending, pacing), `produce`, `consume`, `round_trip`,
-//! `metadata` (the modes, over librdkafka), `native` (the modes, over our own client),
-//! `validation`, `proc`, `progress`, `report`.
+//! `follow`, `topics`, `metadata` (what threads do, over librdkafka), `native` (the same over our
+//! own client), `modes` (which of it a mode is made of), `scenario`, `validation`, `proc`, `progress`, `live`, `report`.
 //!
 //! Invariants: latency counts from the intended time; no thread shares a histogram; the warm-up
 //! is never part of a result; the elapsed time is that of the window, not of the reporter.
@@ -13,9 +13,12 @@
 mod cli;
 mod client;
 mod consume;
+mod follow;
 mod intake;
+mod live;
 mod message;
 mod metadata;
+mod modes;
 mod native;
 mod outbox;
 mod payload;
@@ -25,30 +28,32 @@ mod progress;
 mod report;
 mod round_trip;
 mod run;
+mod scenario;
 mod schedule;
 mod stats;
+mod topics;
 mod validation;
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
-use std::sync::mpsc;
 
-use anyhow::Result;
-use clap::Parser;
+use anyhow::{Context, Result};
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
-use crate::cli::{Client, Mode, Options};
-use crate::report::Report;
-use crate::run::{Reporter, Run};
-use crate::validation::{Checker, Findings};
+use crate::cli::Options;
+use crate::live::Live;
+use crate::report::Named;
 
 /// Exit code when messages failed or the validation found something wrong.
 const EXIT_UNCLEAN: u8 = 2;
 
 fn main() -> ExitCode {
-    let options = Options::parse();
-    match bench(&options) {
-        Ok(report) if report.is_clean() => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::from(EXIT_UNCLEAN),
+    let matches = Options::command().get_matches();
+    let options = Options::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match bench(&options, &matches) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(EXIT_UNCLEAN),
         Err(error) => {
             // If standard error is closed there is nobody left to tell.
             let _ = writeln!(std::io::stderr(), "chronik-bench: {error:#}");
@@ -57,80 +62,46 @@ fn main() -> ExitCode {
     }
 }
 
-fn bench(options: &Options) -> Result<Report> {
+/// True when nothing failed and nothing was found wrong.
+fn bench(options: &Options, command_line: &ArgMatches) -> Result<bool> {
     options.check()?;
-    let partitions = client::prepare_topic(options)?;
-    let measured = measure(options, partitions);
-    if options.delete_topic_after {
-        client::delete_topic(options)?;
+    let planned = options.scenario.as_deref().map(|path| scenario::read(path, command_line)).transpose()?;
+    let live = options.prometheus_port.map(Live::serve).transpose()?;
+    let Some(planned) = planned else {
+        let report = modes::carry_out(options, live.as_ref())?;
+        std::io::stdout().write_all(report::table::render(&report).as_bytes())?;
+        if let Some(path) = &options.json_output {
+            report::json::write(&report, path)?;
+        }
+        if let Some(path) = &options.csv_output {
+            report::csv::append(&report, path)?;
+        }
+        return Ok(report.is_clean());
+    };
+    let mut runs = Vec::new();
+    let mut outcome = Ok(());
+    for scenario::Planned { name, options: planned } in planned {
+        let result = modes::carry_out(&planned, live.as_ref()).with_context(|| format!("run \"{name}\""));
+        let report = match result {
+            Ok(report) => report,
+            Err(error) => {
+                // What was measured before it is written all the same.
+                outcome = Err(error);
+                break;
+            }
+        };
+        let table = report::table::render(&report);
+        std::io::stdout().write_all(format!("== {name}\n{table}\n").as_bytes())?;
+        if let Some(path) = &options.csv_output {
+            report::csv::append(&report, path)?;
+        }
+        runs.push(Named { name, report });
     }
-    let report = measured?;
-    std::io::stdout().write_all(report::table::render(&report).as_bytes())?;
-    if let Some(path) = &options.json_output {
-        report::json::write(&report, path)?;
-    }
-    if let Some(path) = &options.csv_output {
-        report::csv::append(&report, path)?;
-    }
-    Ok(report)
+    finish_scenario(&runs, options.json_output.as_deref())?;
+    outcome.map(|()| runs.iter().all(|run| run.report.is_clean()))
 }
 
-fn measure(options: &Options, partitions: i32) -> Result<Report> {
-    let (sender, events) = mpsc::channel();
-    let run = Run::new(options, sender);
-    let reporter = Reporter::new(options, &run);
-    match (options.mode, options.client) {
-        (Mode::Produce, client) => {
-            let starts = match options.validate {
-                true => client::watermarks(&client::consumer(options)?, &options.topic, partitions)?,
-                false => Vec::new(),
-            };
-            let threads = match client {
-                Client::Librdkafka => produce::start(options, &run)?,
-                Client::Native => native::produce::start(options, &run, partitions)?,
-            };
-            let measurement = reporter.wait(&events, threads.len())?;
-            let (acknowledged, errors) = produce::joined(threads);
-            let findings =
-                options.validate.then(|| validate(options, &run, &starts, &acknowledged)).transpose()?;
-            Ok(Report::new(options, partitions, &measurement, findings, errors))
-        }
-        (Mode::Metadata, client) => {
-            let threads = match client {
-                Client::Librdkafka => metadata::start(options, &run)?,
-                Client::Native => native::metadata::start(options, &run)?,
-            };
-            let measurement = reporter.wait(&events, threads.len())?;
-            let (_, errors) = produce::joined(threads);
-            Ok(Report::new(options, partitions, &measurement, None, errors))
-        }
-        (Mode::Consume | Mode::RoundTrip, client) => {
-            let threads = match (options.mode, client) {
-                (Mode::Consume, Client::Native) => native::consume::start(options, &run, partitions)?,
-                (Mode::Consume, Client::Librdkafka) => consume::start(options, &run, partitions)?,
-                _ => round_trip::start(options, &run, partitions)?,
-            };
-            let measurement = reporter.wait(&events, threads.len())?;
-            let mut checker = Checker::default();
-            threads.into_iter().filter_map(joined).for_each(|other| checker.merge(other));
-            let findings = options.validate.then(|| checker.against_gaps());
-            Ok(Report::new(options, partitions, &measurement, findings, Vec::new()))
-        }
-    }
-}
-
-fn validate(
-    options: &Options,
-    run: &Run,
-    starts: &[(i64, i64)],
-    acknowledged: &[validation::SequenceSet],
-) -> Result<Findings> {
-    let mut checker = Checker::new(Some(run.id));
-    consume::read_back(options, &mut checker, starts)?;
-    Ok(checker.against_acknowledged(run.id, acknowledged))
-}
-
-/// A thread's result. Panics abort the process, so there always is one.
-pub fn joined<T>(thread: std::thread::JoinHandle<T>) -> T {
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+fn finish_scenario(runs: &[Named], json_output: Option<&Path>) -> Result<()> {
+    std::io::stdout().write_all(report::table::overview(runs).as_bytes())?;
+    json_output.map_or(Ok(()), |path| report::json::write(&serde_json::json!({ "runs": runs }), path))
 }

@@ -14,6 +14,7 @@ use crate::cli::Options;
 use crate::produce::{Deliveries, Outcome, connected_producer};
 use crate::run::{Event, Run};
 use crate::schedule::{Pacing, Window};
+use crate::stats::Part;
 
 /// Threads at most; more would measure the machine's scheduler.
 pub const THREADS_MAX: u32 = 64;
@@ -49,7 +50,7 @@ fn ask(
     window: Window,
 ) -> BTreeSet<String> {
     let timeout = Duration::from_millis(options.request_timeout_ms.into());
-    let mut recorder = run.recorder(window);
+    let mut recorder = run.recorder(Part::Main, window);
     let mut errors = BTreeSet::new();
     loop {
         let now_ns = run.clock.now_ns();

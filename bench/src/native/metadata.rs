@@ -19,7 +19,7 @@ use crate::client::print_log;
 use crate::produce::{Outcome, tasks_of};
 use crate::run::{Event, Run};
 use crate::schedule::{Pacing, Window};
-use crate::stats::Recorder;
+use crate::stats::{Part, Recorder};
 
 /// How long the first connections may take.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -46,7 +46,7 @@ pub fn start(options: &Options, run: &Arc<Run>) -> Result<Vec<JoinHandle<Outcome
         let mut pacing = Pacing::new(options, window, client, options.clients);
         let run = Arc::clone(run);
         let work = move || {
-            let mut recorder = run.recorder(window);
+            let mut recorder = run.recorder(Part::Main, window);
             let result = tasks.ask(&mut pacing, window, &mut recorder);
             recorder.finish();
             run.tell(Event::Done(result));

@@ -30,7 +30,7 @@ use crate::message::Messages;
 use crate::produce::{Outcome, tasks_of};
 use crate::run::{Event, Run};
 use crate::schedule::{Pacing, Window};
-use crate::stats::Recorder;
+use crate::stats::{Part, Recorder};
 use crate::validation::SequenceSet;
 
 /// Requests on the wire on one connection, as the Java client has it.
@@ -120,7 +120,7 @@ impl Producer {
         let tasks = tasks_of(&options, client);
         Self {
             window,
-            recorder: run.recorder(window),
+            recorder: run.recorder(Part::Main, window),
             messages: Messages::new(&options, run, client),
             pacing: Pacing::new(&options, window, client, options.clients),
             free_tasks: tasks,

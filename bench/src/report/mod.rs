@@ -12,6 +12,7 @@ use serde::Serialize;
 use crate::cli::Options;
 use crate::proc::Cost;
 use crate::run::Measurement;
+use crate::stats::Sample;
 use crate::validation::Findings;
 
 /// The percentiles of the latency curve.
@@ -49,6 +50,8 @@ pub struct Report {
     pub megabytes_per_second: f64,
     /// Latency.
     pub latency: Latency,
+    /// What went on beside it, or before or after it.
+    pub beside: Vec<Beside>,
     /// The broker's cost, with `--broker-pid`.
     pub broker: Option<Cost>,
     /// The validation's findings, with `--validate`.
@@ -57,6 +60,16 @@ pub struct Report {
     pub errors: Vec<String>,
     /// The measurement by report interval.
     pub time_line: Vec<Interval>,
+}
+
+/// The report of a scenario's run.
+#[derive(Debug, Serialize)]
+pub struct Named {
+    /// The run's name.
+    pub name: String,
+    /// What it found.
+    #[serde(flatten)]
+    pub report: Report,
 }
 
 /// Latencies in milliseconds.
@@ -74,6 +87,48 @@ pub struct Latency {
     pub max_ms: f64,
     /// Pairs of percentile and milliseconds.
     pub curve: Vec<(f64, f64)>,
+}
+
+/// What a mode measures besides its main subject: acknowledgements, a backlog's writing, deletions.
+#[derive(Clone, Debug, Serialize)]
+pub struct Beside {
+    /// What it is.
+    pub name: &'static str,
+    /// Seconds of its measurement.
+    pub elapsed_seconds: f64,
+    /// How many there were.
+    pub messages: u64,
+    /// How many a second.
+    pub messages_per_second: f64,
+    /// 10^6 bytes a second.
+    pub megabytes_per_second: f64,
+    /// Latency.
+    pub latency: Latency,
+}
+
+impl Beside {
+    /// What a measurement says of what went on beside its main part, in the same time.
+    pub fn of_part(name: &'static str, measurement: &Measurement) -> Self {
+        Self::new(name, &measurement.totals.beside, measurement.elapsed_ns)
+    }
+
+    /// The main part of a measurement of its own.
+    pub fn of_step(name: &'static str, measurement: &Measurement) -> Self {
+        Self::new(name, &measurement.totals.measured, measurement.elapsed_ns)
+    }
+
+    fn new(name: &'static str, sample: &Sample, elapsed_ns: u64) -> Self {
+        let elapsed_seconds = elapsed_ns as f64 / 1e9;
+        let per_second = |amount: u64| amount as f64 / elapsed_seconds.max(1e-9);
+        Self {
+            name,
+            elapsed_seconds,
+            messages: sample.message_count,
+            messages_per_second: per_second(sample.message_count),
+            megabytes_per_second: per_second(sample.byte_count) / 1e6,
+            latency: Latency::new(&sample.latency_us),
+        }
+    }
 }
 
 /// One report interval.
@@ -146,6 +201,7 @@ impl Report {
         options: &Options,
         partitions: i32,
         measurement: &Measurement,
+        beside: Vec<Beside>,
         validation: Option<Findings>,
         errors: Vec<String>,
     ) -> Self {
@@ -169,6 +225,7 @@ impl Report {
             messages_per_second: per_second(measured.message_count),
             megabytes_per_second: per_second(measured.byte_count) / 1e6,
             latency: Latency::new(&measured.latency_us),
+            beside,
             broker: measurement.usage.as_ref().map(cost),
             validation,
             errors,
@@ -184,7 +241,7 @@ impl Report {
 
 fn time_line(options: &Options, measurement: &Measurement) -> Vec<Interval> {
     let seconds = i64::from(options.report_interval_secs);
-    let point = |(&interval, sample): (&i64, &crate::stats::Sample)| Interval {
+    let point = |(&interval, sample): (&i64, &Sample)| Interval {
         at_seconds: interval * seconds,
         messages_per_second: sample.message_count as f64 / seconds as f64,
         p50_ms: sample.latency_us.value_at_percentile(50.0) as f64 / 1e3,

@@ -23,6 +23,7 @@ use kafka_protocol::ResponseError;
 
 use super::metadata::{MetadataAnswer, MetadataQuery, TopicKey, TopicSelection, metadata};
 use super::service::Broker;
+use super::settle::{LEADERS_MAX, settle};
 use super::{cluster, configs, creation, elections, find_coordinator, topic_partitions};
 use crate::metadata::controller::AdminResponse;
 use crate::metadata::names::CONSUMER_OFFSETS;
@@ -222,14 +223,18 @@ async fn find(
     version: i16,
     listener: &str,
 ) -> Response {
-    let answer = find_coordinator::find_coordinator(&broker.router.snapshot(), &request, version, listener);
+    let lost = settle(broker, |snapshot| find_coordinator::leaders(snapshot, &request, version)).await;
+    let find = || {
+        let snapshot = broker.router.snapshot();
+        find_coordinator::find_coordinator(&snapshot, &request, version, listener, &lost)
+    };
+    let answer = find();
     if !answer.needs_offsets_topic {
         return Response::FindCoordinator(answer.response);
     }
     let make = AdminRequest::AutoCreate(vec![CONSUMER_OFFSETS.to_owned()]);
     ask(broker, make, AUTO_CREATE_MS).await;
-    let answer = find_coordinator::find_coordinator(&broker.router.snapshot(), &request, version, listener);
-    Response::FindCoordinator(answer.response)
+    Response::FindCoordinator(find().response)
 }
 
 async fn answer_metadata(
@@ -249,6 +254,7 @@ async fn answer_metadata(
         include_cluster_authorized_operations: request.include_cluster_authorized_operations,
         include_topic_authorized_operations: request.include_topic_authorized_operations,
     };
+    let lost = settle(broker, |snapshot| query.topics.leaders(snapshot, LEADERS_MAX)).await;
     let mut answer = metadata(&broker.router.snapshot(), &query);
     if !answer.to_create.is_empty() {
         let names = std::mem::take(&mut answer.to_create);
@@ -256,6 +262,7 @@ async fn answer_metadata(
         answer = metadata(&broker.router.snapshot(), &query);
         answer.creation_failed(&failed);
     }
+    answer.lost = lost;
     write_metadata(header, &answer)
 }
 

@@ -6,13 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use chronik_wal::types::NodeId;
 use kafka_protocol::error::ResponseError;
 use uuid::Uuid;
 
 use super::{CLUSTER_OPERATIONS, NONE, OPERATIONS_NOT_ASKED, PartitionRow, TOPIC_OPERATIONS};
 use crate::metadata::controller::REQUEST_PARTITIONS_MAX;
 use crate::metadata::names::{check_topic_name, is_internal};
-use crate::metadata::snapshot::{Snapshot, TopicView};
+use crate::metadata::snapshot::{Leader, Snapshot, TopicView};
 
 /// Which topics a request asks for, after the versions' ways of saying "all" have been told apart
 /// (v0: an empty list; v1 and up: null; see [`TopicSelection::new`]).
@@ -102,7 +103,7 @@ impl TopicRow {
     pub fn partitions<'a>(&'a self, answer: &'a MetadataAnswer) -> impl Iterator<Item = PartitionRow> + 'a {
         let views = self.view.iter().flat_map(|view| (0i32..).zip(&view.partitions));
         views.map(|(number, view)| {
-            PartitionRow::new(&answer.snapshot, &answer.listener, answer.version, number, view)
+            PartitionRow::new(&answer.snapshot, &answer.listener, answer.version, number, view, &answer.lost)
         })
     }
 }
@@ -121,6 +122,8 @@ pub struct MetadataAnswer {
     /// Names that do not exist and that this request may create. While they are in `topics` as UNKNOWN_TOPIC_OR_PARTITION, the
     /// caller has the controller make them and asks again, or lets the client do so.
     pub to_create: Vec<String>,
+    /// Nodes that have just gone: where they lead by what is known, the partition has no leader.
+    pub lost: BTreeSet<NodeId>,
     listener: String,
     version: i16,
 }
@@ -160,6 +163,21 @@ impl MetadataAnswer {
     }
 }
 
+impl TopicSelection<'_> {
+    /// The leaders of the partitions of the topics that are named, the first `max` of them.
+    #[must_use]
+    pub fn leaders(&self, snapshot: &Snapshot, max: usize) -> Vec<Leader> {
+        let TopicSelection::These(keys) = self else { return Vec::new() };
+        let view = |key: &TopicKey<'_>| match key.name {
+            _ if !key.id.is_nil() => snapshot.topic_by_id(&key.id),
+            Some(name) => snapshot.topic(name),
+            None => None,
+        };
+        let partitions = keys.iter().filter_map(view).flat_map(|view| view.partitions.iter());
+        partitions.take(max).filter_map(|partition| partition.leader).collect()
+    }
+}
+
 /// Answers a Metadata request.
 #[must_use]
 pub fn metadata(snapshot: &Arc<Snapshot>, query: &MetadataQuery<'_>) -> MetadataAnswer {
@@ -184,6 +202,7 @@ pub fn metadata(snapshot: &Arc<Snapshot>, query: &MetadataQuery<'_>) -> Metadata
         },
         error_code: NONE,
         to_create,
+        lost: BTreeSet::new(),
         listener: query.listener.to_owned(),
         version: query.version,
     }

@@ -1,8 +1,9 @@
 //! Request handlers, a file an API family.
 //!
 //! The ones here answer from the metadata snapshot alone, on whichever shard the connection lives: pure functions
-//! `(snapshot, request, context) -> response`. None of them waits, and none asks another shard or node
-//! (field report 000). Changes of the metadata are planned by `metadata::controller`.
+//! `(snapshot, request, context) -> response`. None of them waits, and none asks another shard or node for what it answers
+//! (field report 000); `settle` only looks, for a moment, whether the leaders that are about to be named are still there.
+//! Changes of the metadata are planned by `metadata::controller`.
 
 pub mod admin;
 pub mod cluster;
@@ -21,7 +22,10 @@ pub mod offsets;
 pub mod produce;
 pub mod producer_id;
 pub mod service;
+pub mod settle;
 pub mod topic_partitions;
+
+use std::collections::BTreeSet;
 
 use chronik_wal::types::NodeId;
 use kafka_protocol::error::ResponseError;
@@ -63,7 +67,8 @@ pub struct PartitionRow {
 }
 
 impl PartitionRow {
-    /// The row of a partition. `version` is that of Metadata: below 6 a missing listener is told as a missing leader.
+    /// The row of a partition. `version` is that of Metadata: below 6 a missing listener is told as a missing leader. Who leads by
+    /// what is known and is `lost` is told as a missing leader too.
     #[must_use]
     pub fn new(
         snapshot: &Snapshot,
@@ -71,11 +76,12 @@ impl PartitionRow {
         version: i16,
         partition: i32,
         view: &PartitionView,
+        lost: &BTreeSet<NodeId>,
     ) -> Self {
-        let reachable = |node: NodeId| snapshot.endpoint(node, listener).is_some();
+        let reachable = |node: NodeId| snapshot.endpoint(node, listener).is_some() && !lost.contains(&node);
         let error_code = match view.leader {
             Some(leader) if reachable(leader.node) => NONE,
-            Some(leader) if version >= 6 && is_up(snapshot, leader.node) => {
+            Some(leader) if version >= 6 && is_up(snapshot, leader.node) && !lost.contains(&leader.node) => {
                 ResponseError::ListenerNotFound.code()
             }
             _ => ResponseError::LeaderNotAvailable.code(),

@@ -15,6 +15,7 @@ use chronik_wal::types::GroupId;
 
 use super::dispatch::{self, Done, Outcome, Started};
 use super::fetch_session::{PartitionKey, SessionCache, TopicKey};
+use super::settle::Witness;
 use crate::metadata::names::is_internal;
 use crate::metadata::snapshot::{Snapshot, TopicView};
 use crate::metrics::ShardMetrics;
@@ -24,6 +25,8 @@ use crate::shard::router::Router;
 pub struct Broker {
     /// The way to the shards.
     pub router: Rc<Router>,
+    /// Who knows whether other nodes are there.
+    pub witness: Box<dyn Witness>,
     /// Where requests are counted.
     pub metrics: Arc<ShardMetrics>,
     /// The fetch sessions of this shard's connections.

@@ -168,6 +168,11 @@ fn behaviour_13_and_14_leaders_and_epochs_are_rafts() {
     assert_eq!(gone.offline.as_slice(), [2]);
     world.lead(1, 0, 8, 3);
     assert_eq!(partitions(&world.ask(13, None)).remove(0).leader_id, 3);
+    // Its process has just gone, and nothing else is known yet.
+    let mut without = world.ask(13, None);
+    without.lost.insert(NodeId(3));
+    let lost = partitions(&without).remove(0);
+    assert_eq!((lost.error_code, lost.leader_id, lost.leader_epoch), (5, -1, 8));
     let answer = world.ask(13, None);
     let listed: Vec<i32> = answer.brokers().map(|broker| broker.node_id).collect();
     assert_eq!(listed, [1, 3]);
@@ -347,7 +352,7 @@ fn coordinators_are_the_leaders_of_the_offsets_topic() {
             0..=3 => request.key = text(keys[0]),
             _ => request.coordinator_keys = keys.iter().map(|key| text(key)).collect(),
         }
-        find_coordinator(&world.snapshot(), &request, version, LISTENER)
+        find_coordinator(&world.snapshot(), &request, version, LISTENER, &BTreeSet::new())
     };
     let missing = ask(&world, 3, 0, &["g"]);
     assert!(missing.needs_offsets_topic);
@@ -367,6 +372,15 @@ fn coordinators_are_the_leaders_of_the_offsets_topic() {
     let found: Vec<_> =
         found.iter().map(|row| (&*row.key, row.error_code, row.node_id.0, &*row.host, row.port)).collect();
     assert_eq!(found, [("a", 0, 3, "host3", 9092), ("b", 0, 1, "host1", 9092)]);
+    let request = FindCoordinatorRequest::default().with_coordinator_keys(vec![text("a"), text("b")]);
+    let lost = BTreeSet::from([NodeId(3)]);
+    let found = find_coordinator(&world.snapshot(), &request, 4, LISTENER, &lost).response.coordinators;
+    assert_eq!(
+        found.iter().map(|row| (row.error_code, row.node_id.0)).collect::<Vec<_>>(),
+        [(15, -1), (0, 1)]
+    );
+    let named = super::find_coordinator::leaders(&world.snapshot(), &request, 4);
+    assert_eq!(named.iter().map(|leader| leader.node.0).collect::<Vec<_>>(), [3, 1]);
     let old = ask(&world, 0, 1, &["a"]).response;
     assert_eq!((old.error_code, old.node_id.0), (0, 3), "v0 knows groups only");
     for kind in [1, 2, 7] {

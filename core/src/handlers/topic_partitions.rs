@@ -109,6 +109,7 @@ impl Page<'_> {
                     AS_METADATA_VERSION,
                     number,
                     partition,
+                    &BTreeSet::new(),
                 ))
             })
             .collect();

@@ -4,7 +4,7 @@
 //! acceptor gave to this shard. A frame names the shard that it is for; the shard that received it decodes it and passes
 //! it on by mailbox. Whether a node is up is told to each shard by its own link to it.
 //!
-//! Reading order: `wire.rs` (what a frame says), `members.rs` (whom to talk to), this file.
+//! Reading order: `wire.rs` (what a frame says), `members.rs` (whom to talk to), this file, `presence.rs` (who is there at this moment).
 //!
 //! Invariants: sending never waits: what finds no room on a link is dropped and counted, and Raft sends it again; what
 //! finds no room in a mailbox stays on its connection, in order; a body that cannot be understood harms nobody.
@@ -12,6 +12,7 @@
 pub(super) use members::address;
 
 mod members;
+mod presence;
 mod wire;
 
 use std::cell::{Cell, RefCell};
@@ -25,6 +26,7 @@ use chronik_net::peer::{
     ClusterId, DownReason, Frame, FrameSink, Identity, IncomingLinks, Link, LinkEvent, NotSentReason,
     PeerConfig, PeerInfo, RefusalCode, Registry,
 };
+use chronik_net::rt::clock;
 use chronik_net::rt::mailbox::Receiver;
 use chronik_wal::types::{NodeId, PeerId, ShardId};
 
@@ -112,6 +114,8 @@ pub struct Peers {
     outgoing: RefCell<BTreeMap<NodeId, Outgoing>>,
     incoming: RefCell<Option<Rc<IncomingLinks<Sink>>>>,
     addresses: RefCell<Addresses>,
+    /// When the links to nodes went down that were up.
+    went_ms: RefCell<BTreeMap<NodeId, u64>>,
     /// What the links and members are of.
     adopted: RefCell<Option<Arc<Snapshot>>>,
     stats: Cell<PeerStats>,
@@ -135,6 +139,7 @@ impl Peers {
             outgoing: RefCell::default(),
             incoming: RefCell::default(),
             addresses: RefCell::default(),
+            went_ms: RefCell::default(),
             adopted: RefCell::default(),
             stats: Cell::default(),
         });
@@ -252,6 +257,9 @@ impl Peers {
             let Some(peers) = peers.upgrade() else { return };
             if matches!(event, LinkEvent::Down { .. }) {
                 peers.not_there(node);
+                if told.get() == Told::Up {
+                    peers.went_ms.borrow_mut().insert(node, clock::monotonic_ms());
+                }
             }
             if is_expulsion(&event) && peers.shard == ShardId(0) {
                 peers.router.send(peers.shard, Message::Event(Event::Expelled { by: node }));

@@ -81,8 +81,11 @@ impl ShardTask {
         let helpers = HelperPool::start(&name, HELPER_THREADS, HELPER_QUEUE, own).map_err(text)?;
         let router = Rc::new(Router::new(seed.shard, &senders, snapshot.clone()));
 
+        let (network, peer_sockets) = network.unzip();
+        let peers = Peers::start(router.clone(), network, notices, &first_snapshot);
         let broker = Rc::new(Broker {
             router: router.clone(),
+            witness: Box::new(peers.clone()),
             metrics: seed.metrics.clone(),
             sessions: RefCell::new(sessions(config, &seed)),
             data_dir: seed.data_dir.clone(),
@@ -90,8 +93,6 @@ impl ShardTask {
         let connections =
             Connections::new(Rc::new(BrokerService(broker)), connection_config(config, seed.shard_count));
         let stop = Rc::new(Wake::new());
-        let (network, peer_sockets) = network.unzip();
-        let peers = Peers::start(router.clone(), network, notices, &first_snapshot);
         if let Some(sockets) = peer_sockets {
             let sockets = sockets.bind().map_err(text)?;
             glommio::spawn_local(peers.clone().serve(sockets)).detach();

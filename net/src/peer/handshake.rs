@@ -40,6 +40,8 @@ pub(super) const KIND_HELLO: u8 = 240;
 pub(super) const KIND_WELCOME: u8 = 241;
 pub(super) const KIND_REFUSAL: u8 = 242;
 pub(super) const KIND_KEEPALIVE: u8 = 243;
+/// Asks whether the other side is there; it comes back as it went. The group field holds the asker's number.
+pub(super) const KIND_PROBE: u8 = 244;
 
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]

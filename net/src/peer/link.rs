@@ -17,7 +17,7 @@ use futures_lite::future::or;
 use super::backoff::Backoff;
 use super::frame::Frame;
 use super::handshake::{
-    Greeting, KIND_HELLO, KIND_KEEPALIVE, KIND_REFUSAL, KIND_WELCOME, Refusal, RefusalCode,
+    Greeting, KIND_HELLO, KIND_KEEPALIVE, KIND_PROBE, KIND_REFUSAL, KIND_WELCOME, Refusal, RefusalCode,
 };
 use super::queue::{NotSent, NotSentReason, SendQueue};
 use super::registry::{Admission, Claim, Direction, Registry};
@@ -25,7 +25,7 @@ use super::resolve::resolve;
 use super::session::{FrameReceiver, Session, down, within};
 use super::{DownReason, PeerConfig, PeerInfo};
 use crate::rt::clock;
-use crate::rt::event::Event;
+use crate::rt::event::{Event, OneShotReceiver};
 use crate::rt::executor::{breathe, sleep, spawn};
 use crate::rt::scratch::Scratch;
 use crate::rt::socket::Socket;
@@ -165,6 +165,13 @@ impl Link {
     pub fn waiting(&self) -> (usize, usize) {
         let queue = self.core.queue.borrow();
         (queue.len(), queue.len_bytes())
+    }
+
+    /// Asks the other node whether it is there. `None` when the link is down and there is nobody to ask; the receiver gets nothing
+    /// when the link goes down before the answer comes.
+    #[must_use]
+    pub fn probe(&self) -> Option<OneShotReceiver<()>> {
+        self.core.up.borrow().as_ref().map(|(_, session)| session.probe())
     }
 
     /// Counters.
@@ -411,6 +418,10 @@ async fn receive_controls(
     loop {
         match receiver.next(session, scratch).await {
             Ok(frame) if frame.kind == KIND_KEEPALIVE => claim.heard(clock::monotonic_ms()),
+            Ok(frame) if frame.kind == KIND_PROBE => {
+                claim.heard(clock::monotonic_ms());
+                session.probe_answered(frame.group);
+            }
             Ok(frame) if frame.kind == KIND_REFUSAL => {
                 return DownReason::RefusedByPeer(Refusal::from_frame(&frame));
             }

@@ -15,7 +15,9 @@ use std::time::Duration;
 use futures_lite::future::or;
 
 use super::frame::{Frame, FrameError};
-use super::handshake::{Greeting, KIND_HELLO, KIND_KEEPALIVE, KIND_REFUSAL, KIND_WELCOME, Refusal};
+use super::handshake::{
+    Greeting, KIND_HELLO, KIND_KEEPALIVE, KIND_PROBE, KIND_REFUSAL, KIND_WELCOME, Refusal,
+};
 use super::link::{ADMISSION_RETRY, Held};
 use super::registry::{Admission, Direction, Registry};
 use super::session::{FrameReceiver, Session, down, within};
@@ -337,6 +339,10 @@ async fn receive<S: FrameSink>(
         }
         match frame.kind {
             KIND_KEEPALIVE => continue,
+            KIND_PROBE => {
+                session.answer_probe(frame.group);
+                continue;
+            }
             KIND_REFUSAL => return DownReason::RefusedByPeer(Refusal::from_frame(&frame)),
             KIND_HELLO | KIND_WELCOME => return DownReason::Protocol("a second greeting"),
             _ if frame.kind > super::frame::KIND_MAX => continue,

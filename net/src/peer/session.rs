@@ -13,12 +13,12 @@ use futures_lite::future::{or, poll_fn};
 use rustix::net::{RecvFlags, recv};
 
 use super::frame::{CONTROL_VERSION, Decoder, Encoder, Frame};
-use super::handshake::{KIND_KEEPALIVE, Refusal};
+use super::handshake::{KIND_KEEPALIVE, KIND_PROBE, Refusal};
 use super::liveness::{Due, Liveness};
 use super::registry::Claim;
 use super::{DownReason, PeerConfig};
 use crate::rt::clock;
-use crate::rt::event::Event;
+use crate::rt::event::{Event, OneShotReceiver, OneShotSender, oneshot};
 use crate::rt::executor::sleep;
 use crate::rt::scratch::Scratch;
 use crate::rt::socket::Socket;
@@ -40,6 +40,9 @@ pub(super) struct Session {
     pub(super) wake_sender: Event,
     pub(super) sent_bytes: Cell<u64>,
     pub(super) received_bytes: Cell<u64>,
+    /// Who asked whether the other side is there, by number. They go with the session, which answers them as well.
+    probes: RefCell<VecDeque<(u64, OneShotSender<()>)>>,
+    last_probe: Cell<u64>,
 }
 
 impl Session {
@@ -56,7 +59,45 @@ impl Session {
             wake_sender: Event::new(),
             sent_bytes: Cell::new(0),
             received_bytes: Cell::new(0),
+            probes: RefCell::default(),
+            last_probe: Cell::new(0),
         }
+    }
+
+    /// Asks the other side for a sign of life. The receiver gets nothing when the session ends before it comes.
+    pub(super) fn probe(&self) -> OneShotReceiver<()> {
+        let number = self.last_probe.get() + 1;
+        self.last_probe.set(number);
+        let (sender, receiver) = oneshot();
+        let mut probes = self.probes.borrow_mut();
+        // Those who wait no longer leave nothing behind.
+        probes.retain(|(_, sender)| !sender.is_abandoned());
+        probes.push_back((number, sender));
+        self.enqueue_control(Frame::new(KIND_PROBE, 0, number));
+        self.wake_sender.notify();
+        receiver
+    }
+
+    /// The answer to a probe: it answers those before it as well.
+    pub(super) fn probe_answered(&self, number: u64) {
+        loop {
+            let mut probes = self.probes.borrow_mut();
+            if probes.front().is_none_or(|(asked, _)| *asked > number) {
+                return;
+            }
+            let answered = probes.pop_front();
+            // Given back before the waiter is woken: waking may run code that asks again.
+            drop(probes);
+            if let Some((_, sender)) = answered {
+                sender.send(());
+            }
+        }
+    }
+
+    /// Sends a probe back.
+    pub(super) fn answer_probe(&self, number: u64) {
+        self.enqueue_control(Frame::new(KIND_PROBE, 0, number));
+        self.wake_sender.notify();
     }
 
     /// Puts a frame behind what waits to be sent.

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::backoff::BackoffConfig;
 use super::frame::{Decoder, Encoder};
-use super::handshake::{Greeting, KIND_HELLO, KIND_KEEPALIVE, KIND_REFUSAL, KIND_WELCOME};
+use super::handshake::{Greeting, KIND_HELLO, KIND_KEEPALIVE, KIND_PROBE, KIND_REFUSAL, KIND_WELCOME};
 use super::listener::IncomingStats;
 use super::liveness::LivenessConfig;
 use super::*;
@@ -562,6 +562,47 @@ fn a_dialled_node_that_stalls_or_falls_silent_is_given_up() {
     let since = Instant::now();
     assert_eq!(down(&events), DownReason::Silent);
     assert!(since.elapsed() >= Duration::from_millis(500));
+}
+
+/// Probes the other side, waits, and tells what came of it.
+fn probe(node: &Node) -> mpsc::Receiver<Option<()>> {
+    let (sender, receiver) = mpsc::channel();
+    node.run(move |shard| {
+        let answer = shard.link.as_ref().unwrap().probe().expect("the link is up");
+        spawn(async move { sender.send(answer.await).unwrap() });
+    });
+    receiver
+}
+
+#[test]
+fn a_node_that_is_there_answers_a_probe_and_one_that_goes_ends_it() {
+    let one = Node::start(&identity(1), config());
+    let two = Node::start(&identity(2), config());
+    let events = one.dial(2, &two.address.to_string());
+    assert!(one.run(|shard| shard.link.as_ref().unwrap().probe().is_none()), "nobody to ask yet");
+    up(&events);
+    let probes: Vec<_> = (0..3).map(|_| probe(&one)).collect();
+    for answer in probes {
+        assert_eq!(answer.recv_timeout(PATIENCE), Ok(Some(())));
+    }
+
+    // This one greets and says nothing more.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = port.local_addr().unwrap().to_string();
+    one.run(|shard| shard.link.take().unwrap().stop());
+    drop(two);
+    let events = one.dial(3, &address);
+    let mut fake = Fake::new(port.accept().unwrap().0);
+    fake.receive().unwrap();
+    fake.send(Greeting { source_shard: 0, dialled_node: 3, ..greeting(3) }.to_frame(KIND_WELCOME), 0);
+    up(&events);
+    let answer = probe(&one);
+    let asked = fake.receive().expect("the probe");
+    assert_eq!((asked.kind, asked.group), (KIND_PROBE, 1));
+    // Another number than was asked answers nothing.
+    fake.send(Frame::new(KIND_PROBE, 0, 0), 0);
+    drop(fake);
+    assert_eq!(answer.recv_timeout(PATIENCE), Ok(None));
 }
 
 /// `cargo test --release -p chronik-net peer::tests::throughput -- --ignored --nocapture`
