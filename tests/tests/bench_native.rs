@@ -7,6 +7,8 @@ use chronik_tests::cluster::Cluster;
 use chronik_tests::lock;
 use chronik_tests::process::eventually;
 use chronik_tests::records::read_all;
+use chronik_tests::reference::ReferenceKafka;
+use chronik_tests::toolchain::Toolchain;
 use chronik_tests::topics::{create, create_replicated};
 use chronik_tests::wire::Connection;
 use serde_json::Value;
@@ -230,6 +232,34 @@ fn leaders_may_move_under_load() {
     let line = "--client native -t moved -m consume -c 2 --clients 2 -d 60s -w 0s --validate";
     let run = end(start(&cluster.bootstrap(), line, &directory), &directory).succeeded();
     assert_eq!((run.number("messages"), run.found("checked")), (200_000, 200_000));
+}
+
+/// Apache Kafka, which the codecs were written after and which never saw them: all acknowledgement levels, an idempotent
+/// producer, reading back, Metadata.
+#[test]
+fn apache_kafka_is_served_as_well() {
+    if !Toolchain::Java.ready() {
+        return;
+    }
+    let _heavy = lock::heavy();
+    let kafka = ReferenceKafka::start(&[]);
+    let run = |line: &str| {
+        let directory = tempfile::tempdir().expect("a directory");
+        end(start(&kafka.address(), &format!("--client native {line}"), &directory), &directory).succeeded()
+    };
+    for acks in ["all", "1"] {
+        let line =
+            format!("-t kafka-{acks} -p 4 -c 40 -s 150 -n 8000 -d 100s -w 0s --validate --acks {acks}");
+        assert_eq!(run(&line).found("checked"), 8000);
+    }
+    assert_eq!(
+        run("-t kafka-all -c 40 -s 150 -n 2000 -d 100s -w 0s --acks 0 --key-pattern random")
+            .number("messages"),
+        2000
+    );
+    let read = run("-t kafka-1 -m consume -c 4 --clients 2 -d 100s -w 0s --validate");
+    assert_eq!((read.number("messages"), read.found("checked")), (8000, 8000));
+    assert_eq!(run("-t kafka-1 -m metadata -c 5 -d 100s -w 0s -n 300").number("messages"), 300);
 }
 
 /// Records that the partitions led by this node hold.
