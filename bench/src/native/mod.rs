@@ -5,7 +5,7 @@
 //! loop no allocation for a record. Files in reading order: `poller` (epoll), `connection`
 //! (bytes and frames of a socket), `channel` (requests outstanding on a connection), `cluster`
 //! (who leads what, reconnecting), `partitioner`, `batch`, `producer_id`, `queue` (what waits for
-//! a partition), `produce`, `consume`, `metadata`.
+//! a partition), `request`, `produce`, `consume`, `metadata`.
 //!
 //! Invariants: answers are taken in the order of requests; no length from the network is used
 //! before it was checked; nothing blocks but the resolution of a broker's name when it appears.
@@ -24,6 +24,7 @@ mod poller;
 pub mod produce;
 mod producer_id;
 mod queue;
+mod request;
 
 /// The last version of Produce before topics go by id, less what only newer brokers have.
 const PRODUCE_VERSION: i16 = 9;

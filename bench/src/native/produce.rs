@@ -11,19 +11,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use anyhow::{Context, Result, bail};
-use bytes::BytesMut;
-use chronik_net::codec::{
-    ApiKey, ErrorCode, ProducePartition, ProducePartitionResponse, ProduceRequest, ProduceResponse,
-    ProduceTopic, ResponseFrame, StrBytes, TopicRef,
-};
+use anyhow::{Context, Result};
+use chronik_net::codec::{ApiKey, ErrorCode, ProducePartitionResponse, ProduceResponse};
 
 use super::batch::{Batch, Stamp};
 use super::channel::Finished;
 use super::cluster::{Cluster, Event as ClusterEvent};
 use super::partitioner::{Sticky, partition_of_key};
-use super::producer_id::{INIT_PRODUCER_ID_VERSION, ProducerId, decode_answer, encode_request};
+use super::producer_id::{ProducerId, ask_producer_id};
 use super::queue::Queue;
+use super::request::{ACKS_ALL, Sent, acks, produce_request};
 use super::{NANOS_PER_MILLISECOND, PRODUCE_VERSION, SLEEP_NS_MAX};
 use crate::cli::Options;
 use crate::message::Messages;
@@ -39,18 +36,8 @@ const IN_FLIGHT_MAX: usize = 5;
 const REQUEST_BYTES_MAX: usize = 16 << 20;
 /// How long a partition that could not take a batch is left alone.
 const RETRY_NS: u64 = 100 * NANOS_PER_MILLISECOND;
-/// The acknowledgement of all replicas in sync, on the wire.
-const ACKS_ALL: i16 = -1;
-/// How long a broker may take for a producer id: a new one looks for its controller.
-const PRODUCER_ID_TIMEOUT_NS: u64 = 30_000 * NANOS_PER_MILLISECOND;
 /// How often messages are looked at whose time may be over.
 const EXPIRY_INTERVAL_NS: u64 = 20 * NANOS_PER_MILLISECOND;
-
-/// A batch on the wire.
-struct Sent {
-    partition: usize,
-    batch: Batch,
-}
 
 /// Batches of different partitions that make the next request to one leader.
 #[derive(Default)]
@@ -400,128 +387,5 @@ impl Producer {
             wake_ns = wake_ns.min(self.window.end_ns);
         }
         wake_ns.saturating_sub(now_ns)
-    }
-}
-
-fn acks(options: &Options) -> i16 {
-    match options.acks.as_str() {
-        "0" => 0,
-        "1" => 1,
-        _ => ACKS_ALL,
-    }
-}
-
-/// Asks a broker for a producer id, until one gives it.
-fn ask_producer_id(cluster: &mut Cluster<Vec<Sent>>, run: &Run) -> Result<ProducerId> {
-    let deadline_ns = run.clock.now_ns() + PRODUCER_ID_TIMEOUT_NS;
-    let (mut is_asked, mut reason) = (false, "no answer".to_owned());
-    loop {
-        let now_ns = run.clock.now_ns();
-        if now_ns > deadline_ns {
-            bail!("the broker gives no producer id, which --validate needs: {reason}");
-        }
-        cluster.turn(now_ns)?;
-        let up = (0..cluster.partition_count()).find_map(|partition| cluster.leader(partition));
-        let lost = match up {
-            Some(channel) if !is_asked => {
-                is_asked = true;
-                let api = (ApiKey::InitProducerId, INIT_PRODUCER_ID_VERSION);
-                cluster.send(channel, api, encode_request, |_| Vec::new(), true, now_ns)
-            }
-            _ => None,
-        };
-        if let Some(event) = lost.or_else(|| cluster.next_event(now_ns)) {
-            is_asked = false;
-            match event {
-                ClusterEvent::Lost { reason: lost, .. } => reason = lost,
-                ClusterEvent::Finished(Finished { answer: None, .. }) => {}
-                ClusterEvent::Finished(Finished { answer: Some(mut answer), .. }) => {
-                    match decode_answer(&mut answer).context("unreadable answer to InitProducerId")? {
-                        (ErrorCode::None, producer_id) => return Ok(producer_id),
-                        (error, _) if error.retriable() => reason = error.to_string(),
-                        (error, _) => bail!("the broker gives no producer id: {error}"),
-                    }
-                }
-            }
-        }
-        cluster.wait(SLEEP_NS_MAX)?;
-    }
-}
-
-/// Batches whose bytes are in a request that is not encoded yet.
-struct Waiting(Vec<(usize, Vec<Stamp>, u64)>);
-
-impl Waiting {
-    /// Takes the batches' bytes back from the frame that was made of them, for another attempt.
-    fn into_sent(self, frame: &ResponseFrame) -> Vec<Sent> {
-        // Each batch is a slice of its own, between two with what surrounds it.
-        let slices = frame.slices().iter().skip(1).step_by(2);
-        assert_eq!(frame.slices().len(), 2 * self.0.len() + 1, "a slice for each batch and around them");
-        let sent = |((partition, stamps, first_ns), bytes): (_, &bytes::Bytes)| Sent {
-            partition,
-            batch: Batch { bytes: bytes.clone(), stamps, first_ns },
-        };
-        self.0.into_iter().zip(slices).map(sent).collect()
-    }
-}
-
-/// A request with these batches, each of another partition.
-fn produce_request(options: &Options, acks: i16, batches: Vec<(usize, Batch)>) -> (ProduceRequest, Waiting) {
-    let mut partitions = Vec::with_capacity(batches.len());
-    let mut waiting = Vec::with_capacity(batches.len());
-    for (partition, batch) in batches {
-        // Not a copy: nothing else holds the bytes.
-        let records = Some(BytesMut::from(batch.bytes));
-        partitions.push(ProducePartition { index: partition as i32, records });
-        waiting.push((partition, batch.stamps, batch.first_ns));
-    }
-    let topic = TopicRef::Name(StrBytes::from_string(options.topic.clone()));
-    let request = ProduceRequest {
-        transactional_id: None,
-        acks,
-        timeout_ms: i32::try_from(options.request_timeout_ms).unwrap_or(i32::MAX),
-        topics: vec![ProduceTopic { topic, partitions }],
-    };
-    (request, Waiting(waiting))
-}
-
-#[cfg(test)]
-mod tests {
-    use chronik_net::codec::RequestHeader;
-    use clap::Parser;
-
-    use super::*;
-    use crate::message::Message;
-    use crate::native::batch::OpenBatch;
-
-    fn batch(sequence: u64, size: usize) -> Batch {
-        let mut open = OpenBatch::new(3);
-        open.push(&Message { sequence, key: None, value: &vec![1; size] }, 4, 5);
-        open.close(None).unwrap()
-    }
-
-    #[test]
-    fn a_request_gives_its_batches_back_uncopied() {
-        let options = Options::parse_from(["chronik-bench", "-t", "topic"]);
-        let batches: Vec<(usize, Batch)> =
-            [(4, 10), (0, 70_000), (9, 0)].map(|(at, size)| (at, batch(at as u64, size))).into();
-        let addresses: Vec<*const u8> = batches.iter().map(|(_, batch)| batch.bytes.as_ptr()).collect();
-        let contents: Vec<Vec<u8>> = batches.iter().map(|(_, batch)| batch.bytes.to_vec()).collect();
-        let (request, waiting) = produce_request(&options, -1, batches);
-        let client_id = Some(StrBytes::from_static_str("x"));
-        let header = RequestHeader {
-            api: ApiKey::Produce,
-            api_version: PRODUCE_VERSION,
-            correlation_id: 1,
-            client_id,
-        };
-        let frame = request.encode(&header).unwrap();
-        let sent = waiting.into_sent(&frame);
-        assert_eq!(sent.iter().map(|sent| sent.partition).collect::<Vec<_>>(), [4, 0, 9]);
-        for (at, sent) in sent.iter().enumerate() {
-            assert_eq!(sent.batch.bytes, contents[at]);
-            assert_eq!(sent.batch.bytes.as_ptr(), addresses[at]);
-            assert_eq!((sent.batch.first_ns, sent.batch.first_sequence()), (3, Some(sent.partition as u64)));
-        }
     }
 }
