@@ -1,5 +1,5 @@
 //! chronik-bench's own client (`--client native`) against a real broker, and against librdkafka: each reads what the other
-//! wrote, every acknowledgement level keeps its word, a broker may be killed under load.
+//! wrote, every acknowledgement level keeps its word, a broker may be killed under load. One test at a time: each loads a broker.
 
 use chronik_net::codec::ErrorCode;
 use chronik_tests::broker::{Broker, bench_binary};
@@ -99,6 +99,7 @@ fn next_offset(broker: &Broker, topic: &str) -> i64 {
 
 #[test]
 fn every_acknowledgement_level_keeps_its_word() {
+    let _heavy = lock::heavy();
     let broker = Broker::start("bench-native-acks");
     for acks in ["1", "all", "-1"] {
         let line = format!(
@@ -116,6 +117,7 @@ fn every_acknowledgement_level_keeps_its_word() {
 
 #[test]
 fn each_client_reads_what_the_other_wrote() {
+    let _heavy = lock::heavy();
     let broker = Broker::start("bench-native-cross");
     for (writer, reader) in [("native", "librdkafka"), ("librdkafka", "native"), ("native", "native")] {
         for keys in ["", "--key-pattern random"] {
@@ -138,6 +140,7 @@ fn each_client_reads_what_the_other_wrote() {
 
 #[test]
 fn keyless_messages_reach_every_partition_and_one_key_only_its_own() {
+    let _heavy = lock::heavy();
     let broker = Broker::start("bench-native-partitions");
     bench(&broker, "--client native -t keyless -p 4 -c 32 -s 50 -n 4000 -d 60s -w 0s").succeeded();
     bench(&broker, "--client native -t fixed -p 4 -c 32 -s 50 -n 4000 -d 60s -w 0s --key-pattern fixed")
@@ -155,6 +158,7 @@ fn keyless_messages_reach_every_partition_and_one_key_only_its_own() {
 
 #[test]
 fn batches_keep_to_their_size_and_wait_for_their_linger() {
+    let _heavy = lock::heavy();
     let broker = Broker::start("bench-native-batches");
     let line =
         "--client native -t sized -p 1 -c 64 -s 100 -n 2000 -d 60s -w 0s --batch-size 2000 --linger-ms 100";
@@ -176,6 +180,7 @@ fn batches_keep_to_their_size_and_wait_for_their_linger() {
 
 #[test]
 fn a_rate_sends_each_message_of_its_schedule() {
+    let _heavy = lock::heavy();
     let broker = Broker::start("bench-native-rate");
     let line =
         "--client native -t rated -p 2 -c 500 --clients 2 -s 60 -d 2s -w 0s --rate-limit 2000 --validate";
@@ -270,6 +275,7 @@ fn stored(connection: &mut Connection, topic: &str, partitions: i32) -> i64 {
 
 #[test]
 fn what_is_not_acknowledged_in_time_fails_and_says_why() {
+    let _heavy = lock::heavy();
     let mut broker = Broker::start("bench-native-timeout");
     create(&mut broker.connect(), "late", 1, &[]);
     let directory = tempfile::tempdir().expect("a directory");
@@ -286,6 +292,7 @@ fn what_is_not_acknowledged_in_time_fails_and_says_why() {
 
 #[test]
 fn a_refusal_has_the_brokers_words() {
+    let _heavy = lock::heavy();
     let broker = Broker::start("bench-native-refusal");
     create(&mut broker.connect(), "small", 1, &[("max.message.bytes", "1000")]);
     let run = bench(&broker, "--client native -t small -c 4 -s 2000 -n 20 -d 60s -w 0s");
@@ -297,6 +304,7 @@ fn a_refusal_has_the_brokers_words() {
 
 #[test]
 fn a_compressed_topic_is_refused_in_one_line() {
+    let _heavy = lock::heavy();
     let broker = Broker::start("bench-native-compressed");
     bench(&broker, "-t packed -c 16 -s 200 -n 100 -d 60s -w 0s --compression lz4 --payload-pattern zeros")
         .succeeded();
@@ -313,6 +321,7 @@ fn a_compressed_topic_is_refused_in_one_line() {
 
 #[test]
 fn metadata_is_asked_again_and_again() {
+    let _heavy = lock::heavy();
     let broker = Broker::start("bench-native-metadata");
     for client in ["native --clients 2", "librdkafka"] {
         let line = format!("--client {client} -m metadata -t listed -p 3 -c 9 -n 600 -d 60s -w 0s");
