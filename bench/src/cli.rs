@@ -311,7 +311,8 @@ impl Options {
     /// Refuses what our own client does not know.
     fn check_native(&self) -> anyhow::Result<()> {
         let instead = "use --client librdkafka";
-        if !matches!(self.mode, Mode::Produce | Mode::Consume | Mode::Metadata) {
+        // The runs of a scenario are checked one by one.
+        if !matches!(self.mode, Mode::Produce | Mode::Consume | Mode::Metadata | Mode::Scenario) {
             anyhow::bail!("--client native does not know --mode {}: {instead}", self.mode.name());
         }
         if self.compression != Compression::None {
@@ -393,6 +394,9 @@ mod tests {
             ("--compression zstd", "--compression zstd"),
             ("-m consume --consumer-group g", "--consumer-group"),
             ("-m round-trip", "--mode round-trip"),
+            ("-m end-to-end", "--mode end-to-end"),
+            ("-m backlog", "--mode backlog"),
+            ("-m topics", "--mode topics"),
         ] {
             let parse = |client: &str| {
                 let line = format!("chronik-bench --client {client} {line}");
