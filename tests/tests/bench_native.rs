@@ -279,7 +279,7 @@ fn what_is_not_acknowledged_in_time_fails_and_says_why() {
     let mut broker = Broker::start("bench-native-timeout");
     create(&mut broker.connect(), "late", 1, &[]);
     let directory = tempfile::tempdir().expect("a directory");
-    let line = "--client native -t late -c 8 -s 50 -d 6s -w 0s --message-timeout-ms 700";
+    let line = "--client native -t late -c 8 -s 50 -d 10s -w 0s --message-timeout-ms 700";
     let child = start(&broker.address(), line, &directory);
     eventually("records arrive", RUN_TIMEOUT, || next_offset(&broker, "late") > 100);
     broker.kill();
