@@ -67,6 +67,14 @@ fn finished(output: Output, directory: &TempDir) -> Run {
     Run { output, report }
 }
 
+/// A broker that has `topics` of so many partitions.
+fn broker_with(name: &str, partitions: i32, topics: &[&str]) -> Broker {
+    let broker = Broker::start(name);
+    let mut connection = broker.connect();
+    topics.iter().for_each(|topic| create(&mut connection, topic, partitions, &[]));
+    broker
+}
+
 /// Runs chronik-bench to its end.
 fn bench(broker: &Broker, arguments: &str) -> Run {
     let directory = tempfile::tempdir().expect("a directory");
@@ -100,7 +108,7 @@ fn next_offset(broker: &Broker, topic: &str) -> i64 {
 #[test]
 fn every_acknowledgement_level_keeps_its_word() {
     let _heavy = lock::heavy();
-    let broker = Broker::start("bench-native-acks");
+    let broker = broker_with("bench-native-acks", 3, &["acks1", "acksall", "acks-1", "acks0"]);
     for acks in ["1", "all", "-1"] {
         let line = format!(
             "--client native -t acks{acks} -p 3 -c 50 --clients 2 -s 100 -n 5000 -d 60s -w 0s --validate --acks {acks}"
@@ -122,6 +130,7 @@ fn each_client_reads_what_the_other_wrote() {
     for (writer, reader) in [("native", "librdkafka"), ("librdkafka", "native"), ("native", "native")] {
         for keys in ["", "--key-pattern random"] {
             let topic = format!("{writer}-{reader}-{}", keys.len());
+            create(&mut broker.connect(), &topic, 5, &[]);
             let line = format!(
                 "--client {writer} -t {topic} -p 5 -c 64 -s 300 -n 10000 -d 60s -w 0s {keys} --payload-pattern text"
             );
@@ -141,7 +150,7 @@ fn each_client_reads_what_the_other_wrote() {
 #[test]
 fn keyless_messages_reach_every_partition_and_one_key_only_its_own() {
     let _heavy = lock::heavy();
-    let broker = Broker::start("bench-native-partitions");
+    let broker = broker_with("bench-native-partitions", 4, &["keyless", "fixed"]);
     bench(&broker, "--client native -t keyless -p 4 -c 32 -s 50 -n 4000 -d 60s -w 0s").succeeded();
     bench(&broker, "--client native -t fixed -p 4 -c 32 -s 50 -n 4000 -d 60s -w 0s --key-pattern fixed")
         .succeeded();
@@ -159,7 +168,7 @@ fn keyless_messages_reach_every_partition_and_one_key_only_its_own() {
 #[test]
 fn batches_keep_to_their_size_and_wait_for_their_linger() {
     let _heavy = lock::heavy();
-    let broker = Broker::start("bench-native-batches");
+    let broker = broker_with("bench-native-batches", 1, &["sized"]);
     let line =
         "--client native -t sized -p 1 -c 64 -s 100 -n 2000 -d 60s -w 0s --batch-size 2000 --linger-ms 100";
     bench(&broker, line).succeeded();
@@ -181,7 +190,7 @@ fn batches_keep_to_their_size_and_wait_for_their_linger() {
 #[test]
 fn a_rate_sends_each_message_of_its_schedule() {
     let _heavy = lock::heavy();
-    let broker = Broker::start("bench-native-rate");
+    let broker = broker_with("bench-native-rate", 2, &["rated"]);
     let line =
         "--client native -t rated -p 2 -c 500 --clients 2 -s 60 -d 2s -w 0s --rate-limit 2000 --validate";
     let run = bench(&broker, line).succeeded();
@@ -305,7 +314,7 @@ fn a_refusal_has_the_brokers_words() {
 #[test]
 fn a_compressed_topic_is_refused_in_one_line() {
     let _heavy = lock::heavy();
-    let broker = Broker::start("bench-native-compressed");
+    let broker = broker_with("bench-native-compressed", 1, &["packed"]);
     bench(&broker, "-t packed -c 16 -s 200 -n 100 -d 60s -w 0s --compression lz4 --payload-pattern zeros")
         .succeeded();
     let run = bench(&broker, "--client native -t packed -m consume -d 60s -w 0s");
@@ -322,7 +331,7 @@ fn a_compressed_topic_is_refused_in_one_line() {
 #[test]
 fn metadata_is_asked_again_and_again() {
     let _heavy = lock::heavy();
-    let broker = Broker::start("bench-native-metadata");
+    let broker = broker_with("bench-native-metadata", 3, &["listed"]);
     for client in ["native --clients 2", "librdkafka"] {
         let line = format!("--client {client} -m metadata -t listed -p 3 -c 9 -n 600 -d 60s -w 0s");
         let run = bench(&broker, &line).succeeded();
