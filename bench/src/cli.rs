@@ -137,6 +137,14 @@ pub struct Options {
     #[arg(long)]
     pub json_output: Option<PathBuf>,
 
+    /// Write the result as one page for a browser, with charts, to this HTML file.
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
+
+    /// Compare with an earlier run: a file that --json-output wrote. It is checked before the run.
+    #[arg(long, value_name = "FILE.json")]
+    pub compare: Option<PathBuf>,
+
     /// Show the client's own log (twice: its debug log of brokers and messages).
     #[arg(short = 'v', long, action = clap::ArgAction::Count)]
     pub verbose: u8,

@@ -3,14 +3,18 @@
 //! Files in reading order: `cli` (flags), `schedule` (when messages are meant to be sent, what is
 //! measured), `payload` (values with a header that can be checked), `stats` (histograms, one a
 //! thread), `run` (clock, window, reporter), `outbox` (sending, pacing), `produce`, `consume`,
-//! `round_trip` (the modes), `validation`, `proc`, `progress`, `report`.
+//! `round_trip` (the modes), `validation`, `proc`, `broker_process`, `mounts`, `host` (what `/proc`
+//! says), `progress`, `report`.
 //!
 //! Invariants: latency counts from the intended time; no thread shares a histogram; the warm-up
 //! is never part of a result; the elapsed time is that of the window, not of the reporter.
 
+mod broker_process;
 mod cli;
 mod client;
 mod consume;
+mod host;
+mod mounts;
 mod outbox;
 mod payload;
 mod proc;
@@ -32,6 +36,7 @@ use clap::Parser;
 
 use crate::cli::{Mode, Options};
 use crate::report::Report;
+use crate::report::compare::{Comparison, Earlier};
 use crate::run::{Reporter, Run};
 use crate::validation::{Checker, Findings};
 
@@ -53,6 +58,9 @@ fn main() -> ExitCode {
 
 fn bench(options: &Options) -> Result<Report> {
     options.check()?;
+    // What is wrong with a file must show before an hour of measuring, not after it.
+    report::check_outputs(options)?;
+    let earlier = options.compare.as_deref().map(Earlier::read).transpose()?;
     let partitions = client::prepare_topic(options)?;
     let measured = measure(options, partitions);
     if options.delete_topic_after {
@@ -60,11 +68,18 @@ fn bench(options: &Options) -> Result<Report> {
     }
     let report = measured?;
     std::io::stdout().write_all(report::table::render(&report).as_bytes())?;
+    let comparison = earlier.map(|earlier| Comparison::new(&earlier, &report)).transpose()?;
+    if let Some(comparison) = &comparison {
+        std::io::stdout().write_all(report::compare::render(comparison).as_bytes())?;
+    }
     if let Some(path) = &options.json_output {
         report::json::write(&report, path)?;
     }
     if let Some(path) = &options.csv_output {
         report::csv::append(&report, path)?;
+    }
+    if let Some(path) = &options.report {
+        report::page::write(&report, comparison.as_ref(), path)?;
     }
     Ok(report)
 }

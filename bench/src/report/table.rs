@@ -19,6 +19,10 @@ pub fn render(report: &Report) -> String {
             [broker.resident_bytes, broker.anonymous_bytes, broker.resident_peak_bytes].map(mebibytes);
         rows.push(("broker memory", format!("{all:.0} MiB, {own:.0} of its own, at most {peak:.0} MiB")));
     }
+    if let Some(version) = &report.broker_version {
+        let file_system = report.broker_file_system.as_deref().unwrap_or("an unknown file system");
+        rows.push(("broker", format!("{version}, data on {file_system}")));
+    }
     if let Some(found) = &report.validation {
         let verdict = if found.is_clean() { "clean" } else { "WRONG" };
         let text = format!(
@@ -36,7 +40,8 @@ pub fn render(report: &Report) -> String {
     text
 }
 
-fn settings(report: &Report, rows: &mut Vec<(&'static str, String)>) {
+/// The settings that shape the load, as rows of name and value.
+pub fn settings(report: &Report, rows: &mut Vec<(&'static str, String)>) {
     let settings = &report.settings;
     rows.push(("mode", settings.mode.name().to_owned()));
     rows.push(("topic", format!("{}, {} partition(s)", settings.topic, report.partitions)));
@@ -72,11 +77,6 @@ fn results(report: &Report, rows: &mut Vec<(&'static str, String)>) {
         format!("{:.0} msg/s, {:.1} MB/s", report.messages_per_second, report.megabytes_per_second),
     ));
     rows.push(("failed", report.failures.to_string()));
-    let name = match report.settings.mode {
-        Mode::Produce => "ack latency",
-        Mode::Consume => "age on receipt",
-        Mode::RoundTrip => "end to end",
-    };
     let text = format!(
         "p50 {:.3}  p90 {:.3}  p99 {:.3}  p99.9 {:.3}  p99.99 {:.3}  max {:.3}  mean {:.3} ms",
         latency.p50_ms,
@@ -87,5 +87,14 @@ fn results(report: &Report, rows: &mut Vec<(&'static str, String)>) {
         latency.max_ms,
         latency.mean_ms
     );
-    rows.push((name, text));
+    rows.push((latency_name(report.settings.mode), text));
+}
+
+/// What latency means in a mode.
+pub fn latency_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Produce => "ack latency",
+        Mode::Consume => "age on receipt",
+        Mode::RoundTrip => "end to end",
+    }
 }

@@ -1,0 +1,349 @@
+//! The report as one page for a browser: style, script, charts and data are in the file itself,
+//! and a policy in its head lets the browser load nothing else.
+//!
+//! All text goes through maud, which escapes it.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+use serde_json::Value;
+
+use crate::report::compare::{Change, Comparison, age, flag_of, shown};
+use crate::report::figures::{bytes, figure, grouped};
+use crate::report::{Report, charts, table};
+
+const STYLE: &str = include_str!("assets/page.css");
+/// Stands before everything else, so that an error of the other script is recorded as well.
+const ERRORS_SCRIPT: &str = include_str!("assets/errors.js");
+const SCRIPT: &str = include_str!("assets/page.js");
+const POLICY: &str =
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:";
+
+/// Writes the page to a file, replacing it.
+pub fn write(report: &Report, comparison: Option<&Comparison>, path: &Path) -> Result<()> {
+    let page = render(report, comparison)?.into_string();
+    fs::write(path, page).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The whole page.
+fn render(report: &Report, comparison: Option<&Comparison>) -> Result<Markup> {
+    let latency_name = table::latency_name(report.settings.mode);
+    let title = format!("{} of {}", report.settings.mode.name(), report.settings.topic);
+    let settings = serde_json::to_value(&report.settings)?;
+    let host = serde_json::to_value(&report.host)?;
+    Ok(html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta http-equiv="Content-Security-Policy" content=(POLICY);
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { (title) " – chronik-bench" }
+                link rel="icon" href="data:,";
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                script { (PreEscaped(ERRORS_SCRIPT)) }
+                (header(report, &title))
+                main {
+                    (tiles(report, latency_name))
+                    @if let Some(comparison) = comparison { (compared(comparison)) }
+                    (charts::throughput(&report.time_line))
+                    (charts::latency(&report.time_line, latency_name))
+                    (charts::percentiles(&report.latency, latency_name))
+                    div.columns {
+                        (pairs("Settings", entries(&settings, flag_of)))
+                        div {
+                            (pairs("Result", result(report)))
+                            @if let Some(rows) = broker(report) { (pairs("Broker", rows)) }
+                            (validation(report))
+                            (pairs("Host of chronik-bench", entries(&host, |name| name.replace('_', " "))))
+                        }
+                    }
+                }
+                footer { "chronik-bench " (report.version) }
+                script { (PreEscaped(SCRIPT)) }
+            }
+        }
+    })
+}
+
+fn header(report: &Report, title: &str) -> Markup {
+    let mut load = Vec::new();
+    table::settings(report, &mut load);
+    let broker = report.broker_version.as_deref().unwrap_or("broker");
+    html! {
+        header {
+            h1 { (title) " " (badge(report)) }
+            p {
+                (broker) " at " (report.settings.bootstrap_servers) ", finished "
+                time data-seconds=(report.finished_at) { (report.finished_at) " s after 1970" }
+            }
+            @for (name, value) in load.iter().filter(|(name, _)| !["mode", "topic"].contains(name)) {
+                p.load { b { (name) } " " (value) }
+            }
+        }
+    }
+}
+
+fn badge(report: &Report) -> Markup {
+    let findings_are_clean = report.validation.is_none_or(|findings| findings.is_clean());
+    let (class, text) = match (report.failures, findings_are_clean) {
+        (_, false) => ("badge bad", "validation found errors".to_owned()),
+        (0, true) if report.validation.is_some() => ("badge good", "every record checked".to_owned()),
+        (0, true) => ("badge good", "no message failed".to_owned()),
+        (count, true) => ("badge bad", format!("{} failed", grouped(count))),
+    };
+    html! { span class=(class) { (text) } }
+}
+
+/// One figure in large type.
+fn tile(name: &str, value: &str, unit: &str, below: &str) -> Markup {
+    html! {
+        div.tile {
+            div.name { (name) }
+            div.value { (value) @if !unit.is_empty() { " " small { (unit) } } }
+            div.below { (below) }
+        }
+    }
+}
+
+fn tiles(report: &Report, latency_name: &str) -> Markup {
+    let latency = &report.latency;
+    let measured = format!("{} in {} s", grouped(report.messages), figure(report.elapsed_seconds));
+    let percentile = |name: &str, value: f64| tile(name, &figure(value), "ms", latency_name);
+    html! {
+        section.tiles {
+            (tile("throughput", &figure(report.messages_per_second), "messages/s", &measured))
+            (tile("volume", &figure(report.megabytes_per_second), "MB/s", "of values, 10⁶ bytes"))
+            @if latency.count > 0 {
+                (percentile("p50", latency.p50_ms))
+                (percentile("p99", latency.p99_ms))
+                (percentile("p99.9", latency.p999_ms))
+                (percentile("max", latency.max_ms))
+            }
+            @if let Some(cost) = &report.broker {
+                (tile("broker CPU", &figure(cost.cpu_seconds_per_million), "µs/message",
+                    &format!("{} s per GB", figure(cost.cpu_seconds_per_gb))))
+                (tile("broker memory", &bytes(cost.resident_bytes), "",
+                    &format!("{} of its own", bytes(cost.anonymous_bytes))))
+            }
+        }
+    }
+}
+
+fn compared(comparison: &Comparison) -> Markup {
+    let class = |change| match change {
+        Change::Better => "number better",
+        Change::Worse => "number worse",
+        Change::Same => "number",
+    };
+    let groups = comparison.groups();
+    let same: Vec<_> = groups.iter().filter(|(_, found)| found.is_empty()).map(|(name, _)| *name).collect();
+    html! {
+        section.card id="comparison" {
+            h2 { "Compared with " (comparison.path.display()) ", " (age(comparison.age_seconds)) " earlier" }
+            div.columns {
+                table {
+                    thead { tr { th {} th.number { "then" } th.number { "now" } th.number { "ratio" } } }
+                    tbody {
+                        @for row in &comparison.rows {
+                            @let [then, now, ratio] = row.texts();
+                            tr {
+                                th { (row.name) } td.number { (then) } td.number { (now) }
+                                td class=(class(row.change())) { (ratio) }
+                            }
+                        }
+                    }
+                }
+                div {
+                    @for (group, differences) in groups {
+                        @if !differences.is_empty() {
+                            h3.differ { "These " (group) " differ" }
+                            table.differences {
+                                thead { tr { th {} th { "then" } th { "now" } } }
+                                tbody {
+                                    @for found in differences {
+                                        tr { th { (found.name) } td { (found.then) } td { (found.now) } }
+                                    }
+                                }
+                            }
+                        }
+                    }
+                    @if !same.is_empty() { p { "The same: " (same.join(", ")) "." } }
+                    @if !comparison.incidental.is_empty() {
+                        p { "Differ without influence: " (comparison.incidental.join(", ")) "." }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A table of names and values.
+fn pairs(title: &str, rows: Vec<(String, String)>) -> Markup {
+    html! {
+        section.card {
+            h2 { (title) }
+            table { tbody { @for (name, value) in rows { tr { th { (name) } td { (value) } } } } }
+        }
+    }
+}
+
+/// The fields of a part of the JSON output.
+fn entries(part: &Value, name: impl Fn(&str) -> String) -> Vec<(String, String)> {
+    let Some(fields) = part.as_object() else { return Vec::new() };
+    let text = |field: &str, value: &Value| match (field, value.as_u64()) {
+        ("memory_bytes", Some(count)) => bytes(count),
+        _ => shown(value),
+    };
+    let label =
+        |field: &str| name(field.strip_suffix("_bytes").filter(|_| field == "memory_bytes").unwrap_or(field));
+    fields.iter().map(|(field, value)| (label(field), text(field, value))).collect()
+}
+
+fn result(report: &Report) -> Vec<(String, String)> {
+    let latency = &report.latency;
+    let mut rows = vec![
+        ("messages".to_owned(), grouped(report.messages)),
+        ("bytes of values".to_owned(), grouped(report.bytes)),
+        ("measured for".to_owned(), format!("{} s", report.elapsed_seconds)),
+        ("failed".to_owned(), grouped(report.failures)),
+        ("completed after the end".to_owned(), grouped(report.stragglers)),
+        ("partitions of the topic".to_owned(), report.partitions.to_string()),
+    ];
+    if latency.count > 0 {
+        let values = [
+            ("least", latency.min_ms),
+            ("mean", latency.mean_ms),
+            ("p90", latency.p90_ms),
+            ("p99.99", latency.p9999_ms),
+        ];
+        let row = |(name, value)| (format!("latency, {name}"), format!("{} ms", figure(value)));
+        rows.extend(values.map(row));
+    }
+    rows
+}
+
+fn broker(report: &Report) -> Option<Vec<(String, String)>> {
+    let text = |value: &Option<String>| value.clone().unwrap_or("unknown".to_owned());
+    let process = report.settings.broker_pid?;
+    let mut rows = vec![
+        ("process".to_owned(), process.to_string()),
+        ("version".to_owned(), text(&report.broker_version)),
+        ("file system of its data".to_owned(), text(&report.broker_file_system)),
+    ];
+    if let Some(cost) = &report.broker {
+        rows.extend([
+            ("CPU while measuring".to_owned(), format!("{} s", figure(cost.cpu_seconds))),
+            ("CPU per GB".to_owned(), format!("{} s", figure(cost.cpu_seconds_per_gb))),
+            ("CPU per million messages".to_owned(), format!("{} s", figure(cost.cpu_seconds_per_million))),
+            ("memory at the end".to_owned(), bytes(cost.resident_bytes)),
+            ("memory of its own".to_owned(), bytes(cost.anonymous_bytes)),
+            ("greatest memory".to_owned(), bytes(cost.resident_peak_bytes)),
+        ]);
+    }
+    Some(rows)
+}
+
+fn validation(report: &Report) -> Markup {
+    let findings = report.validation.map(|found| {
+        let counts = [
+            ("checked", found.checked),
+            ("damaged", found.damaged),
+            ("out of order", found.out_of_order),
+            ("duplicated", found.duplicated),
+            ("lost", found.lost),
+        ];
+        counts.map(|(name, count)| (name.to_owned(), grouped(count))).to_vec()
+    });
+    html! {
+        @match findings {
+            Some(rows) => { (pairs("Validation", rows)) }
+            None => {
+                section.card { h2 { "Validation" } p { "Not asked for: --validate checks every record." } }
+            }
+        }
+        @if !report.errors.is_empty() {
+            section.card { h2 { "Errors" } ul.errors { @for error in &report.errors { li { (error) } } } }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::Options;
+    use crate::run::Measurement;
+    use crate::stats::Totals;
+    use crate::validation::Findings;
+
+    const HOSTILE: &str = "</script><img src=x onerror=alert(1)>&\"'";
+
+    fn report(options: &[&str], errors: Vec<String>) -> Report {
+        let options = Options::parse_from(["chronik-bench"].iter().chain(options));
+        let measurement = Measurement { totals: Totals::default(), elapsed_ns: 2_000_000_000, usage: None };
+        Report::new(&options, 1, &measurement, None, errors)
+    }
+
+    fn page(report: &Report) -> String {
+        render(report, None).unwrap().into_string()
+    }
+
+    #[test]
+    fn hostile_texts_are_escaped_everywhere() {
+        let report = report(&["-t", HOSTILE, "-b", HOSTILE, "--acks", "1"], vec![HOSTILE.to_owned()]);
+        let page = page(&report);
+        assert!(!page.contains("<img"), "{page}");
+        assert!(page.matches("&lt;img src=x onerror=alert(1)&gt;&amp;&quot;").count() >= 4, "{page}");
+        let scripts = page.matches("<script").count();
+        assert_eq!(scripts, page.matches("</script>").count(), "{page}");
+    }
+
+    #[test]
+    fn nothing_is_loaded_from_elsewhere() {
+        let page = page(&report(&[], Vec::new()));
+        for address in ["http://", "https://", "src=", "@import", "url("] {
+            assert!(!page.contains(address), "{address} in {page}");
+        }
+        assert!(page.contains("default-src 'none'"));
+    }
+
+    #[test]
+    fn a_run_without_a_message_has_a_page() {
+        let page = page(&report(&["-d", "2s", "-w", "0s"], Vec::new()));
+        assert!(page.contains("No latencies were measured."));
+        assert!(page.contains("id=\"throughput\" data-points=\"2\""), "{page}");
+    }
+
+    #[test]
+    fn every_setting_is_shown_by_its_flag() {
+        let report = report(&["--rate-limit", "777"], Vec::new());
+        let page = page(&report);
+        let settings = serde_json::to_value(&report.settings).unwrap();
+        for name in settings.as_object().unwrap().keys() {
+            assert!(page.contains(&format!("<th>{}</th>", flag_of(name))), "{name}");
+        }
+        assert!(page.contains("<tr><th>--rate-limit</th><td>777</td></tr>"));
+        assert!(page.contains("<tr><th>--warmup-duration</th><td>5 s</td></tr>"));
+    }
+
+    #[test]
+    fn what_the_validation_found_is_the_verdict() {
+        let mut report = report(&[], Vec::new());
+        assert!(page(&report).contains("no message failed"));
+        report.validation = Some(Findings { checked: 5, ..Findings::default() });
+        assert!(page(&report).contains("every record checked"));
+        report.validation = Some(Findings { checked: 5, lost: 1, ..Findings::default() });
+        let text = page(&report);
+        assert!(text.contains("validation found errors") && text.contains("<th>lost</th><td>1</td>"));
+        report.validation = None;
+        report.failures = 1_234;
+        assert!(page(&report).contains("1,234 failed"));
+    }
+}
