@@ -66,8 +66,8 @@ pub fn latency(time_line: &[Interval], what: &str) -> Markup {
 pub fn percentiles(latency: &Latency, what: &str) -> Markup {
     let place = |percentile| nines(percentile, latency.count);
     let label = |percentile: f64| match percentile {
-        100.0 => "greatest".to_owned(),
-        0.0 => "least".to_owned(),
+        100.0 => "max".to_owned(),
+        0.0 => "min".to_owned(),
         _ => format!("{} %", plain(percentile)),
     };
     let points: Vec<_> =
@@ -76,6 +76,10 @@ pub fn percentiles(latency: &Latency, what: &str) -> Markup {
     let last = place(100.0).max(1.0);
     let mut ticks: Vec<_> = (0..=last.floor() as usize).map(|n| (n as f64, nines_label(n))).collect();
     ticks.insert(1, (nines(50.0, u64::MAX), "50 %".to_owned()));
+    // Where there is room beside the last of the nines.
+    if last.fract() > 0.35 {
+        ticks.push((last, "max".to_owned()));
+    }
     let x = Axis {
         scale: Scale::linear((0.0, last), ACROSS),
         ticks,
@@ -207,7 +211,7 @@ mod tests {
             assert_eq!(point_count(&page, "curve"), latency.curve.len(), "{count} messages");
             assert!(page.contains(&format!(">{label}</text>")), "{count} messages: {page}");
             assert!(!page.contains(">99.9999 %</text>"), "{count} messages");
-            assert!(page.contains("\"greatest\""), "{count} messages");
+            assert!(page.contains("\"max\""), "{count} messages");
         }
     }
 }

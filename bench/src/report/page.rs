@@ -30,7 +30,7 @@ pub fn write(report: &Report, comparison: Option<&Comparison>, path: &Path) -> R
 /// The whole page.
 fn render(report: &Report, comparison: Option<&Comparison>) -> Result<Markup> {
     let latency_name = table::latency_name(report.settings.mode);
-    let title = format!("{} of {}", report.settings.mode.name(), report.settings.topic);
+    let title = format!("{} · {}", report.settings.mode.name(), report.settings.topic);
     let settings = serde_json::to_value(&report.settings)?;
     let host = serde_json::to_value(&report.host)?;
     Ok(html! {
@@ -90,23 +90,24 @@ fn header(report: &Report, title: &str) -> Markup {
 }
 
 fn badge(report: &Report) -> Markup {
-    let findings_are_clean = report.validation.is_none_or(|findings| findings.is_clean());
-    let (class, text) = match (report.failures, findings_are_clean) {
-        (_, false) => ("badge bad", "validation found errors".to_owned()),
-        (0, true) if report.validation.is_some() => ("badge good", "every record checked".to_owned()),
-        (0, true) => ("badge good", "no message failed".to_owned()),
-        (count, true) => ("badge bad", format!("{} failed", grouped(count))),
+    let (class, text) = match (report.failures, report.validation) {
+        (_, Some(found)) if !found.is_clean() => ("badge bad", "validation found errors".to_owned()),
+        (0, _) if report.messages == 0 => ("badge bad", "nothing was measured".to_owned()),
+        (0, Some(found)) => ("badge good", format!("clean: {} records checked", grouped(found.checked))),
+        (0, None) => ("badge good", "no message failed".to_owned()),
+        (count, _) => ("badge bad", format!("{} messages failed", grouped(count))),
     };
     html! { span class=(class) { (text) } }
 }
 
-/// One figure in large type.
-fn tile(name: &str, value: &str, unit: &str, below: &str) -> Markup {
+/// One figure in large type, with its unit and a remark below it.
+fn tile(name: &str, value: &str, unit: &str, remark: &str) -> Markup {
     html! {
         div.tile {
             div.name { (name) }
-            div.value { (value) @if !unit.is_empty() { " " small { (unit) } } }
-            div.below { (below) }
+            div.value { (value) }
+            div.unit { (unit) }
+            div.remark { (remark) }
         }
     }
 }
@@ -118,7 +119,7 @@ fn tiles(report: &Report, latency_name: &str) -> Markup {
     html! {
         section.tiles {
             (tile("throughput", &figure(report.messages_per_second), "messages/s", &measured))
-            (tile("volume", &figure(report.megabytes_per_second), "MB/s", "of values, 10⁶ bytes"))
+            (tile("volume", &figure(report.megabytes_per_second), "MB/s", "10⁶ bytes of values"))
             @if latency.count > 0 {
                 (percentile("p50", latency.p50_ms))
                 (percentile("p99", latency.p99_ms))
@@ -126,13 +127,17 @@ fn tiles(report: &Report, latency_name: &str) -> Markup {
                 (percentile("max", latency.max_ms))
             }
             @if let Some(cost) = &report.broker {
-                (tile("broker CPU", &figure(cost.cpu_seconds_per_million), "µs/message",
-                    &format!("{} s per GB", figure(cost.cpu_seconds_per_gb))))
-                (tile("broker memory", &bytes(cost.resident_bytes), "",
-                    &format!("{} of its own", bytes(cost.anonymous_bytes))))
+                @let by_bytes = format!("{} s per GB", figure(cost.cpu_seconds_per_gb));
+                (tile("broker CPU", &figure(cost.cpu_seconds_per_million), "µs/message", &by_bytes))
+                @let [all, own] = [cost.resident_bytes, cost.anonymous_bytes].map(mebibytes);
+                (tile("broker memory", &all, "MiB", &format!("{own} of its own")))
             }
         }
     }
+}
+
+fn mebibytes(count: u64) -> String {
+    figure(count as f64 / f64::from(1 << 20))
 }
 
 fn compared(comparison: &Comparison) -> Markup {
@@ -217,7 +222,7 @@ fn result(report: &Report) -> Vec<(String, String)> {
     ];
     if latency.count > 0 {
         let values = [
-            ("least", latency.min_ms),
+            ("min", latency.min_ms),
             ("mean", latency.mean_ms),
             ("p90", latency.p90_ms),
             ("p99.99", latency.p9999_ms),
@@ -336,14 +341,16 @@ mod tests {
     #[test]
     fn what_the_validation_found_is_the_verdict() {
         let mut report = report(&[], Vec::new());
+        assert!(page(&report).contains("nothing was measured"));
+        report.messages = 1;
         assert!(page(&report).contains("no message failed"));
         report.validation = Some(Findings { checked: 5, ..Findings::default() });
-        assert!(page(&report).contains("every record checked"));
+        assert!(page(&report).contains("clean: 5 records checked"));
         report.validation = Some(Findings { checked: 5, lost: 1, ..Findings::default() });
         let text = page(&report);
         assert!(text.contains("validation found errors") && text.contains("<th>lost</th><td>1</td>"));
         report.validation = None;
         report.failures = 1_234;
-        assert!(page(&report).contains("1,234 failed"));
+        assert!(page(&report).contains("1,234 messages failed"));
     }
 }

@@ -21,6 +21,8 @@ const TOP: f64 = 14.0;
 const BOTTOM: f64 = 50.0;
 /// More points than this get no circles of their own: the line would drown in them.
 const CIRCLES_MAX: usize = 60;
+/// More points than this are drawn with a finer line.
+const DENSE: usize = 300;
 
 /// From left to right.
 pub const ACROSS: (f64, f64) = (LEFT, WIDTH - RIGHT);
@@ -113,7 +115,7 @@ impl Plot {
     fn drawing(&self) -> Markup {
         let label = format!("{}. Arrow keys move through its {} points.", self.title, self.points.len());
         html! {
-            svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label=(label) tabindex="0" {
+            svg.dense[self.points.len() > DENSE] viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label=(label) tabindex="0" {
                 (self.shade())
                 (self.axes())
                 @for series in &self.series { (self.path(series)) }
