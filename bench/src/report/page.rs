@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde_json::Value;
 
-use crate::report::compare::{Change, Comparison, age, flag_of, shown};
+use crate::report::compare::{Change, Comparison, age, flag_of, host_label, shown};
 use crate::report::figures::{bytes, figure, grouped};
 use crate::report::{Report, charts, table};
 
@@ -60,7 +60,7 @@ fn render(report: &Report, comparison: Option<&Comparison>) -> Result<Markup> {
                             (pairs("Result", result(report)))
                             @if let Some(rows) = broker(report) { (pairs("Broker", rows)) }
                             (validation(report))
-                            (pairs("Host of chronik-bench", entries(&host, |name| name.replace('_', " "))))
+                            (pairs("Host of chronik-bench", entries(&host, host_label)))
                         }
                     }
                 }
@@ -199,15 +199,9 @@ fn pairs(title: &str, rows: Vec<(String, String)>) -> Markup {
 }
 
 /// The fields of a part of the JSON output.
-fn entries(part: &Value, name: impl Fn(&str) -> String) -> Vec<(String, String)> {
-    let Some(fields) = part.as_object() else { return Vec::new() };
-    let text = |field: &str, value: &Value| match (field, value.as_u64()) {
-        ("memory_bytes", Some(count)) => bytes(count),
-        _ => shown(value),
-    };
-    let label =
-        |field: &str| name(field.strip_suffix("_bytes").filter(|_| field == "memory_bytes").unwrap_or(field));
-    fields.iter().map(|(field, value)| (label(field), text(field, value))).collect()
+fn entries(part: &Value, label: impl Fn(&str) -> String) -> Vec<(String, String)> {
+    let fields = part.as_object().into_iter().flatten();
+    fields.map(|(field, value)| (label(field), shown(field, value))).collect()
 }
 
 fn result(report: &Report) -> Vec<(String, String)> {

@@ -195,13 +195,15 @@ impl Comparison {
         settings.extend(difference(partitions));
         let mut host = differences(&then.host, &now.host);
         host.retain(|difference| difference.name != MOMENTARY);
+        host.iter_mut().for_each(|difference| difference.name = host_label(&difference.name));
+        let text = |known: &Option<String>| known.clone().unwrap_or("unknown".to_owned()).into();
         let programs = [
-            ("chronik-bench", Value::from(then.version.clone()), Value::from(now.version.clone())),
-            ("broker", then.broker_version.clone().into(), now.broker_version.clone().into()),
+            ("chronik-bench", then.version.clone().into(), now.version.clone().into()),
+            ("broker", text(&then.broker_version), text(&now.broker_version)),
             (
                 "file system of the broker's data",
-                then.broker_file_system.clone().into(),
-                now.broker_file_system.clone().into(),
+                text(&then.broker_file_system),
+                text(&now.broker_file_system),
             ),
         ];
         Self {
@@ -258,7 +260,7 @@ fn differences(then: &Map<String, Value>, now: &Map<String, Value>) -> Vec<Diffe
     names.sort();
     names.dedup();
     let value = |side: &Map<String, Value>, name: &str| match side.get(name) {
-        Some(value) => shown(value),
+        Some(value) => shown(name, value),
         None => "not recorded".to_owned(),
     };
     let all = names.into_iter().map(|name| Difference {
@@ -270,7 +272,7 @@ fn differences(then: &Map<String, Value>, now: &Map<String, Value>) -> Vec<Diffe
 }
 
 fn difference((name, then, now): (&str, Value, Value)) -> Option<Difference> {
-    let (name, then, now) = (name.to_owned(), shown(&then), shown(&now));
+    let (name, then, now) = (name.to_owned(), shown(name, &then), shown(name, &now));
     (then != now).then_some(Difference { name, then, now })
 }
 
@@ -279,12 +281,17 @@ pub fn flag_of(setting: &str) -> String {
     format!("--{}", setting.replace('_', "-"))
 }
 
-/// A value of the JSON output for people: durations in seconds, nothing as `none`.
-pub fn shown(value: &Value) -> String {
+/// What a field of the host is called.
+pub fn host_label(field: &str) -> String {
+    field.strip_suffix("_bytes").unwrap_or(field).replace('_', " ")
+}
+
+/// The value of a field of the JSON output for people: durations in seconds, nothing as `none`.
+pub fn shown(field: &str, value: &Value) -> String {
     match value {
         Value::Null => "none".to_owned(),
         Value::String(text) => text.clone(),
-        Value::Array(items) => items.iter().map(shown).collect::<Vec<_>>().join(", "),
+        Value::Array(items) => items.iter().map(|item| shown(field, item)).collect::<Vec<_>>().join(", "),
         Value::Object(fields) => {
             let part = |name| fields.get(name).and_then(Value::as_f64);
             match (part("secs"), part("nanos"), fields.len()) {
@@ -292,7 +299,11 @@ pub fn shown(value: &Value) -> String {
                 _ => value.to_string(),
             }
         }
-        Value::Bool(_) | Value::Number(_) => value.to_string(),
+        Value::Number(number) => match number.as_u64().filter(|_| field == "memory_bytes") {
+            Some(count) => bytes(count),
+            None => number.to_string(),
+        },
+        Value::Bool(_) => value.to_string(),
     }
 }
 

@@ -106,12 +106,14 @@ fn another_machine_is_named_and_another_load_is_not() {
     now["host"]["load"] = json!("9 9 9");
     assert!(compare(report(), now.clone()).host.is_empty());
     now["host"]["cpu"] = json!("B");
+    now["host"]["memory_bytes"] = json!(4_u64 << 30);
     now["broker_version"] = json!("chronik-server 0.2.0");
     let comparison = compare(report(), now);
-    assert_eq!((comparison.host.len(), comparison.programs.len()), (1, 1));
+    assert_eq!((comparison.host.len(), comparison.programs.len()), (2, 1));
     let text = render(&comparison);
     assert!(text.contains("host             DIFFER: cpu was A, is B"), "{text}");
-    assert!(text.contains("broker was none, is chronik-server 0.2.0"), "{text}");
+    assert!(text.contains("DIFFER: memory was not recorded, is 4.00 GiB"), "{text}");
+    assert!(text.contains("broker was unknown, is chronik-server 0.2.0"), "{text}");
 }
 
 #[test]
