@@ -14,7 +14,7 @@ const CONCURRENCY_MAX: u32 = 1_000_000;
 
 /// Load generator for any Kafka-compatible broker.
 #[derive(Clone, Debug, Parser, Serialize)]
-#[command(name = "chronik-bench", version, about, max_term_width = 100)]
+#[command(name = "chronik-bench", version, about, max_term_width = 100, args_override_self = true)]
 pub struct Options {
     /// Brokers to start from, `host:port` separated by commas.
     #[arg(short = 'b', long, env = "KAFKA_BOOTSTRAP_SERVERS", default_value = "127.0.0.1:9092")]
@@ -28,15 +28,25 @@ pub struct Options {
     #[arg(short = 'm', long, value_enum, default_value_t = Mode::Produce)]
     pub mode: Mode,
 
+    /// The file of scenario mode: `[[run]]` tables, each with a `name` and flags by their long names; `[defaults]` holds for all
+    /// of them. Flags of the command line win.
+    #[arg(value_name = "FILE.toml", required_if_eq("mode", "scenario"))]
+    pub scenario: Option<PathBuf>,
+
     /// Messages outstanding at once, one for each task. In consume mode: consumers, at most one
-    /// for each partition.
+    /// for each partition. In topics mode: requests at a time.
     #[arg(short = 'c', long, default_value_t = 64,
         value_parser = clap::value_parser!(u32).range(1..=CONCURRENCY_MAX as i64))]
     pub concurrency: u32,
 
-    /// Client instances that share the tasks (produce and round-trip).
+    /// Client instances that share the tasks.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub clients: u32,
+
+    /// Consumers that read while others write (end-to-end and backlog), at most one for each partition; as many as clients
+    /// without it.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub consumers: Option<u32>,
 
     /// Bytes of a message's value.
     #[arg(short = 's', long, default_value_t = 1024)]
@@ -50,12 +60,14 @@ pub struct Options {
     #[arg(short = 'w', long, default_value = "5s", value_parser = parse_duration)]
     pub warmup_duration: Duration,
 
-    /// Stop after this many measured messages if they come before the end of the duration.
+    /// Stop after this many measured messages if they come before the end of the duration. In backlog mode: the backlog. In
+    /// topics mode: topics, 1000 without it.
     #[arg(short = 'n', long)]
     pub message_count: Option<u64>,
 
     /// Messages a second, all clients together. The schedule is open: each message has an
-    /// intended time and its latency counts from then, however late it could be sent.
+    /// intended time and its latency counts from then, however late it could be sent. In backlog mode: what is written while the
+    /// backlog is read, nothing without it.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub rate_limit: Option<u64>,
 
@@ -79,6 +91,10 @@ pub struct Options {
     /// Delete the topic at the end.
     #[arg(long)]
     pub delete_topic_after: bool,
+
+    /// Leave the topics of topics mode in place, to see what it costs to have them.
+    #[arg(long)]
+    pub keep_topics: bool,
 
     /// Acknowledgements a message needs.
     #[arg(long, default_value = "all", value_parser = ["0", "1", "-1", "all"])]
@@ -145,6 +161,10 @@ pub struct Options {
     #[arg(long, value_name = "FILE.json")]
     pub compare: Option<PathBuf>,
 
+    /// Show metrics of the run at `http://HOST:PORT/metrics` for Prometheus while it lasts.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    pub prometheus_port: Option<u16>,
+
     /// Show the client's own log (twice: its debug log of brokers and messages).
     #[arg(short = 'v', long, action = clap::ArgAction::Count)]
     pub verbose: u8,
@@ -158,8 +178,16 @@ pub enum Mode {
     Produce,
     /// Read what is there and what comes.
     Consume,
-    /// Send, and wait until a consumer has received each message.
+    /// Send, and wait until a consumer has received each message before the next.
     RoundTrip,
+    /// Send as produce mode does while consumers read along: the latency from the intended time to the receipt.
+    EndToEnd,
+    /// Write a backlog, then let consumers start and read it.
+    Backlog,
+    /// Make topics, then delete them.
+    Topics,
+    /// Carry out the runs of a file.
+    Scenario,
 }
 
 impl Mode {
@@ -169,6 +197,10 @@ impl Mode {
             Mode::Produce => "produce",
             Mode::Consume => "consume",
             Mode::RoundTrip => "round-trip",
+            Mode::EndToEnd => "end-to-end",
+            Mode::Backlog => "backlog",
+            Mode::Topics => "topics",
+            Mode::Scenario => "scenario",
         }
     }
 }
@@ -213,15 +245,31 @@ pub enum KeyPattern {
 impl Options {
     /// Checks what clap cannot: combinations of flags.
     pub fn check(&self) -> anyhow::Result<()> {
-        let needs_header = self.mode == Mode::RoundTrip || (self.validate && self.mode == Mode::Produce);
+        let has_header = matches!(self.mode, Mode::RoundTrip | Mode::EndToEnd);
+        let sends = matches!(self.mode, Mode::Produce | Mode::Backlog);
+        let needs_header = has_header || (self.validate && sends);
         if needs_header && self.message_size < HEADER_BYTES {
             anyhow::bail!(
-                "--message-size {} is too small: --validate and round-trip write a header of {HEADER_BYTES} bytes",
+                "--message-size {} is too small: --validate, round-trip and end-to-end write a header of {HEADER_BYTES} bytes",
                 self.message_size
             );
         }
         if self.concurrency < self.clients {
             anyhow::bail!("--clients {} exceeds --concurrency {}", self.clients, self.concurrency);
+        }
+        if self.consumer_group.is_some() && self.mode != Mode::Consume {
+            anyhow::bail!(
+                "--consumer-group is for consume mode: the consumers of {} mode read given partitions",
+                self.mode.name()
+            );
+        }
+        if self.keep_topics && self.mode != Mode::Topics {
+            anyhow::bail!(
+                "--keep-topics is for topics mode; other modes keep theirs unless --delete-topic-after is given"
+            );
+        }
+        if self.scenario.is_some() && self.mode != Mode::Scenario {
+            anyhow::bail!("a file of runs is for scenario mode: add -m scenario");
         }
         if self.duration.is_zero() {
             anyhow::bail!("--duration must be longer than zero");

@@ -104,13 +104,24 @@ pub fn consumer(options: &Options) -> Result<BaseConsumer<Log>> {
 
 /// First and next offset of each partition of the topic.
 pub fn watermarks(consumer: &BaseConsumer<Log>, topic: &str, partitions: i32) -> Result<Vec<(i64, i64)>> {
-    (0..partitions)
-        .map(|partition| {
-            consumer
-                .fetch_watermarks(topic, partition, ADMIN_TIMEOUT)
-                .with_context(|| format!("cannot read the offsets of {topic}-{partition}"))
-        })
-        .collect()
+    (0..partitions).map(|partition| watermarks_of(consumer, topic, partition)).collect()
+}
+
+fn watermarks_of(consumer: &BaseConsumer<Log>, topic: &str, partition: i32) -> Result<(i64, i64)> {
+    consumer
+        .fetch_watermarks(topic, partition, ADMIN_TIMEOUT)
+        .with_context(|| format!("cannot read the offsets of {topic}-{partition}"))
+}
+
+/// The next offset of a partition.
+pub fn high_watermark(consumer: &BaseConsumer<Log>, topic: &str, partition: i32) -> Result<i64> {
+    Ok(watermarks_of(consumer, topic, partition)?.1)
+}
+
+/// The next offset of each partition of the topic.
+pub fn high_watermarks(options: &Options, partitions: i32) -> Result<Vec<i64>> {
+    let found = watermarks(&consumer(options)?, &options.topic, partitions)?;
+    Ok(found.into_iter().map(|(_, next)| next).collect())
 }
 
 /// Assigns partitions at offsets to a consumer.
@@ -167,7 +178,8 @@ pub fn prepare_topic(options: &Options) -> Result<i32> {
     }
 }
 
-fn admin(options: &Options) -> Result<AdminClient<Log>> {
+/// A client for administration.
+pub fn admin(options: &Options) -> Result<AdminClient<Log>> {
     base_config(options).create_with_context(Log).context("cannot create an admin client")
 }
 

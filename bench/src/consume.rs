@@ -16,11 +16,11 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Message};
 
 use crate::cli::Options;
-use crate::client::{Log, assign, consumer, watermarks};
-use crate::payload::read_header;
+use crate::client::{Log, assign, consumer, high_watermarks};
+use crate::payload::{Header, read_header};
 use crate::run::{Event, Run};
 use crate::schedule::Window;
-use crate::stats::Recorder;
+use crate::stats::{Part, Recorder};
 use crate::validation::Checker;
 
 const POLL: Duration = Duration::from_millis(20);
@@ -83,7 +83,7 @@ impl Reader<'_> {
             }
             let (window, recorder) = measuring.get_or_insert_with(|| {
                 let window = self.run.begin();
-                (window, self.run.recorder(window))
+                (window, self.run.recorder(Part::Main, window))
             });
             let now_ns = self.run.clock.now_ns();
             recorder.advance(now_ns);
@@ -111,26 +111,32 @@ impl Reader<'_> {
             Some(checker) => checker.record(message.partition(), value),
             None => read_header(value).ok(),
         };
-        let sent_wall_ns = match header {
-            Some(header) => header.intended_wall_ns,
-            None => message.timestamp().to_millis().unwrap_or(0).max(0) as u64 * 1_000_000,
-        };
-        let age_ns = self.run.clock.wall_ns(now_ns).saturating_sub(sent_wall_ns);
-        recorder.complete_with_latency(now_ns, now_ns, age_ns, value.len());
+        recorder.complete_with_latency(
+            now_ns,
+            now_ns,
+            age_ns(self.run, message, header, now_ns),
+            value.len(),
+        );
     }
 }
 
+/// The age of a record that has come: since its intended time if this tool sent it, else since its timestamp.
+pub fn age_ns(run: &Run, message: &BorrowedMessage<'_>, header: Option<Header>, now_ns: u64) -> u64 {
+    let sent_wall_ns = match header {
+        Some(header) => header.intended_wall_ns,
+        None => message.timestamp().to_millis().unwrap_or(0).max(0) as u64 * 1_000_000,
+    };
+    run.clock.wall_ns(now_ns).saturating_sub(sent_wall_ns)
+}
+
 /// Reads what lies between two sets of offsets and checks each record. For produce mode.
-pub fn read_back(options: &Options, checker: &mut Checker, starts: &[(i64, i64)]) -> Result<()> {
+pub fn read_back(options: &Options, checker: &mut Checker, starts: &[i64]) -> Result<()> {
     let consumer = consumer(options)?;
-    let ends = watermarks(&consumer, &options.topic, starts.len() as i32)?;
-    let from: Vec<_> = starts
-        .iter()
-        .enumerate()
-        .map(|(partition, (_, next))| (partition as i32, Offset::Offset(*next)))
-        .collect();
+    let ends = high_watermarks(options, starts.len() as i32)?;
+    let from: Vec<_> =
+        (0..).zip(starts).map(|(partition, next)| (partition, Offset::Offset(*next))).collect();
     assign(&consumer, &options.topic, &from)?;
-    let mut left: Vec<bool> = starts.iter().zip(&ends).map(|((_, start), (_, end))| start < end).collect();
+    let mut left: Vec<bool> = starts.iter().zip(&ends).map(|(start, end)| start < end).collect();
     let mut idle_polls = 0;
     while left.iter().any(|open| *open) {
         let Some(message) = consumer.poll(POLL).transpose().context("cannot read the topic back")? else {
@@ -143,7 +149,7 @@ pub fn read_back(options: &Options, checker: &mut Checker, starts: &[(i64, i64)]
         idle_polls = 0;
         let partition = message.partition() as usize;
         checker.record(message.partition(), message.payload().unwrap_or(&[]));
-        left[partition] = message.offset() + 1 < ends[partition].1;
+        left[partition] = message.offset() + 1 < ends[partition];
     }
     Ok(())
 }

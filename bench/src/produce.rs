@@ -24,7 +24,7 @@ use crate::outbox::{Outbox, Permits, Sent, pace};
 use crate::payload::read_header;
 use crate::run::{Event, Run};
 use crate::schedule::{Schedule, Window};
-use crate::stats::Recorder;
+use crate::stats::{Part, Recorder};
 use crate::validation::SequenceSet;
 
 /// How long one poll for deliveries lasts; callbacks run at once, this only bounds how late the
@@ -172,18 +172,21 @@ pub fn tasks_of(options: &Options, client: u32) -> u32 {
     options.concurrency / options.clients + u32::from(client < options.concurrency % options.clients)
 }
 
-/// Starts the run's producers; each reports to the run when it is done.
-pub fn start(options: &Options, run: &Arc<Run>) -> Result<Vec<thread::JoinHandle<Outcome>>> {
+/// Starts the run's producers; each reports to the run when it is done. What they measure is `part` of the run.
+pub fn start(options: &Options, run: &Arc<Run>, part: Part) -> Result<Vec<thread::JoinHandle<Outcome>>> {
     let producers: Vec<_> = (0..options.clients)
         .map(|client| Ok((client, connected_producer(options, Deliveries)?)))
         .collect::<Result<_>>()?;
+    run.producers_start(options.clients);
     let window = run.begin();
     let spawn = |(client, producer)| {
         let (options, run) = (options.clone(), Arc::clone(run));
         thread::Builder::new()
             .name(format!("produce-{client}"))
             .spawn(move || {
-                let outcome = produce(&options, &run, client, producer, window);
+                let recorder = run.recorder(part, window);
+                let outcome = produce(&options, &run, client, producer, window, recorder);
+                run.producer_ended();
                 run.tell(Event::Done(Ok(())));
                 outcome
             })
@@ -198,6 +201,7 @@ fn produce(
     client: u32,
     producer: Arc<BaseProducer<Deliveries>>,
     window: Window,
+    recorder: Recorder,
 ) -> Outcome {
     let outbox = Outbox::new(Arc::clone(&producer), Arc::clone(run), options, client);
     let tasks = tasks_of(options, client);
@@ -214,7 +218,7 @@ fn produce(
     let state = Client {
         run: Arc::clone(run),
         window,
-        recorder: run.recorder(window),
+        recorder,
         sending,
         acknowledged: options.validate.then(SequenceSet::default),
         errors: BTreeSet::new(),

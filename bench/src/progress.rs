@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::cli::Options;
+use crate::cli::{Mode, Options};
 use crate::stats::Sample;
 
 /// Shows progress.
@@ -21,9 +21,13 @@ impl Progress {
         let total_s = (options.warmup_duration + options.duration).as_secs();
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new(total_s.max(1));
+            // These end when they are done, whenever that is.
+            let template = match options.mode {
+                Mode::Backlog | Mode::Topics => "{spinner:.cyan} {pos}s {msg}",
+                _ => "{spinner:.cyan} [{bar:30.cyan/blue}] {pos}/{len}s {msg}",
+            };
             let style =
-                ProgressStyle::with_template("{spinner:.cyan} [{bar:30.cyan/blue}] {pos}/{len}s {msg}")
-                    .unwrap_or_else(|_| ProgressStyle::default_bar());
+                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
             bar.set_style(style.progress_chars("=> "));
             bar.enable_steady_tick(Duration::from_millis(200));
             bar

@@ -25,7 +25,7 @@ use crate::payload::{Header, read_header};
 use crate::produce::{connected_producer, spawn_pacer, tasks_of};
 use crate::run::{Event, Run};
 use crate::schedule::{Schedule, Window};
-use crate::stats::Recorder;
+use crate::stats::{Part, Recorder};
 use crate::validation::Checker;
 
 const POLL: Duration = Duration::from_millis(20);
@@ -139,7 +139,7 @@ impl Client {
             run: Arc::clone(run),
             id,
             window,
-            recorder: run.recorder(window),
+            recorder: run.recorder(Part::Main, window),
             sending,
             outstanding_max: tasks,
             checker: options.validate.then(|| Checker::of_client(run.id, id)),

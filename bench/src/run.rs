@@ -4,17 +4,18 @@
 //! only when `--message-count` or the end of a topic stops the run earlier.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 
 use crate::cli::Options;
+use crate::live::Live;
 use crate::proc::Usage;
 use crate::progress::Progress;
 use crate::schedule::Window;
-use crate::stats::{Recorder, Sample, Totals};
+use crate::stats::{Part, Recorder, Sample, Totals};
 
 /// How late after an interval's end its line is printed, so that all threads have reported.
 const LINE_DELAY_NS: u64 = 50_000_000;
@@ -73,6 +74,10 @@ pub struct Run {
     measured_count: AtomicU64,
     stop: AtomicBool,
     at_last_record: AtomicBool,
+    /// Producers that are not done yet, for consumers that read what these write.
+    producers_left: AtomicU32,
+    /// Readers whose end is the end of the run, if the run was told of them.
+    readers_left: AtomicI64,
     events: Sender<Event>,
 }
 
@@ -91,6 +96,8 @@ impl Run {
             measured_count: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             at_last_record: AtomicBool::new(false),
+            producers_left: AtomicU32::new(0),
+            readers_left: AtomicI64::new(0),
             events,
         })
     }
@@ -113,11 +120,11 @@ impl Run {
         self.begin_ns.load(Ordering::Acquire) != NOT_BEGUN
     }
 
-    /// A recorder that reports to this run's reporter.
-    pub fn recorder(&self, window: Window) -> Recorder {
+    /// A recorder of `part` that reports to this run's reporter.
+    pub fn recorder(&self, part: Part, window: Window) -> Recorder {
         let events = self.events.clone();
         // The reporter outlives the threads; a send that fails has nobody to tell.
-        Recorder::new(window, self.interval_ns, move |sample| {
+        Recorder::new(part, window, self.interval_ns, move |sample| {
             let _ = events.send(Event::Sample(Box::new(sample)));
         })
     }
@@ -147,6 +154,33 @@ impl Run {
         self.at_last_record.store(true, Ordering::Release);
     }
 
+    /// So many producers are about to start.
+    pub fn producers_start(&self, count: u32) {
+        self.producers_left.fetch_add(count, Ordering::AcqRel);
+    }
+
+    /// A producer has an answer for all that it has sent, or waits for it no longer.
+    pub fn producer_ended(&self) {
+        self.producers_left.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// True when all producers that were started have ended.
+    pub fn all_produced(&self) -> bool {
+        self.producers_left.load(Ordering::Acquire) == 0
+    }
+
+    /// The run ends when so many readers have: producers that go on meanwhile stop then.
+    pub fn stop_after_readers(&self, count: usize) {
+        self.readers_left.store(count as i64, Ordering::Release);
+    }
+
+    /// A reader has read all that it was to read.
+    pub fn reader_ended(&self) {
+        if self.readers_left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.stop();
+        }
+    }
+
     /// Ends the run early.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
@@ -164,6 +198,8 @@ pub struct Measurement {
     pub totals: Totals,
     /// Exact length of what throughput is divided by.
     pub elapsed_ns: u64,
+    /// Length of the warm-up before it.
+    pub warmup_ns: u64,
     /// The broker's use of the machine at the measurement's start and end.
     pub usage: Option<(Usage, Usage)>,
 }
@@ -171,23 +207,24 @@ pub struct Measurement {
 /// The thread that waits, prints progress and merges.
 pub struct Reporter<'a> {
     options: &'a Options,
-    run: &'a Run,
+    run: Arc<Run>,
     totals: Totals,
     progress: Progress,
+    live: Option<&'a Live>,
     window: Option<Window>,
     usage: (Option<Usage>, Option<Usage>),
     next_line: i64,
 }
 
 impl<'a> Reporter<'a> {
-    /// A reporter of `run`.
-    pub fn new(options: &'a Options, run: &'a Run) -> Self {
-        let progress = Progress::new(options);
+    /// A reporter of `run`, which also tells `live` what it hears.
+    pub fn new(options: &'a Options, run: &Arc<Run>, live: Option<&'a Live>) -> Self {
         Self {
             options,
-            run,
+            run: Arc::clone(run),
             totals: Totals::default(),
-            progress,
+            progress: Progress::new(options),
+            live,
             window: None,
             usage: (None, None),
             next_line: 0,
@@ -201,7 +238,10 @@ impl<'a> Reporter<'a> {
         while running > 0 {
             match events.recv_timeout(self.until_next()) {
                 Ok(Event::Begun(window)) => self.begun(window),
-                Ok(Event::Sample(sample)) => self.totals.add(&sample),
+                Ok(Event::Sample(sample)) => {
+                    self.totals.add(&sample);
+                    self.live.inspect(|live| live.add(&sample));
+                }
                 Ok(Event::Done(result)) => {
                     running -= 1;
                     if let Err(error) = result {
@@ -266,6 +306,7 @@ impl<'a> Reporter<'a> {
             let empty = Totals::default().measured;
             let sample = self.totals.intervals.get(&self.next_line).unwrap_or(&empty);
             self.progress.interval(self.next_line, self.run.interval_ns, sample);
+            self.live.inspect(|live| live.interval(self.run.interval_ns, sample));
             self.next_line += 1;
         }
     }
@@ -285,7 +326,8 @@ impl<'a> Reporter<'a> {
             }
             Some(window) => window.end_ns - window.start_ns,
         };
-        Measurement { totals: self.totals, elapsed_ns, usage: self.usage.0.zip(end_of_usage) }
+        let warmup_ns = self.options.warmup_duration.as_nanos() as u64;
+        Measurement { totals: self.totals, elapsed_ns, warmup_ns, usage: self.usage.0.zip(end_of_usage) }
     }
 }
 

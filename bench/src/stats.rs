@@ -18,9 +18,21 @@ pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_US_MAX, SIGNIFICANT_DIGITS).expect("constant bounds are valid")
 }
 
+/// What a recorder measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// What the mode is about.
+    Main,
+    /// What goes on beside it and is reported on its own: the acknowledgements while end-to-end latency is measured,
+    /// deletions, connects.
+    Beside,
+}
+
 /// What one thread saw in one report interval.
 #[derive(Clone, Debug)]
 pub struct Sample {
+    /// What it measures.
+    pub part: Part,
     /// Phase of the completions in it.
     pub phase: Phase,
     /// Interval, counted from the start of the measurement.
@@ -39,8 +51,9 @@ pub struct Sample {
 }
 
 impl Sample {
-    fn new(phase: Phase, interval: i64) -> Self {
+    fn new(part: Part, phase: Phase, interval: i64) -> Self {
         Self {
+            part,
             phase,
             interval,
             message_count: 0,
@@ -73,10 +86,15 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// A recorder that hands finished samples to `send`.
-    pub fn new(window: Window, interval_ns: u64, send: impl FnMut(Sample) + Send + 'static) -> Self {
-        let first = window.interval(0, interval_ns);
-        Self { window, interval_ns, current: Sample::new(window.phase(0), first), send: Box::new(send) }
+    /// A recorder of `part` that hands finished samples to `send`.
+    pub fn new(
+        part: Part,
+        window: Window,
+        interval_ns: u64,
+        send: impl FnMut(Sample) + Send + 'static,
+    ) -> Self {
+        let current = Sample::new(part, window.phase(0), window.interval(0, interval_ns));
+        Self { window, interval_ns, current, send: Box::new(send) }
     }
 
     /// A message that was meant for `intended_ns` is complete at `now_ns`.
@@ -118,13 +136,15 @@ impl Recorder {
         if interval == self.current.interval && phase == self.current.phase {
             return;
         }
-        let finished = std::mem::replace(&mut self.current, Sample::new(phase, interval));
+        let next = Sample::new(self.current.part, phase, interval);
+        let finished = std::mem::replace(&mut self.current, next);
         self.hand_over(finished);
     }
 
     /// Hands the last sample over.
     pub fn finish(mut self) {
-        let last = std::mem::replace(&mut self.current, Sample::new(Phase::Drain, 0));
+        let empty = Sample::new(self.current.part, Phase::Drain, 0);
+        let last = std::mem::replace(&mut self.current, empty);
         self.hand_over(last);
     }
 
@@ -139,6 +159,8 @@ impl Recorder {
 pub struct Totals {
     /// The measured phase; latencies include those of the drain.
     pub measured: Sample,
+    /// The same of what goes on beside it. Empty in modes that have no such thing.
+    pub beside: Sample,
     /// Completions after the end of the measurement, which throughput leaves out.
     pub drained_count: u64,
     /// Failures in any phase.
@@ -150,7 +172,8 @@ pub struct Totals {
 impl Default for Totals {
     fn default() -> Self {
         Self {
-            measured: Sample::new(Phase::Measured, 0),
+            measured: Sample::new(Part::Main, Phase::Measured, 0),
+            beside: Sample::new(Part::Beside, Phase::Measured, 0),
             drained_count: 0,
             failure_count: 0,
             intervals: BTreeMap::new(),
@@ -162,16 +185,18 @@ impl Totals {
     /// Adds a thread's sample.
     pub fn add(&mut self, sample: &Sample) {
         self.failure_count += sample.failure_count;
+        let is_main = sample.part == Part::Main;
+        let total = if is_main { &mut self.measured } else { &mut self.beside };
         match sample.phase {
-            Phase::Measured => self.measured.merge(sample),
+            Phase::Measured => total.merge(sample),
             Phase::Drain => {
-                self.drained_count += sample.message_count;
-                self.measured.latency_us.add(&sample.latency_us).expect("histograms have the same bounds");
+                total.latency_us.add(&sample.latency_us).expect("histograms have the same bounds");
+                self.drained_count += if is_main { sample.message_count } else { 0 };
             }
             Phase::Warmup => {}
         }
-        if sample.phase != Phase::Drain {
-            let fresh = || Sample::new(sample.phase, sample.interval);
+        if is_main && sample.phase != Phase::Drain {
+            let fresh = || Sample::new(Part::Main, sample.phase, sample.interval);
             self.intervals.entry(sample.interval).or_insert_with(fresh).merge(sample);
         }
     }
@@ -187,15 +212,33 @@ mod tests {
 
     fn run(events: &[(u64, u64)]) -> (Vec<Sample>, Totals) {
         let (sender, receiver) = mpsc::channel();
-        let mut recorder = Recorder::new(WINDOW, 1_000_000, move |sample| sender.send(sample).unwrap());
-        for &(now_ns, intended_ns) in events {
-            recorder.complete(now_ns, intended_ns, 10);
-        }
-        recorder.finish();
+        record(Part::Main, sender, events);
         let samples: Vec<Sample> = receiver.iter().collect();
         let mut totals = Totals::default();
         samples.iter().for_each(|sample| totals.add(sample));
         (samples, totals)
+    }
+
+    fn record(part: Part, sender: mpsc::Sender<Sample>, events: &[(u64, u64)]) {
+        let send = move |sample| sender.send(sample).unwrap();
+        let mut recorder = Recorder::new(part, WINDOW, 1_000_000, send);
+        for &(now_ns, intended_ns) in events {
+            recorder.complete(now_ns, intended_ns, 10);
+        }
+        recorder.finish();
+    }
+
+    #[test]
+    fn what_goes_on_beside_is_counted_on_its_own() {
+        let (sender, receiver) = mpsc::channel();
+        record(Part::Main, sender.clone(), &[(1_500_000, 1_400_000)]);
+        record(Part::Beside, sender, &[(1_500_000, 1_000_000), (9_000_000, 1_000_000)]);
+        let mut totals = Totals::default();
+        receiver.iter().for_each(|sample| totals.add(&sample));
+        assert_eq!((totals.measured.message_count, totals.measured.latency_us.max()), (1, 100));
+        assert_eq!((totals.beside.message_count, totals.beside.latency_us.len()), (1, 2));
+        assert_eq!(totals.drained_count, 0);
+        assert_eq!(totals.intervals.values().map(|s| s.message_count).sum::<u64>(), 1);
     }
 
     #[test]

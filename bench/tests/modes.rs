@@ -1,5 +1,6 @@
 //! The binary from end to end, against the mock cluster that librdkafka carries in itself.
 
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -129,6 +130,112 @@ fn round_trips_come_back_clean() {
         assert!(report["messages"].as_u64() > Some(0), "{report}");
         assert_eq!(report["validation"]["lost"], 0);
     }
+}
+
+#[test]
+fn latency_is_measured_end_to_end_while_producing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("run.json");
+    let cluster = cluster("t", 3);
+    let line = format!(
+        "-t t -m end-to-end -c 8 --clients 2 -d 1s -w 200ms --rate-limit 500 --validate --json-output {}",
+        path.display()
+    );
+    let output = bench(&cluster, &line);
+    assert!(output.status.success(), "{output:?}");
+    let report = json(&path);
+    let (received, acknowledged) = (&report["latency"]["count"], &report["beside"][0]["latency"]["count"]);
+    // Both count the messages that were meant for the measurement: the same ones.
+    assert_eq!(received, acknowledged, "{report}");
+    assert!(received.as_u64() > Some(400), "{report}");
+    assert_eq!(
+        (&report["beside"][0]["name"], &report["validation"]["lost"]),
+        (&"acknowledged".into(), &0.into())
+    );
+}
+
+#[test]
+fn a_backlog_is_written_and_then_read_to_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("run.json");
+    let cluster = cluster("t", 2);
+    for (rate, parts) in [("", 1), (" --rate-limit 300", 2)] {
+        let line = format!(
+            "-t t -m backlog -c 32 -s 100 -n 3000 --consumers 2 --validate{rate} --json-output {}",
+            path.display()
+        );
+        let output = bench(&cluster, &line);
+        assert!(output.status.success(), "{output:?}");
+        let report = json(&path);
+        // What comes while it is read may be read with it.
+        assert!(report["messages"].as_u64() >= Some(3_000), "{report}");
+        assert_eq!(report["beside"][0]["messages"], 3_000);
+        assert_eq!(report["beside"].as_array().map(Vec::len), Some(parts));
+    }
+}
+
+#[test]
+fn a_scenario_is_its_runs_in_turn() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, file) = (directory.path().join("runs.json"), directory.path().join("runs.toml"));
+    let cluster = cluster("t", 1);
+    let text = "[defaults]\ntopic = \"t\"\nconcurrency = 4\nwarmup-duration = 0\nmessage-count = 50\n\
+        [[run]]\nname = \"small\"\nmessage-size = 10\n\
+        [[run]]\nname = \"checked\"\nmessage-size = 100\nvalidate = true\n";
+    std::fs::write(&file, text).unwrap();
+    let line = format!("-m scenario {} --json-output {}", file.display(), path.display());
+    let output = bench(&cluster, &line);
+    assert!(output.status.success(), "{output:?}");
+    let runs = &json(&path)["runs"];
+    assert_eq!((&runs[0]["name"], &runs[0]["bytes"]), (&"small".into(), &500.into()));
+    assert_eq!((&runs[1]["name"], &runs[1]["validation"]["checked"]), (&"checked".into(), &50.into()));
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(table.lines().filter(|line| line.ends_with("clean")).count(), 2, "{table}");
+
+    std::fs::write(&file, "[[run]]\nname = \"a\"\nmesage-size = 1").unwrap();
+    let output = bench(&cluster, &format!("-m scenario {}", file.display()));
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("run \"a\": unknown flag `mesage-size`") && text.lines().count() == 1, "{text}");
+}
+
+#[test]
+fn prometheus_sees_the_run_while_it_lasts() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let cluster = cluster("t", 1);
+    let mut run = Command::new(env!("CARGO_BIN_EXE_chronik-bench"))
+        .args(["-b", &cluster.bootstrap_servers(), "-t", "t", "-c", "4", "-w", "0", "-d", "60s"])
+        .args(["--prometheus-port", &port.to_string()])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let ask = |path: &str| -> std::io::Result<String> {
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let measured = |text: &str| {
+        let line = text.lines().find(|line| line.starts_with("chronik_bench_messages_total{"))?;
+        line.rsplit(' ').next()?.parse::<u64>().ok()
+    };
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(50);
+    let text = loop {
+        let text = ask("/metrics").unwrap_or_default();
+        if measured(&text).is_some_and(|count| count > 0) && text.contains("quantile=\"0.99\"") {
+            break text;
+        }
+        assert!(std::time::Instant::now() < deadline, "no metrics of the run: {text}");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    };
+    let elsewhere = ask("/").unwrap();
+    run.kill().unwrap();
+    run.wait().unwrap();
+    assert!(text.starts_with("HTTP/1.1 200") && text.contains("application/openmetrics-text"), "{text}");
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    assert!(elsewhere.starts_with("HTTP/1.1 404"), "{elsewhere}");
 }
 
 #[test]

@@ -20,7 +20,7 @@ document.querySelectorAll(".plot svg").forEach((svg) => {
   const note = document.createElement("pre");
   note.className = "probe";
   note.textContent = JSON.stringify({
-    chart: svg.closest("figure").id,
+    chart: svg.closest("figure").dataset.chart,
     width: box.width,
     lines: lines.map((line) => ({
       name: line.classList[1],
@@ -125,9 +125,10 @@ fn chromium_draws_every_chart_of_a_report() {
     assert_all_drawn(&single, &rendered(&single.page, directory.path()));
 
     let earlier = single.json.to_str().expect("scratch paths are text");
-    // A group means nothing to a producer; its name shows what the page makes of a hostile text.
-    let hostile = "<b id=\"injected\">&amp;</script>";
-    let arguments = ["-d", "4s", "-w", "1s", "--compare", earlier, "--consumer-group", hostile];
+    // A file's name may be anything: it shows what the page makes of a hostile text.
+    let hostile = directory.path().join("<b id=\"injected\">&amp;.csv");
+    let hostile = hostile.to_str().expect("scratch paths are text");
+    let arguments = ["-d", "4s", "-w", "1s", "--compare", earlier, "--csv-output", hostile];
     let compared = bench(&mut broker, directory.path(), "compared", &arguments);
     let dom = rendered(&compared.page, directory.path());
     assert_all_drawn(&compared, &dom);

@@ -10,17 +10,17 @@ use crate::report::scale::{
 };
 use crate::report::{Interval, Latency};
 
-/// Throughput over time, with the intervals in which messages failed.
-pub fn throughput(time_line: &[Interval]) -> Markup {
+/// Throughput over time, with the intervals in which something failed.
+pub fn throughput(time_line: &[Interval], unit: &str) -> Markup {
     let rates: Vec<_> = time_line.iter().map(|interval| Some(interval.messages_per_second)).collect();
     let ticks = ticks_from_zero(greatest(&rates));
     let y = Axis {
         scale: Scale::linear((0.0, ticks[ticks.len() - 1]), UPWARDS),
         ticks: ticks.into_iter().map(|tick| (tick, short(tick))).collect(),
-        title: "messages/s".to_owned(),
+        title: format!("{unit}/s"),
     };
     let mut series = vec![Series {
-        name: "messages/s".to_owned(),
+        name: format!("{unit}/s"),
         class: "rate",
         style: Style::Area,
         values: rates,
@@ -31,7 +31,7 @@ pub fn throughput(time_line: &[Interval]) -> Markup {
     let failures: Vec<_> = failures.collect();
     if failures.iter().any(Option::is_some) {
         series.push(Series {
-            name: "failed messages".to_owned(),
+            name: format!("failed {unit}"),
             class: "failed",
             style: Style::Marks,
             values: failures,
@@ -159,7 +159,10 @@ mod tests {
         for count in [1, 2, 61, 3_600] {
             let time_line: Vec<_> =
                 (0..count).map(|at| interval(at, 1e5 + f64::from(at), Some(0.5 + f64::from(at)))).collect();
-            assert_eq!(point_count(&throughput(&time_line).into_string(), "rate"), count as usize);
+            assert_eq!(
+                point_count(&throughput(&time_line, "messages").into_string(), "rate"),
+                count as usize
+            );
             let page = latency(&time_line, "ack latency").into_string();
             assert_eq!(point_count(&page, "p50"), count as usize);
             assert_eq!(point_count(&page, "p99"), count as usize);
@@ -169,24 +172,24 @@ mod tests {
     #[test]
     fn a_stall_is_a_gap_in_the_latency_and_zero_in_the_throughput() {
         let time_line = [interval(0, 9.0, Some(1.0)), interval(1, 0.0, None), interval(2, 9.0, Some(1.0))];
-        assert_eq!(point_count(&throughput(&time_line).into_string(), "rate"), 3);
+        assert_eq!(point_count(&throughput(&time_line, "messages").into_string(), "rate"), 3);
         assert_eq!(point_count(&latency(&time_line, "x").into_string(), "p50"), 2);
     }
 
     #[test]
     fn the_warm_up_is_set_apart() {
-        let with = throughput(&[interval(-1, 1.0, None), interval(0, 2.0, None)]).into_string();
+        let with = throughput(&[interval(-1, 1.0, None), interval(0, 2.0, None)], "messages").into_string();
         assert!(with.contains("class=\"shade\"") && with.contains("−1 to 0 s, warm-up"), "{with}");
-        let without = throughput(&[interval(0, 2.0, None)]).into_string();
+        let without = throughput(&[interval(0, 2.0, None)], "messages").into_string();
         assert!(!without.contains("class=\"shade\""), "{without}");
     }
 
     #[test]
     fn failures_are_marked_where_they_were() {
         let mut time_line = vec![interval(0, 9.0, None), interval(1, 9.0, None)];
-        assert!(!throughput(&time_line).into_string().contains("failed messages"));
+        assert!(!throughput(&time_line, "messages").into_string().contains("failed messages"));
         time_line[1].failures = 3;
-        let page = throughput(&time_line).into_string();
+        let page = throughput(&time_line, "messages").into_string();
         assert!(page.contains("failed messages"));
         assert_eq!(page.matches("<circle class=\"point failed\"").count(), 1);
     }
@@ -198,7 +201,7 @@ mod tests {
         let empty = Latency::new(&crate::stats::histogram());
         let page = percentiles(&empty, "x").into_string();
         assert!(page.contains("No latencies were measured.") && !page.contains("<svg"), "{page}");
-        assert!(throughput(&[]).into_string().contains("No interval was measured."));
+        assert!(throughput(&[], "messages").into_string().contains("No interval was measured."));
     }
 
     #[test]

@@ -4,11 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use serde::Serialize;
 
-use crate::report::Report;
-
-/// Writes the report to a file, replacing it.
-pub fn write(report: &Report, path: &Path) -> Result<()> {
+/// Writes a report, or those of a scenario, to a file, replacing it.
+pub fn write(report: &impl Serialize, path: &Path) -> Result<()> {
     let mut text = serde_json::to_string_pretty(report)?;
     text.push('\n');
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))

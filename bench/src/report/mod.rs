@@ -11,9 +11,7 @@ mod scale;
 pub mod table;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
-use anyhow::{Result, bail};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
@@ -60,6 +58,8 @@ pub struct Report {
     pub megabytes_per_second: f64,
     /// Latency.
     pub latency: Latency,
+    /// What went on beside it, or before or after it.
+    pub beside: Vec<Beside>,
     /// The broker's cost, with `--broker-pid`.
     pub broker: Option<Cost>,
     /// What the broker calls itself, with `--broker-pid`.
@@ -72,6 +72,16 @@ pub struct Report {
     pub errors: Vec<String>,
     /// The measurement by report interval.
     pub time_line: Vec<Interval>,
+}
+
+/// The report of a scenario's run.
+#[derive(Debug, Serialize)]
+pub struct Named {
+    /// The run's name.
+    pub name: String,
+    /// What it found.
+    #[serde(flatten)]
+    pub report: Report,
 }
 
 /// Latencies in milliseconds.
@@ -92,6 +102,48 @@ pub struct Latency {
     pub curve: Vec<(f64, f64)>,
 }
 
+/// What a mode measures besides its main subject: acknowledgements, a backlog's writing, deletions.
+#[derive(Clone, Debug, Serialize)]
+pub struct Beside {
+    /// What it is.
+    pub name: &'static str,
+    /// Seconds of its measurement.
+    pub elapsed_seconds: f64,
+    /// How many there were.
+    pub messages: u64,
+    /// How many a second.
+    pub messages_per_second: f64,
+    /// 10^6 bytes a second.
+    pub megabytes_per_second: f64,
+    /// Latency.
+    pub latency: Latency,
+}
+
+impl Beside {
+    /// What a measurement says of what went on beside its main part, in the same time.
+    pub fn of_part(name: &'static str, measurement: &Measurement) -> Self {
+        Self::new(name, &measurement.totals.beside, measurement.elapsed_ns)
+    }
+
+    /// The main part of a measurement of its own.
+    pub fn of_step(name: &'static str, measurement: &Measurement) -> Self {
+        Self::new(name, &measurement.totals.measured, measurement.elapsed_ns)
+    }
+
+    fn new(name: &'static str, sample: &Sample, elapsed_ns: u64) -> Self {
+        let elapsed_seconds = elapsed_ns as f64 / 1e9;
+        let per_second = |amount: u64| amount as f64 / elapsed_seconds.max(1e-9);
+        Self {
+            name,
+            elapsed_seconds,
+            messages: sample.message_count,
+            messages_per_second: per_second(sample.message_count),
+            megabytes_per_second: per_second(sample.byte_count) / 1e6,
+            latency: Latency::new(&sample.latency_us),
+        }
+    }
+}
+
 /// One report interval.
 #[derive(Clone, Debug, Serialize)]
 pub struct Interval {
@@ -108,18 +160,6 @@ pub struct Interval {
     pub p99_ms: Option<f64>,
     /// Failed messages.
     pub failures: u64,
-}
-
-/// Makes sure, before anything is measured, that there are directories for all outputs.
-pub fn check_outputs(options: &Options) -> Result<()> {
-    for path in [&options.csv_output, &options.json_output, &options.report].into_iter().flatten() {
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let directory = parent.unwrap_or(Path::new("."));
-        if path.is_dir() || !directory.is_dir() {
-            bail!("cannot write {}: name a file in a directory that exists", path.display());
-        }
-    }
-    Ok(())
 }
 
 impl Latency {
@@ -152,6 +192,7 @@ impl Report {
         options: &Options,
         partitions: i32,
         measurement: &Measurement,
+        beside: Vec<Beside>,
         validation: Option<Findings>,
         errors: Vec<String>,
     ) -> Self {
@@ -163,7 +204,7 @@ impl Report {
         };
         let process = options.broker_pid.map(BrokerProcess::read).unwrap_or_default();
         let interval_seconds = f64::from(options.report_interval_secs);
-        let warmup_seconds = options.warmup_duration.as_secs_f64();
+        let warmup_seconds = measurement.warmup_ns as f64 / 1e9;
         let time_line =
             time_line(&measurement.totals.intervals, interval_seconds, warmup_seconds, elapsed_seconds);
         Self {
@@ -180,6 +221,7 @@ impl Report {
             messages_per_second: per_second(measured.message_count),
             megabytes_per_second: per_second(measured.byte_count) / 1e6,
             latency: Latency::new(&measured.latency_us),
+            beside,
             broker: measurement.usage.as_ref().map(cost),
             broker_version: process.version,
             broker_file_system: process.file_system,
@@ -240,14 +282,18 @@ fn interval(at_seconds: f64, seconds: f64, sample: Option<&Sample>) -> Interval 
 mod tests {
     use super::*;
     use crate::schedule::Phase;
-    use crate::stats::histogram;
+    use crate::stats::{Part, histogram};
 
     fn sample(interval: i64, message_count: u64) -> (i64, Sample) {
         let mut latency_us = histogram();
         latency_us.record_n(1_500, message_count).unwrap();
         let phase = if interval < 0 { Phase::Warmup } else { Phase::Measured };
         let (byte_count, failure_count, last_ns) = (0, 0, 0);
-        (interval, Sample { phase, interval, message_count, byte_count, failure_count, last_ns, latency_us })
+        let part = Part::Main;
+        (
+            interval,
+            Sample { part, phase, interval, message_count, byte_count, failure_count, last_ns, latency_us },
+        )
     }
 
     fn starts_and_rates(time_line: &[Interval]) -> Vec<(f64, f64)> {

@@ -10,9 +10,10 @@ use anyhow::{Context, Result};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde_json::Value;
 
+use crate::cli::Options;
 use crate::report::compare::{Change, Comparison, age, flag_of, host_label, shown};
 use crate::report::figures::{bytes, figure, grouped};
-use crate::report::{Report, charts, table};
+use crate::report::{Beside, Latency, Named, Report, charts, table};
 
 const STYLE: &str = include_str!("assets/page.css");
 /// Stands before everything else, so that an error of the other script is recorded as well.
@@ -21,19 +22,42 @@ const SCRIPT: &str = include_str!("assets/page.js");
 const POLICY: &str =
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:";
 
-/// Writes the page to a file, replacing it.
-pub fn write(report: &Report, comparison: Option<&Comparison>, path: &Path) -> Result<()> {
-    let page = render(report, comparison)?.into_string();
-    fs::write(path, page).with_context(|| format!("cannot write {}", path.display()))
+/// Writes the page of a run to a file, replacing it.
+pub fn write_run(report: &Report, comparison: Option<&Comparison>, path: &Path) -> Result<()> {
+    write(run_page(report, comparison)?, path)
 }
 
-/// The whole page.
-fn render(report: &Report, comparison: Option<&Comparison>) -> Result<Markup> {
-    let latency_name = table::latency_name(report.settings.mode);
+/// Writes the page of a scenario's runs to a file, replacing it.
+pub fn write_scenario(options: &Options, runs: &[(&Named, &Option<Comparison>)], path: &Path) -> Result<()> {
+    write(scenario_page(options, runs)?, path)
+}
+
+fn write(page: Markup, path: &Path) -> Result<()> {
+    fs::write(path, page.into_string()).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn run_page(report: &Report, comparison: Option<&Comparison>) -> Result<Markup> {
     let title = format!("{} · {}", report.settings.mode.name(), report.settings.topic);
-    let settings = serde_json::to_value(&report.settings)?;
-    let host = serde_json::to_value(&report.host)?;
-    Ok(html! {
+    Ok(frame(&title, run(report, comparison, &title)?))
+}
+
+fn scenario_page(options: &Options, runs: &[(&Named, &Option<Comparison>)]) -> Result<Markup> {
+    let file = options.scenario.as_deref().and_then(Path::file_name).unwrap_or_default();
+    let title = format!("scenario · {}", file.to_string_lossy());
+    let parts = runs.iter().map(|(named, comparison)| run(&named.report, comparison.as_ref(), &named.name));
+    let parts = parts.collect::<Result<Vec<_>>>()?;
+    let reports: Vec<_> = runs.iter().map(|(named, _)| *named).collect();
+    let body = html! {
+        header { h1 { (title) } }
+        (overview(&reports))
+        @for (at, part) in parts.iter().enumerate() { article id={ "run-" (at) } { (part) } }
+    };
+    Ok(frame(&title, body))
+}
+
+/// The page around what it shows.
+fn frame(title: &str, body: Markup) -> Markup {
+    html! {
         (DOCTYPE)
         html lang="en" {
             head {
@@ -47,28 +71,76 @@ fn render(report: &Report, comparison: Option<&Comparison>) -> Result<Markup> {
             }
             body {
                 script { (PreEscaped(ERRORS_SCRIPT)) }
-                (header(report, &title))
-                main {
-                    (tiles(report, latency_name))
-                    @if let Some(comparison) = comparison { (compared(comparison)) }
-                    (charts::throughput(&report.time_line))
-                    (charts::latency(&report.time_line, latency_name))
-                    (charts::percentiles(&report.latency, latency_name))
-                    div.columns {
-                        (pairs("Settings", entries(&settings, flag_of)))
-                        div {
-                            (pairs("Result", result(report)))
-                            @if let Some(rows) = broker(report) { (pairs("Broker", rows)) }
-                            (validation(report))
-                            (pairs("Host of chronik-bench", entries(&host, host_label)))
-                        }
-                    }
-                }
-                footer { "chronik-bench " (report.version) }
+                (body)
+                footer { "chronik-bench " (env!("CARGO_PKG_VERSION")) }
                 script { (PreEscaped(SCRIPT)) }
             }
         }
+    }
+}
+
+/// All of one run.
+fn run(report: &Report, comparison: Option<&Comparison>, title: &str) -> Result<Markup> {
+    let mode = report.settings.mode;
+    let latency_name = table::latency_name(mode);
+    let settings = serde_json::to_value(&report.settings)?;
+    let host = serde_json::to_value(&report.host)?;
+    Ok(html! {
+        (header(report, title))
+        (tiles(report, latency_name))
+        @if let Some(comparison) = comparison { (compared(comparison)) }
+        (charts::throughput(&report.time_line, table::unit(mode)))
+        (charts::latency(&report.time_line, latency_name))
+        (charts::percentiles(&report.latency, latency_name))
+        div.columns {
+            (pairs("Settings", entries(&settings, flag_of)))
+            div {
+                (pairs("Result", result(report)))
+                @for beside in &report.beside { (pairs(beside.name, of_beside(beside, table::unit(mode)))) }
+                @if let Some(rows) = broker(report) { (pairs("Broker", rows)) }
+                (validation(report))
+                (pairs("Host of chronik-bench", entries(&host, host_label)))
+            }
+        }
     })
+}
+
+/// The runs of a scenario, one a line.
+fn overview(runs: &[&Named]) -> Markup {
+    let heads = [
+        "run",
+        "per second",
+        "MB/s",
+        "p50 (ms)",
+        "p99 (ms)",
+        "p99.9 (ms)",
+        "broker CPU (µs each)",
+        "verdict",
+    ];
+    let cells = |report: &Report| {
+        let (rates, latency) = ([report.messages_per_second, report.megabytes_per_second], &report.latency);
+        let latencies = [latency.p50_ms, latency.p99_ms, latency.p999_ms];
+        let latencies = latencies.map(|value| if latency.count > 0 { figure(value) } else { "–".to_owned() });
+        let cost = report.broker.map_or("–".to_owned(), |cost| figure(cost.cpu_seconds_per_million));
+        rates.map(figure).into_iter().chain(latencies).chain([cost]).collect::<Vec<_>>()
+    };
+    html! {
+        section.card id="overview" {
+            h2 { "Runs" }
+            table {
+                thead { tr { @for head in heads { th.number[head != "run"] { (head) } } } }
+                tbody {
+                    @for (at, Named { name, report }) in runs.iter().enumerate() {
+                        tr {
+                            th { a href={ "#run-" (at) } { (name) } }
+                            @for cell in cells(report) { td.number { (cell) } }
+                            td.number { (badge(report)) }
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
 
 fn header(report: &Report, title: &str) -> Markup {
@@ -113,13 +185,15 @@ fn tile(name: &str, value: &str, unit: &str, remark: &str) -> Markup {
 }
 
 fn tiles(report: &Report, latency_name: &str) -> Markup {
-    let latency = &report.latency;
+    let (latency, unit) = (&report.latency, table::unit(report.settings.mode));
     let measured = format!("{} in {} s", grouped(report.messages), figure(report.elapsed_seconds));
     let percentile = |name: &str, value: f64| tile(name, &figure(value), "ms", latency_name);
     html! {
         section.tiles {
-            (tile("throughput", &figure(report.messages_per_second), "messages/s", &measured))
-            (tile("volume", &figure(report.megabytes_per_second), "MB/s", "10⁶ bytes of values"))
+            (tile("throughput", &figure(report.messages_per_second), &format!("{unit}/s"), &measured))
+            @if report.bytes > 0 {
+                (tile("volume", &figure(report.megabytes_per_second), "MB/s", "10⁶ bytes of values"))
+            }
             @if latency.count > 0 {
                 (percentile("p50", latency.p50_ms))
                 (percentile("p99", latency.p99_ms))
@@ -128,7 +202,7 @@ fn tiles(report: &Report, latency_name: &str) -> Markup {
             }
             @if let Some(cost) = &report.broker {
                 @let by_bytes = format!("{} s per GB", figure(cost.cpu_seconds_per_gb));
-                (tile("broker CPU", &figure(cost.cpu_seconds_per_million), "µs/message", &by_bytes))
+                (tile("broker CPU", &figure(cost.cpu_seconds_per_million), "µs each", &by_bytes))
                 @let [all, own] = [cost.resident_bytes, cost.anonymous_bytes].map(mebibytes);
                 (tile("broker memory", &all, "MiB", &format!("{own} of its own")))
             }
@@ -207,24 +281,42 @@ fn entries(part: &Value, label: impl Fn(&str) -> String) -> Vec<(String, String)
 fn result(report: &Report) -> Vec<(String, String)> {
     let latency = &report.latency;
     let mut rows = vec![
-        ("messages".to_owned(), grouped(report.messages)),
+        (table::unit(report.settings.mode).to_owned(), grouped(report.messages)),
         ("bytes of values".to_owned(), grouped(report.bytes)),
         ("measured for".to_owned(), format!("{} s", report.elapsed_seconds)),
         ("failed".to_owned(), grouped(report.failures)),
         ("completed after the end".to_owned(), grouped(report.stragglers)),
         ("partitions of the topic".to_owned(), report.partitions.to_string()),
     ];
-    if latency.count > 0 {
-        let values = [
-            ("min", latency.min_ms),
-            ("mean", latency.mean_ms),
-            ("p90", latency.p90_ms),
-            ("p99.99", latency.p9999_ms),
-        ];
-        let row = |(name, value)| (format!("latency, {name}"), format!("{} ms", figure(value)));
-        rows.extend(values.map(row));
-    }
+    rows.extend(latencies(latency));
     rows
+}
+
+/// What a mode measures besides its main subject.
+fn of_beside(beside: &Beside, unit: &str) -> Vec<(String, String)> {
+    let mut rows = vec![
+        (unit.to_owned(), grouped(beside.messages)),
+        ("measured for".to_owned(), format!("{} s", beside.elapsed_seconds)),
+        (format!("{unit}/s"), figure(beside.messages_per_second)),
+        ("MB/s".to_owned(), figure(beside.megabytes_per_second)),
+    ];
+    rows.extend(latencies(&beside.latency));
+    rows
+}
+
+fn latencies(latency: &Latency) -> Vec<(String, String)> {
+    let values = [
+        ("min", latency.min_ms),
+        ("mean", latency.mean_ms),
+        ("p50", latency.p50_ms),
+        ("p90", latency.p90_ms),
+        ("p99", latency.p99_ms),
+        ("p99.9", latency.p999_ms),
+        ("p99.99", latency.p9999_ms),
+        ("max", latency.max_ms),
+    ];
+    let row = |(name, value)| (format!("latency, {name}"), format!("{} ms", figure(value)));
+    values.into_iter().filter(|_| latency.count > 0).map(row).collect()
 }
 
 fn broker(report: &Report) -> Option<Vec<(String, String)>> {
@@ -277,7 +369,6 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::cli::Options;
     use crate::run::Measurement;
     use crate::stats::Totals;
     use crate::validation::Findings;
@@ -286,12 +377,13 @@ mod tests {
 
     fn report(options: &[&str], errors: Vec<String>) -> Report {
         let options = Options::parse_from(["chronik-bench"].iter().chain(options));
-        let measurement = Measurement { totals: Totals::default(), elapsed_ns: 2_000_000_000, usage: None };
-        Report::new(&options, 1, &measurement, None, errors)
+        let measurement =
+            Measurement { totals: Totals::default(), elapsed_ns: 2_000_000_000, warmup_ns: 0, usage: None };
+        Report::new(&options, 1, &measurement, Vec::new(), None, errors)
     }
 
     fn page(report: &Report) -> String {
-        render(report, None).unwrap().into_string()
+        run_page(report, None).unwrap().into_string()
     }
 
     #[test]
@@ -317,7 +409,7 @@ mod tests {
     fn a_run_without_a_message_has_a_page() {
         let page = page(&report(&["-d", "2s", "-w", "0s"], Vec::new()));
         assert!(page.contains("No latencies were measured."));
-        assert!(page.contains("id=\"throughput\" data-points=\"2\""), "{page}");
+        assert!(page.contains("data-chart=\"throughput\" data-points=\"2\""), "{page}");
     }
 
     #[test]
@@ -330,6 +422,21 @@ mod tests {
         }
         assert!(page.contains("<tr><th>--rate-limit</th><td>777</td></tr>"));
         assert!(page.contains("<tr><th>--warmup-duration</th><td>5 s</td></tr>"));
+    }
+
+    #[test]
+    fn a_scenario_has_a_page_with_all_its_runs() {
+        let named = |name: &str| Named { name: name.to_owned(), report: report(&["-d", "2s"], Vec::new()) };
+        let (one, two) = (named("<one>"), named("two"));
+        let options = Options::parse_from(["chronik-bench", "-m", "scenario", "dir/<runs>.toml"]);
+        let page = scenario_page(&options, &[(&one, &None), (&two, &None)]).unwrap().into_string();
+        assert!(page.contains("<h1>scenario · &lt;runs&gt;.toml</h1>"), "{page}");
+        assert!(
+            page.contains("<a href=\"#run-0\">&lt;one&gt;</a>") && page.contains("id=\"run-1\""),
+            "{page}"
+        );
+        assert_eq!(page.matches("data-chart=\"throughput\"").count(), 2);
+        assert_eq!(page.matches("<!DOCTYPE html>").count(), 1);
     }
 
     #[test]

@@ -66,7 +66,7 @@ pub struct Series {
 
 /// A plot.
 pub struct Plot {
-    /// Its id in the page.
+    /// What the page calls it; no name for people.
     pub id: &'static str,
     /// What it shows.
     pub title: String,
@@ -85,9 +85,8 @@ pub struct Plot {
 impl Plot {
     /// The plot with title and legend, or `nothing` in its place if it has no points.
     pub fn figure(&self, nothing: &str) -> Markup {
-        let data_id = format!("{}-data", self.id);
         html! {
-            figure.card id=(self.id) data-points=(self.points.len()) {
+            figure.card data-chart=(self.id) data-points=(self.points.len()) {
                 figcaption {
                     h2 { (self.title) }
                     @if !self.points.is_empty() { (self.legend()) }
@@ -95,8 +94,11 @@ impl Plot {
                 @if self.points.is_empty() {
                     p.nothing { (nothing) }
                 } @else {
-                    div.plot data-values=(data_id) { (self.drawing()) div.tip role="status" hidden {} }
-                    script type="application/json" id=(data_id) { (PreEscaped(self.values())) }
+                    div.plot {
+                        (self.drawing())
+                        div.tip role="status" hidden {}
+                        script type="application/json" { (PreEscaped(self.values())) }
+                    }
                 }
             }
         }

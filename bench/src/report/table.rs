@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::cli::Mode;
-use crate::report::Report;
+use crate::report::{Latency, Named, Report};
 
 /// The summary table, several lines.
 pub fn render(report: &Report) -> String {
@@ -35,7 +35,34 @@ pub fn render(report: &Report) -> String {
     let mut text = String::new();
     for (name, value) in rows {
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "{name:<16} {value}");
+        let _ = writeln!(text, "{name:<18} {value}");
+    }
+    text
+}
+
+/// One line for each run of a scenario.
+pub fn overview(runs: &[Named]) -> String {
+    let width = runs.iter().map(|run| run.name.chars().count()).max().unwrap_or(0).max(4);
+    let head = ["per second", "MB/s", "p50 ms", "p99 ms", "p99.9 ms", "failed", "broker µs", "verdict"];
+    let mut text = format!("{:<width$}", "run");
+    head.iter().for_each(|name| text.push_str(&format!("  {name:>10}")));
+    text.push('\n');
+    for Named { name, report } in runs {
+        let cost =
+            report.broker.map_or("-".to_owned(), |cost| format!("{:.3}", cost.cpu_seconds_per_million));
+        let cells = [
+            format!("{:.0}", report.messages_per_second),
+            format!("{:.1}", report.megabytes_per_second),
+            format!("{:.3}", report.latency.p50_ms),
+            format!("{:.3}", report.latency.p99_ms),
+            format!("{:.3}", report.latency.p999_ms),
+            report.failures.to_string(),
+            cost,
+            if report.is_clean() { "clean" } else { "WRONG" }.to_owned(),
+        ];
+        text.push_str(&format!("{name:<width$}"));
+        cells.iter().for_each(|cell| text.push_str(&format!("  {cell:>10}")));
+        text.push('\n');
     }
     text
 }
@@ -44,6 +71,14 @@ pub fn render(report: &Report) -> String {
 pub fn settings(report: &Report, rows: &mut Vec<(&'static str, String)>) {
     let settings = &report.settings;
     rows.push(("mode", settings.mode.name().to_owned()));
+    if settings.mode == Mode::Topics {
+        let text = format!(
+            "{} request(s) at a time on {} client(s), {} partition(s) × {} replica(s) each",
+            settings.concurrency, settings.clients, report.partitions, settings.replication_factor
+        );
+        rows.push(("topics", text));
+        return;
+    }
     rows.push(("topic", format!("{}, {} partition(s)", settings.topic, report.partitions)));
     if settings.mode == Mode::Consume {
         let group = settings.consumer_group.as_deref().unwrap_or("none");
@@ -70,14 +105,46 @@ pub fn settings(report: &Report, rows: &mut Vec<(&'static str, String)>) {
 }
 
 fn results(report: &Report, rows: &mut Vec<(&'static str, String)>) {
-    let latency = &report.latency;
-    rows.push(("measured", format!("{} messages in {:.3} s", report.messages, report.elapsed_seconds)));
-    rows.push((
-        "throughput",
-        format!("{:.0} msg/s, {:.1} MB/s", report.messages_per_second, report.megabytes_per_second),
-    ));
+    let what = if report.settings.mode == Mode::Topics { "topics made" } else { "messages" };
+    rows.push(("measured", format!("{} {what} in {:.3} s", report.messages, report.elapsed_seconds)));
+    rows.push(("throughput", rate(report, report.messages_per_second, report.megabytes_per_second)));
     rows.push(("failed", report.failures.to_string()));
-    let text = format!(
+    rows.push((latency_name(report.settings.mode), curve(&report.latency)));
+    for beside in &report.beside {
+        let rate = rate(report, beside.messages_per_second, beside.megabytes_per_second);
+        rows.push((beside.name, format!("{} in {:.3} s, {rate}", beside.messages, beside.elapsed_seconds)));
+        rows.push(("  latency", curve(&beside.latency)));
+    }
+}
+
+/// What a mode counts.
+pub fn unit(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Topics => "topics",
+        _ => "messages",
+    }
+}
+
+/// What latency means in a mode.
+pub fn latency_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Produce => "ack latency",
+        Mode::Consume => "age on receipt",
+        Mode::RoundTrip | Mode::EndToEnd => "end to end",
+        Mode::Backlog => "age on receipt",
+        Mode::Topics | Mode::Scenario => "latency",
+    }
+}
+
+fn rate(report: &Report, per_second: f64, megabytes_per_second: f64) -> String {
+    match report.settings.mode {
+        Mode::Topics => format!("{per_second:.1} topics/s"),
+        _ => format!("{per_second:.0} msg/s, {megabytes_per_second:.1} MB/s"),
+    }
+}
+
+fn curve(latency: &Latency) -> String {
+    format!(
         "p50 {:.3}  p90 {:.3}  p99 {:.3}  p99.9 {:.3}  p99.99 {:.3}  max {:.3}  mean {:.3} ms",
         latency.p50_ms,
         latency.p90_ms,
@@ -86,15 +153,5 @@ fn results(report: &Report, rows: &mut Vec<(&'static str, String)>) {
         latency.p9999_ms,
         latency.max_ms,
         latency.mean_ms
-    );
-    rows.push((latency_name(report.settings.mode), text));
-}
-
-/// What latency means in a mode.
-pub fn latency_name(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Produce => "ack latency",
-        Mode::Consume => "age on receipt",
-        Mode::RoundTrip => "end to end",
-    }
+    )
 }

@@ -24,7 +24,7 @@ function line(className, name, text) {
 }
 
 function follow(plot) {
-  const data = JSON.parse(document.getElementById(plot.dataset.values).textContent);
+  const data = JSON.parse(plot.querySelector("script").textContent);
   const svg = plot.querySelector("svg");
   const hair = svg.querySelector(".hair");
   const spots = svg.querySelectorAll(".spot");

@@ -4,11 +4,12 @@
 //!
 //! Both sides are read from the same form, the JSON output, by the same code.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -16,7 +17,7 @@ use crate::report::Report;
 use crate::report::figures::{bytes, figure};
 
 /// Settings that say where results go and what is shown of them, not what is measured.
-const INCIDENTAL: [&str; 8] = [
+const INCIDENTAL: [&str; 9] = [
     "broker_pid",
     "compare",
     "csv_output",
@@ -24,6 +25,7 @@ const INCIDENTAL: [&str; 8] = [
     "prometheus_port",
     "report",
     "report_interval_secs",
+    "scenario",
     "verbose",
 ];
 /// What the load averages say is of a moment, not of the machine.
@@ -31,10 +33,24 @@ const MOMENTARY: &str = "load";
 /// A ratio within this distance from one is no difference worth a colour.
 const RATIO_NOISE: f64 = 0.05;
 
-/// An earlier run, and where it was read.
+/// An earlier run or the runs of a scenario, and where they were read.
 #[derive(Clone, Debug)]
 pub struct Earlier {
     path: PathBuf,
+    /// By name; that of a run outside of a scenario is empty.
+    runs: BTreeMap<String, Summary>,
+}
+
+/// What the file holds.
+#[derive(Deserialize)]
+struct Runs {
+    runs: Vec<Named>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+    #[serde(flatten)]
     summary: Summary,
 }
 
@@ -73,21 +89,44 @@ struct Broker {
 }
 
 impl Earlier {
-    /// Reads a report that `--json-output` wrote.
-    pub fn read(path: &Path) -> Result<Self> {
+    /// Reads a report that `--json-output` wrote, which must fit what will be run: one run, or a
+    /// scenario's runs of these names.
+    pub fn read(path: &Path, names: Option<&[String]>) -> Result<Self> {
         let text =
             fs::read(path).with_context(|| format!("cannot read {} to compare with", path.display()))?;
-        let summary = serde_json::from_slice::<Summary>(&text).with_context(|| {
-            format!(
-                "cannot compare with {}: not a report that chronik-bench wrote with --json-output",
-                path.display()
-            )
-        })?;
-        if !summary.settings.contains_key("mode") {
-            bail!("cannot compare with {}: its settings name no mode", path.display());
-        }
-        Ok(Self { path: path.to_owned(), summary })
+        let runs = parse(&text, names).with_context(|| format!("cannot compare with {}", path.display()))?;
+        Ok(Self { path: path.to_owned(), runs })
     }
+
+    /// Compares a run with the earlier one of this name, if there is one.
+    pub fn compare(&self, name: &str, report: &Report) -> Result<Option<Comparison>> {
+        let now = serde_json::from_value(serde_json::to_value(report)?)?;
+        Ok(self.runs.get(name).map(|then| Comparison::of(&self.path, then, &now)))
+    }
+}
+
+fn parse(text: &[u8], names: Option<&[String]>) -> Result<BTreeMap<String, Summary>> {
+    const FOREIGN: &str = "not a report that chronik-bench wrote with --json-output";
+    let value: Value = serde_json::from_slice(text).context(FOREIGN)?;
+    let is_scenario = value.get("runs").is_some();
+    let runs: BTreeMap<String, Summary> = match is_scenario {
+        true => {
+            let found: Runs = serde_json::from_value(value).context(FOREIGN)?;
+            found.runs.into_iter().map(|run| (run.name, run.summary)).collect()
+        }
+        false => BTreeMap::from([(String::new(), serde_json::from_value(value).context(FOREIGN)?)]),
+    };
+    ensure!(runs.values().all(|run| run.settings.contains_key("mode")), "{FOREIGN}: no mode is named");
+    match names {
+        None => ensure!(!is_scenario, "it holds the runs of a scenario, and this is a single run"),
+        Some(_) if !is_scenario => bail!("it holds a single run, and this is a scenario"),
+        Some(names) => ensure!(
+            names.iter().any(|name| runs.contains_key(name)),
+            "it has none of this scenario's runs, but {}",
+            runs.into_keys().collect::<Vec<_>>().join(", ")
+        ),
+    }
+    Ok(runs)
 }
 
 /// Two runs side by side.
@@ -174,19 +213,12 @@ impl Row {
 }
 
 impl Comparison {
-    /// Compares a run with an earlier one.
-    pub fn new(earlier: &Earlier, report: &Report) -> Result<Self> {
-        let now = serde_json::from_value(serde_json::to_value(report)?)?;
-        Ok(Self::of(earlier, &now))
-    }
-
     /// All that differs and bears on the result, in named groups.
     pub fn groups(&self) -> [(&'static str, &[Difference]); 3] {
         [("settings", &self.settings), ("programs", &self.programs), ("host", &self.host)]
     }
 
-    fn of(earlier: &Earlier, now: &Summary) -> Self {
-        let then = &earlier.summary;
+    fn of(path: &Path, then: &Summary, now: &Summary) -> Self {
         let (incidental, mut settings) = differences(&then.settings, &now.settings)
             .into_iter()
             .partition::<Vec<_>, _>(|difference| INCIDENTAL.contains(&difference.name.as_str()));
@@ -207,7 +239,7 @@ impl Comparison {
             ),
         ];
         Self {
-            path: earlier.path.clone(),
+            path: path.to_owned(),
             age_seconds: now.finished_at.saturating_sub(then.finished_at),
             rows: rows(then, now),
             settings,

@@ -25,8 +25,7 @@ fn report() -> Value {
 
 fn compare(then: Value, now: Value) -> Comparison {
     let summary = |value| serde_json::from_value::<Summary>(value).unwrap();
-    let earlier = Earlier { path: "then.json".into(), summary: summary(then) };
-    Comparison::of(&earlier, &summary(now))
+    Comparison::of(Path::new("then.json"), &summary(then), &summary(now))
 }
 
 #[test]
@@ -122,19 +121,38 @@ fn a_file_that_is_not_ours_is_refused_by_name() {
     let path = directory.path().join("other.json");
     let refusal = |text: &str| {
         std::fs::write(&path, text).unwrap();
-        format!("{:#}", Earlier::read(&path).unwrap_err())
+        format!("{:#}", Earlier::read(&path, None).unwrap_err())
     };
-    for text in ["", "[]", "{\"latency\": 1}", "a,b\n1,2\n"] {
+    let mut without_mode = report();
+    without_mode["settings"] = json!({});
+    for text in ["", "[]", "{\"latency\": 1}", "{\"runs\": 1}", "a,b\n1,2\n", &without_mode.to_string()] {
         let said = refusal(text);
         assert!(said.contains("other.json: not a report that chronik-bench wrote"), "{said}");
     }
-    let mut without_mode = report();
-    without_mode["settings"] = json!({});
-    assert!(refusal(&without_mode.to_string()).contains("name no mode"));
     std::fs::write(&path, report().to_string()).unwrap();
-    Earlier::read(&path).unwrap();
-    let missing = format!("{:#}", Earlier::read(&directory.path().join("none")).unwrap_err());
+    Earlier::read(&path, None).unwrap();
+    let missing = format!("{:#}", Earlier::read(&directory.path().join("none"), None).unwrap_err());
     assert!(missing.contains("cannot read"), "{missing}");
+}
+
+#[test]
+fn the_runs_of_a_scenario_are_compared_by_name() {
+    let named = |name: &str| {
+        let mut run = report();
+        run["name"] = json!(name);
+        run
+    };
+    let scenario = json!({ "runs": [named("small"), named("large")] }).to_string().into_bytes();
+    let single = report().to_string().into_bytes();
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let runs = parse(&scenario, Some(&names(&["large", "new"]))).unwrap();
+    assert_eq!(runs.keys().collect::<Vec<_>>(), ["large", "small"]);
+    let said = |text: &[u8], names: Option<&[String]>| parse(text, names).unwrap_err().to_string();
+    assert!(
+        said(&scenario, Some(&names(&["new"]))).contains("none of this scenario's runs, but large, small")
+    );
+    assert!(said(&scenario, None).contains("the runs of a scenario"));
+    assert!(said(&single, Some(&names(&["small"]))).contains("a single run"));
 }
 
 #[test]

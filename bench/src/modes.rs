@@ -1,0 +1,210 @@
+//! What each mode does: prepares the topic, starts the threads of a run or of two in turn, waits, and makes the report.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::cli::{Mode, Options};
+use crate::follow::Until;
+use crate::live::Live;
+use crate::report::{Beside, Report};
+use crate::run::{Event, Measurement, Reporter, Run};
+use crate::stats::Part;
+use crate::topics::Step;
+use crate::validation::{Checker, SequenceSet};
+use crate::{client, consume, follow, produce, round_trip, topics};
+
+/// The second half of a mode that has two is not ended by `--duration`, but by being done; or after this long.
+const SECOND_HALF_MAX: Duration = Duration::from_secs(3_600);
+
+/// Carries out one run, from the making of its topic to its deletion.
+pub fn carry_out(options: &Options, live: Option<&Live>) -> Result<Report> {
+    options.check()?;
+    if options.mode == Mode::Topics {
+        return many_topics(options, live);
+    }
+    let partitions = client::prepare_topic(options)?;
+    let measured = match options.mode {
+        Mode::Produce => produced(options, partitions, live),
+        Mode::Consume | Mode::RoundTrip => read(options, partitions, live),
+        Mode::EndToEnd => end_to_end(options, partitions, live),
+        Mode::Backlog => backlog(options, partitions, live),
+        Mode::Topics | Mode::Scenario => unreachable!("these have no topic of their own"),
+    };
+    if options.delete_topic_after {
+        client::delete_topic(options)?;
+    }
+    measured
+}
+
+/// A run and the two ends of what its threads tell.
+struct Started<'a> {
+    run: Arc<Run>,
+    events: mpsc::Receiver<Event>,
+    reporter: Reporter<'a>,
+}
+
+impl<'a> Started<'a> {
+    fn new(options: &'a Options, live: Option<&'a Live>) -> Self {
+        let (sender, events) = mpsc::channel();
+        let run = Run::new(options, sender);
+        let reporter = Reporter::new(options, &run, live);
+        Self { run, events, reporter }
+    }
+
+    fn wait(self, thread_count: usize) -> Result<Measurement> {
+        self.reporter.wait(&self.events, thread_count)
+    }
+}
+
+fn produced(options: &Options, partitions: i32, live: Option<&Live>) -> Result<Report> {
+    let started = Started::new(options, live);
+    let run = Arc::clone(&started.run);
+    let starts = match options.validate {
+        true => client::high_watermarks(options, partitions)?,
+        false => Vec::new(),
+    };
+    let threads = produce::start(options, &run, Part::Main)?;
+    let measurement = started.wait(threads.len())?;
+    let (acknowledged, errors) = outcomes(threads);
+    let findings = match options.validate {
+        true => {
+            let mut checker = Checker::new(Some(run.id));
+            consume::read_back(options, &mut checker, &starts)?;
+            Some(checker.against_acknowledged(run.id, &acknowledged))
+        }
+        false => None,
+    };
+    Ok(Report::new(options, partitions, &measurement, Vec::new(), findings, errors))
+}
+
+fn read(options: &Options, partitions: i32, live: Option<&Live>) -> Result<Report> {
+    let started = Started::new(options, live);
+    let threads = match options.mode {
+        Mode::Consume => consume::start(options, &started.run, partitions)?,
+        _ => round_trip::start(options, &started.run, partitions)?,
+    };
+    let measurement = started.wait(threads.len())?;
+    let findings = merged(threads).map(Checker::against_gaps);
+    Ok(Report::new(options, partitions, &measurement, Vec::new(), findings, Vec::new()))
+}
+
+/// Consumers are there before the first message is sent, and read on until all is read that was acknowledged.
+fn end_to_end(options: &Options, partitions: i32, live: Option<&Live>) -> Result<Report> {
+    let started = Started::new(options, live);
+    let run = Arc::clone(&started.run);
+    let followers = follow::prepare(options, &client::high_watermarks(options, partitions)?)?;
+    let producers = produce::start(options, &run, Part::Beside)?;
+    let window = run.begin();
+    let consumers = followers
+        .into_iter()
+        .map(|follower| follower.start(options, &run, window, Until::Produced))
+        .collect::<Result<Vec<_>>>()?;
+    let measurement = started.wait(producers.len() + consumers.len())?;
+    let (acknowledged, errors) = outcomes(producers);
+    let findings = merged(consumers).map(|checker| checker.against_acknowledged(run.id, &acknowledged));
+    let beside = vec![Beside::of_part("acknowledged", &measurement)];
+    Ok(Report::new(options, partitions, &measurement, beside, findings, errors))
+}
+
+/// First the backlog is written, as fast as it goes, then it is read; with a rate, more is written meanwhile.
+fn backlog(options: &Options, partitions: i32, live: Option<&Live>) -> Result<Report> {
+    let starts = client::high_watermarks(options, partitions)?;
+    let filling = Options { rate_limit: None, warmup_duration: Duration::ZERO, ..options.clone() };
+    let filled = Started::new(&filling, live);
+    let id = filled.run.id;
+    let threads = produce::start(&filling, &filled.run, Part::Main)?;
+    let fill = filled.wait(threads.len())?;
+    let (acknowledged, mut errors) = outcomes(threads);
+
+    let reading = Options { duration: SECOND_HALF_MAX, message_count: None, ..filling.clone() };
+    let writing = Options { rate_limit: options.rate_limit, ..reading.clone() };
+    let started = Started::new(&reading, live);
+    let run = Arc::clone(&started.run);
+    run.end_at_last_record();
+    let ends = Arc::new(client::high_watermarks(options, partitions)?);
+    let followers = follow::prepare(options, &starts)?;
+    let producers = match options.rate_limit {
+        Some(_) => produce::start(&writing, &run, Part::Beside)?,
+        None => Vec::new(),
+    };
+    let window = run.begin();
+    run.stop_after_readers(followers.len());
+    let consumers = followers
+        .into_iter()
+        .map(|follower| follower.start(options, &run, window, Until::Offsets(Arc::clone(&ends))))
+        .collect::<Result<Vec<_>>>()?;
+    let measurement = started.wait(producers.len() + consumers.len())?;
+    errors.extend(outcomes(producers).1);
+    let findings = merged(consumers).map(|checker| checker.against_acknowledged(id, &acknowledged));
+    let mut beside = vec![Beside::of_step("written before", &fill)];
+    if options.rate_limit.is_some() {
+        beside.push(Beside::of_part("written meanwhile", &measurement));
+    }
+    let mut report = Report::new(options, partitions, &measurement, beside, findings, errors);
+    report.failures += fill.totals.failure_count;
+    Ok(report)
+}
+
+fn many_topics(options: &Options, live: Option<&Live>) -> Result<Report> {
+    let no_warm_up = Options { warmup_duration: Duration::ZERO, message_count: None, ..options.clone() };
+    let started = Started::new(&no_warm_up, live);
+    let run = Arc::clone(&started.run);
+    let threads = topics::start(options, &run, Step::Create, topics::names(options, &run))?;
+    let creation = started.wait(threads.len())?;
+    let (made, mut errors) = done_to(threads);
+    let deletion = match options.keep_topics {
+        true => None,
+        false => {
+            let unbounded = Options { duration: SECOND_HALF_MAX, ..no_warm_up.clone() };
+            let started = Started::new(&unbounded, live);
+            let run = Arc::clone(&started.run);
+            let threads = topics::start(options, &run, Step::Delete, made)?;
+            let deletion = started.wait(threads.len())?;
+            errors.extend(done_to(threads).1);
+            Some(deletion)
+        }
+    };
+    let beside = deletion.iter().map(|deletion| Beside::of_step("deleted", deletion)).collect();
+    let failures = deletion.as_ref().map_or(0, |deletion| deletion.totals.failure_count);
+    let partitions = options.partitions.unwrap_or(1) as i32;
+    let mut report = Report::new(options, partitions, &creation, beside, None, errors);
+    report.failures += failures;
+    Ok(report)
+}
+
+/// What producers had acknowledged, in the order of the clients, and why they failed.
+fn outcomes(threads: Vec<JoinHandle<produce::Outcome>>) -> (Vec<SequenceSet>, Vec<String>) {
+    let mut acknowledged = Vec::new();
+    let mut errors = BTreeSet::new();
+    for outcome in threads.into_iter().map(joined) {
+        acknowledged.extend(outcome.acknowledged);
+        errors.extend(outcome.errors);
+    }
+    (acknowledged, errors.into_iter().collect())
+}
+
+fn done_to(threads: Vec<JoinHandle<topics::Outcome>>) -> (Vec<String>, Vec<String>) {
+    let mut all = topics::Outcome::default();
+    for outcome in threads.into_iter().map(joined) {
+        all.topics.extend(outcome.topics);
+        all.errors.extend(outcome.errors);
+    }
+    (all.topics, all.errors)
+}
+
+/// What the threads checked together, if they did.
+fn merged(threads: Vec<JoinHandle<Option<Checker>>>) -> Option<Checker> {
+    let mut checkers = threads.into_iter().filter_map(joined);
+    let mut all = checkers.next()?;
+    checkers.for_each(|other| all.merge(other));
+    Some(all)
+}
+
+/// A thread's result. Panics abort the process, so there always is one.
+fn joined<T>(thread: JoinHandle<T>) -> T {
+    thread.join().unwrap_or_else(|_| unreachable!("a panic aborts"))
+}
