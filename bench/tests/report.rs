@@ -53,6 +53,37 @@ fn a_run_is_compared_with_an_earlier_one_in_table_and_page() {
     assert!(page.contains("<th>messages/s</th>") && page.contains(&format!(">{ratio}</td>")), "{page}");
 }
 
+/// A scenario's runs share one page, and are compared with the earlier ones of the same names.
+#[test]
+fn a_scenario_has_one_page_and_is_compared_by_names() {
+    let directory = tempfile::tempdir().unwrap();
+    let names = ["runs.toml", "more.toml", "then.json", "now.json", "page.html"];
+    let [runs, more, then, now, page] = names.map(|name| directory.path().join(name));
+    let run =
+        |name: &str, mode: &str| format!("[[run]]\nname = \"{name}\"\nmode = \"{mode}\"\nduration = 20\n");
+    std::fs::write(&runs, run("first", "produce") + &run("second", "consume")).unwrap();
+    std::fs::write(&more, run("second", "consume") + &run("third <b>", "produce")).unwrap();
+    let [runs, more, then, now, page] = [&runs, &more, &then, &now, &page].map(|path| path.to_str().unwrap());
+    let cluster = cluster();
+    let servers = cluster.bootstrap_servers();
+    let first = bench(&servers, &["-m", "scenario", runs, "--json-output", then]);
+    assert!(first.status.success(), "{first:?}");
+    let arguments = ["-m", "scenario", more, "--json-output", now, "--compare", then, "--report", page];
+    let second = bench(&servers, &arguments);
+    assert!(second.status.success(), "{second:?}");
+
+    let table = String::from_utf8(second.stdout).unwrap();
+    assert_eq!(table.matches("compared with ").count(), 1, "{table}");
+    assert!(table.contains("no run \"third <b>\" in "), "{table}");
+    let page = text(Path::new(page));
+    assert_eq!(page.matches("data-chart=\"throughput\"").count(), 2, "{page}");
+    assert_eq!(page.matches("id=\"comparison\"").count(), 1, "{page}");
+    assert!(page.contains("third &lt;b&gt;") && !page.contains("third <b>"), "{page}");
+    let single = bench(&servers, &["-d", "20s", "--compare", then]);
+    assert_eq!(single.status.code(), Some(1), "{single:?}");
+    assert!(String::from_utf8(single.stderr).unwrap().contains("the runs of a scenario"));
+}
+
 #[test]
 fn what_is_wrong_with_a_file_shows_before_the_run() {
     let directory = tempfile::tempdir().unwrap();
