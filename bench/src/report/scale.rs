@@ -10,9 +10,9 @@ const LATENCY_MS_MIN: f64 = 0.001;
 /// The powers of ten between which latencies lie.
 const EXPONENTS: std::ops::RangeInclusive<i32> = -3..=9;
 /// Steps of a time axis in seconds, each a whole number of the one that people count in.
-const TIME_STEPS_SECONDS: [f64; 18] = [
-    1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1800.0, 3600.0, 7200.0, 14_400.0,
-    21_600.0, 43_200.0, 86_400.0,
+const TIME_STEPS_SECONDS: [f64; 21] = [
+    0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1800.0, 3600.0, 7200.0,
+    14_400.0, 21_600.0, 43_200.0, 86_400.0,
 ];
 /// Times up to this length are given in seconds.
 const SECONDS_SHOWN_MAX: f64 = 180.0;
@@ -210,7 +210,8 @@ mod tests {
 
     #[test]
     fn time_ticks_are_what_clocks_count_in() {
-        assert_eq!(time_ticks(0.0, 1.0), [0.0, 1.0]);
+        assert_eq!(time_ticks(0.0, 0.45), [0.0, 0.1, 0.2, 0.1 * 3.0, 0.4]);
+        assert_eq!(time_ticks(0.0, 5.0), [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0]);
         assert_eq!(time_ticks(-3.0, 10.0), [-2.0, 0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
         assert_eq!(time_ticks(-5.0, 3600.0), [0.0, 600.0, 1200.0, 1800.0, 2400.0, 3000.0, 3600.0]);
         assert!(time_ticks(0.0, 3600.0 * 3600.0).len() <= 11);

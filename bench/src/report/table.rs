@@ -12,8 +12,11 @@ pub fn render(report: &Report) -> String {
     results(report, &mut rows);
     if let Some(broker) = &report.broker {
         rows.push(("broker CPU", format!("{:.2} s", broker.cpu_seconds)));
-        rows.push(("  per GB", format!("{:.3} s", broker.cpu_seconds_per_gb)));
-        rows.push(("  per message", format!("{:.3} µs", broker.cpu_seconds_per_million)));
+        if report.bytes > 0 {
+            rows.push(("  per GB", format!("{:.3} s", broker.cpu_seconds_per_gb)));
+        }
+        let per_one = if report.settings.mode == Mode::Topics { "  per topic" } else { "  per message" };
+        rows.push((per_one, format!("{:.3} µs", broker.cpu_seconds_per_million)));
         let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         let [all, own, peak] =
             [broker.resident_bytes, broker.anonymous_bytes, broker.resident_peak_bytes].map(mebibytes);
@@ -132,7 +135,7 @@ pub fn latency_name(mode: Mode) -> &'static str {
         Mode::Consume => "age on receipt",
         Mode::RoundTrip | Mode::EndToEnd => "end to end",
         Mode::Backlog => "age on receipt",
-        Mode::Topics | Mode::Scenario => "latency",
+        Mode::Topics | Mode::Scenario => "request latency",
     }
 }
 

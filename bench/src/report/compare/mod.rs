@@ -266,16 +266,30 @@ fn rows(then: &Summary, now: &Summary) -> Vec<Row> {
         let value = |run: &Summary| run.broker.as_ref().map(of);
         Row { name, then: value(then), now: value(now), more_is_better: false, text }
     };
+    let per_gigabyte = |run: &Summary| {
+        // A mode without messages has no bytes to share the cost out on.
+        run.broker.as_ref().filter(|_| run.megabytes_per_second > 0.0).map(|broker| broker.cpu_seconds_per_gb)
+    };
+    let (rate, cost_of_each) = match now.settings.get("mode").is_some_and(|mode| mode == "topics") {
+        true => ("topics/s", "broker CPU per million topics (s)"),
+        false => ("messages/s", "broker CPU per million messages (s)"),
+    };
     vec![
-        more("messages/s", |run| run.messages_per_second),
+        more(rate, |run| run.messages_per_second),
         more("MB/s", |run| run.megabytes_per_second),
         latency("latency p50 (ms)", |latency| latency.p50_ms),
         latency("latency p99 (ms)", |latency| latency.p99_ms),
         latency("latency p99.9 (ms)", |latency| latency.p999_ms),
         latency("latency p99.99 (ms)", |latency| latency.p9999_ms),
         latency("latency max (ms)", |latency| latency.max_ms),
-        broker("broker CPU per GB (s)", |broker| broker.cpu_seconds_per_gb, figure),
-        broker("broker CPU per million messages (s)", |broker| broker.cpu_seconds_per_million, figure),
+        Row {
+            name: "broker CPU per GB (s)",
+            then: per_gigabyte(then),
+            now: per_gigabyte(now),
+            more_is_better: false,
+            text: figure,
+        },
+        broker(cost_of_each, |broker| broker.cpu_seconds_per_million, figure),
         broker("broker memory", |broker| broker.resident_bytes as f64, memory),
         broker("broker memory of its own", |broker| broker.anonymous_bytes as f64, memory),
     ]

@@ -15,12 +15,15 @@ use crate::report::compare::{Change, Comparison, age, flag_of, host_label, shown
 use crate::report::figures::{bytes, figure, grouped};
 use crate::report::{Beside, Latency, Named, Report, charts, table};
 
-const STYLE: &str = include_str!("assets/page.css");
+const STYLE: &str = include_str!("../assets/page.css");
 /// Stands before everything else, so that an error of the other script is recorded as well.
-const ERRORS_SCRIPT: &str = include_str!("assets/errors.js");
-const SCRIPT: &str = include_str!("assets/page.js");
+const ERRORS_SCRIPT: &str = include_str!("../assets/errors.js");
+const SCRIPT: &str = include_str!("../assets/page.js");
 const POLICY: &str =
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:";
+
+/// A longer figure is set in smaller type, so that its tile holds it.
+const TILE_CHARS_MAX: usize = 6;
 
 /// Writes the page of a run to a file, replacing it.
 pub fn write_run(report: &Report, comparison: Option<&Comparison>, path: &Path) -> Result<()> {
@@ -177,7 +180,7 @@ fn tile(name: &str, value: &str, unit: &str, remark: &str) -> Markup {
     html! {
         div.tile {
             div.name { (name) }
-            div.value { (value) }
+            div.value.long[value.len() > TILE_CHARS_MAX] { (value) }
             div.unit { (unit) }
             div.remark { (remark) }
         }
@@ -201,7 +204,10 @@ fn tiles(report: &Report, latency_name: &str) -> Markup {
                 (percentile("max", latency.max_ms))
             }
             @if let Some(cost) = &report.broker {
-                @let by_bytes = format!("{} s per GB", figure(cost.cpu_seconds_per_gb));
+                @let by_bytes = match report.bytes {
+                    0 => String::new(),
+                    _ => format!("{} s per GB", figure(cost.cpu_seconds_per_gb)),
+                };
                 (tile("broker CPU", &figure(cost.cpu_seconds_per_million), "µs each", &by_bytes))
                 @let [all, own] = [cost.resident_bytes, cost.anonymous_bytes].map(mebibytes);
                 (tile("broker memory", &all, "MiB", &format!("{own} of its own")))
@@ -283,7 +289,7 @@ fn result(report: &Report) -> Vec<(String, String)> {
     let mut rows = vec![
         (table::unit(report.settings.mode).to_owned(), grouped(report.messages)),
         ("bytes of values".to_owned(), grouped(report.bytes)),
-        ("measured for".to_owned(), format!("{} s", report.elapsed_seconds)),
+        ("measured for".to_owned(), format!("{:.3} s", report.elapsed_seconds)),
         ("failed".to_owned(), grouped(report.failures)),
         ("completed after the end".to_owned(), grouped(report.stragglers)),
         ("partitions of the topic".to_owned(), report.partitions.to_string()),
@@ -296,7 +302,7 @@ fn result(report: &Report) -> Vec<(String, String)> {
 fn of_beside(beside: &Beside, unit: &str) -> Vec<(String, String)> {
     let mut rows = vec![
         (unit.to_owned(), grouped(beside.messages)),
-        ("measured for".to_owned(), format!("{} s", beside.elapsed_seconds)),
+        ("measured for".to_owned(), format!("{:.3} s", beside.elapsed_seconds)),
         (format!("{unit}/s"), figure(beside.messages_per_second)),
         ("MB/s".to_owned(), figure(beside.megabytes_per_second)),
     ];
@@ -328,10 +334,13 @@ fn broker(report: &Report) -> Option<Vec<(String, String)>> {
         ("file system of its data".to_owned(), text(&report.broker_file_system)),
     ];
     if let Some(cost) = &report.broker {
+        let unit = table::unit(report.settings.mode);
+        if report.bytes > 0 {
+            rows.push(("CPU per GB".to_owned(), format!("{} s", figure(cost.cpu_seconds_per_gb))));
+        }
         rows.extend([
             ("CPU while measuring".to_owned(), format!("{} s", figure(cost.cpu_seconds))),
-            ("CPU per GB".to_owned(), format!("{} s", figure(cost.cpu_seconds_per_gb))),
-            ("CPU per million messages".to_owned(), format!("{} s", figure(cost.cpu_seconds_per_million))),
+            (format!("CPU per million {unit}"), format!("{} s", figure(cost.cpu_seconds_per_million))),
             ("memory at the end".to_owned(), bytes(cost.resident_bytes)),
             ("memory of its own".to_owned(), bytes(cost.anonymous_bytes)),
             ("greatest memory".to_owned(), bytes(cost.resident_peak_bytes)),
@@ -365,93 +374,4 @@ fn validation(report: &Report) -> Markup {
 }
 
 #[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-    use crate::run::Measurement;
-    use crate::stats::Totals;
-    use crate::validation::Findings;
-
-    const HOSTILE: &str = "</script><img src=x onerror=alert(1)>&\"'";
-
-    fn report(options: &[&str], errors: Vec<String>) -> Report {
-        let options = Options::parse_from(["chronik-bench"].iter().chain(options));
-        let measurement =
-            Measurement { totals: Totals::default(), elapsed_ns: 2_000_000_000, warmup_ns: 0, usage: None };
-        Report::new(&options, 1, &measurement, Vec::new(), None, errors)
-    }
-
-    fn page(report: &Report) -> String {
-        run_page(report, None).unwrap().into_string()
-    }
-
-    #[test]
-    fn hostile_texts_are_escaped_everywhere() {
-        let report = report(&["-t", HOSTILE, "-b", HOSTILE, "--acks", "1"], vec![HOSTILE.to_owned()]);
-        let page = page(&report);
-        assert!(!page.contains("<img"), "{page}");
-        assert!(page.matches("&lt;img src=x onerror=alert(1)&gt;&amp;&quot;").count() >= 4, "{page}");
-        let scripts = page.matches("<script").count();
-        assert_eq!(scripts, page.matches("</script>").count(), "{page}");
-    }
-
-    #[test]
-    fn nothing_is_loaded_from_elsewhere() {
-        let page = page(&report(&[], Vec::new()));
-        for address in ["http://", "https://", "src=", "@import", "url("] {
-            assert!(!page.contains(address), "{address} in {page}");
-        }
-        assert!(page.contains("default-src 'none'"));
-    }
-
-    #[test]
-    fn a_run_without_a_message_has_a_page() {
-        let page = page(&report(&["-d", "2s", "-w", "0s"], Vec::new()));
-        assert!(page.contains("No latencies were measured."));
-        assert!(page.contains("data-chart=\"throughput\" data-points=\"2\""), "{page}");
-    }
-
-    #[test]
-    fn every_setting_is_shown_by_its_flag() {
-        let report = report(&["--rate-limit", "777"], Vec::new());
-        let page = page(&report);
-        let settings = serde_json::to_value(&report.settings).unwrap();
-        for name in settings.as_object().unwrap().keys() {
-            assert!(page.contains(&format!("<th>{}</th>", flag_of(name))), "{name}");
-        }
-        assert!(page.contains("<tr><th>--rate-limit</th><td>777</td></tr>"));
-        assert!(page.contains("<tr><th>--warmup-duration</th><td>5 s</td></tr>"));
-    }
-
-    #[test]
-    fn a_scenario_has_a_page_with_all_its_runs() {
-        let named = |name: &str| Named { name: name.to_owned(), report: report(&["-d", "2s"], Vec::new()) };
-        let (one, two) = (named("<one>"), named("two"));
-        let options = Options::parse_from(["chronik-bench", "-m", "scenario", "dir/<runs>.toml"]);
-        let page = scenario_page(&options, &[(&one, &None), (&two, &None)]).unwrap().into_string();
-        assert!(page.contains("<h1>scenario · &lt;runs&gt;.toml</h1>"), "{page}");
-        assert!(
-            page.contains("<a href=\"#run-0\">&lt;one&gt;</a>") && page.contains("id=\"run-1\""),
-            "{page}"
-        );
-        assert_eq!(page.matches("data-chart=\"throughput\"").count(), 2);
-        assert_eq!(page.matches("<!DOCTYPE html>").count(), 1);
-    }
-
-    #[test]
-    fn what_the_validation_found_is_the_verdict() {
-        let mut report = report(&[], Vec::new());
-        assert!(page(&report).contains("nothing was measured"));
-        report.messages = 1;
-        assert!(page(&report).contains("no message failed"));
-        report.validation = Some(Findings { checked: 5, ..Findings::default() });
-        assert!(page(&report).contains("clean: 5 records checked"));
-        report.validation = Some(Findings { checked: 5, lost: 1, ..Findings::default() });
-        let text = page(&report);
-        assert!(text.contains("validation found errors") && text.contains("<th>lost</th><td>1</td>"));
-        report.validation = None;
-        report.failures = 1_234;
-        assert!(page(&report).contains("1,234 messages failed"));
-    }
-}
+mod tests;
