@@ -16,6 +16,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+mod direct;
 pub mod os;
 pub mod sim;
 mod sim_file;

@@ -1,10 +1,11 @@
 //! [`Disk`] over the operating system's file system. Stateless; any thread may use it.
 //!
-//! Writing past the page cache is `RWF_DONTCACHE` (Linux 6.14; ext4, XFS, btrfs): the pages that a write takes are given
-//! back as soon as they are on disk, so that the next write takes the same ones. Elsewhere it is an ordinary write. Why
-//! not O_DIRECT, which costs a little less still: it wants whole blocks, hence a second copy of the last one, and mappings
-//! of a block that is written twice; this is coherent with mappings by itself. Measured by `examples/write_cost.rs`
-//! (2-core virtual machine, Linux 6.18, ext4, pieces of 1 MiB, CPU seconds a GB of the writing process):
+//! Writing past the page cache is O_DIRECT for the whole blocks of a piece, from a buffer that is used again and again, and an
+//! ordinary write for what lies before and behind them: each block is written by one of the two ways only, and mappings see
+//! both (the kernel throws out what it has of a block that is written directly). Where a file system knows no O_DIRECT it is
+//! `RWF_DONTCACHE` (Linux 6.14), whose pages are given back as soon as they are on disk, and elsewhere an ordinary write.
+//! Measured by `examples/write_cost.rs` (2-core virtual machine, Linux 6.18, ext4, pieces of 1 MiB, CPU seconds a GB of the
+//! writing process):
 //!
 //! | | memory in use before | memory that the host has to find |
 //! |---|---|---|
@@ -19,14 +20,16 @@
 use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use memmap2::{MmapOptions, MmapRaw};
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
+use super::direct;
 use super::{DirEntry, Disk, DiskFile, Mapping, OpenMode};
 
 /// The most slices that one `pwritev` takes (`IOV_MAX` on Linux).
@@ -53,7 +56,7 @@ impl Disk for OsDisk {
                 options.write(true).create_new(true);
             }
         }
-        Ok(Arc::new(OsFile(options.open(path)?)))
+        Ok(Arc::new(OsFile { file: options.open(path)?, direct: OnceLock::new() }))
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -105,16 +108,29 @@ impl Disk for OsDisk {
 
 /// An open file of the operating system.
 #[derive(Debug)]
-pub struct OsFile(File);
+pub struct OsFile {
+    file: File,
+    /// The same file, opened again for O_DIRECT when it is first needed; none where that does not work.
+    direct: OnceLock<Option<File>>,
+}
 
 impl OsFile {
+    fn direct(&self) -> Option<&File> {
+        let open = || {
+            let again = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+            let flags = i32::try_from(OFlags::DIRECT.bits()).unwrap_or(0);
+            fs::OpenOptions::new().write(true).custom_flags(flags).open(again).ok()
+        };
+        self.direct.get_or_init(open).as_ref()
+    }
+
     fn write_slices(&self, slices: &[&[u8]], mut position: u64, mut flags: ReadWriteFlags) -> io::Result<()> {
         for chunk in slices.chunks(SLICES_PER_WRITE_MAX) {
             let mut owned: Vec<io::IoSlice<'_>> = chunk.iter().map(|slice| io::IoSlice::new(slice)).collect();
             let mut rest = &mut owned[..];
             io::IoSlice::advance_slices(&mut rest, 0);
             while !rest.is_empty() {
-                let written = match rustix::io::pwritev2(&self.0, rest, position, flags) {
+                let written = match rustix::io::pwritev2(&self.file, rest, position, flags) {
                     Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                     Ok(written) => written,
                     Err(Errno::INTR) => continue,
@@ -153,7 +169,7 @@ fn split_at<'a>(slices: &[&'a [u8]], count: usize) -> (Vec<&'a [u8]>, Vec<&'a [u
 impl DiskFile for OsFile {
     fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
         loop {
-            match self.0.read_at(buf, position) {
+            match self.file.read_at(buf, position) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return result,
             }
@@ -161,7 +177,7 @@ impl DiskFile for OsFile {
     }
 
     fn write_all_at(&self, buf: &[u8], position: u64) -> io::Result<()> {
-        self.0.write_all_at(buf, position)
+        self.file.write_all_at(buf, position)
     }
 
     fn write_vectored_at(&self, slices: &[&[u8]], position: u64) -> io::Result<()> {
@@ -170,6 +186,19 @@ impl DiskFile for OsFile {
 
     fn write_past_cache_at(&self, slices: &[&[u8]], position: u64) -> io::Result<()> {
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
+        let (head, blocks) = direct::whole_blocks(position, total);
+        if blocks >= direct::BYTES_MIN
+            && let Some(file) = self.direct()
+        {
+            let (before, rest) = split_at(slices, head);
+            let (body, behind) = split_at(&rest, blocks);
+            let body_at = position + head as u64;
+            self.write_slices(&before, position, ReadWriteFlags::empty())?;
+            if !direct::write(file, &body, body_at)? {
+                self.write_slices(&body, body_at, ReadWriteFlags::empty())?;
+            }
+            return self.write_slices(&behind, body_at + blocks as u64, ReadWriteFlags::empty());
+        }
         // What lies on the last page of an append is followed by the next one soon: were the page given back, that would
         // have to read it from the disk first.
         let on_last_page = (position + total as u64) as usize % rustix::param::page_size();
@@ -180,24 +209,24 @@ impl DiskFile for OsFile {
     }
 
     fn allocate(&self, position: u64, len: u64) -> io::Result<()> {
-        rustix::fs::fallocate(&self.0, FallocateFlags::empty(), position, len)?;
+        rustix::fs::fallocate(&self.file, FallocateFlags::empty(), position, len)?;
         Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn fdatasync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn map(&self, len: usize) -> io::Result<Arc<dyn Mapping>> {
-        Ok(Arc::new(OsMapping { map: MmapOptions::new().len(len).map_raw_read_only(&self.0)? }))
+        Ok(Arc::new(OsMapping { map: MmapOptions::new().len(len).map_raw_read_only(&self.file)? }))
     }
 }
 
