@@ -63,27 +63,31 @@ impl Toolchain {
             Toolchain::Java => set_up_java(),
             Toolchain::Go => set_up_go(),
             Toolchain::Node => set_up_node(),
-            Toolchain::Kcat => self.set_up_package("kcat", "-V"),
-            Toolchain::Chromium => self.set_up_package("chromium", "--version"),
+            Toolchain::Kcat => self.set_up_packages("kcat", "-V", &["kcat"]),
+            Toolchain::Chromium => {
+                // Without any font a browser cannot lay a page out; the package only recommends some.
+                self.set_up_packages("chromium", "--version", &["chromium", "fonts-dejavu-core"]);
+            }
         }
     }
 
-    /// Installs a package of the operating system unless its program is there: then it answers to `probe`.
-    fn set_up_package(self, package: &str, probe: &str) {
-        if Command::new(package).arg(probe).output().is_ok() {
+    /// Installs packages of the operating system unless their program is there: then it answers to `probe`.
+    fn set_up_packages(self, program: &str, probe: &str, packages: &[&str]) {
+        if Command::new(program).arg(probe).output().is_ok() {
             return;
         }
-        let remedy = format!("install the package {package}");
+        let names = packages.join(" ");
+        let remedy = format!("install {names} with apt-get");
         // SAFETY: geteuid only reads a number of this process.
         if unsafe { libc::geteuid() } != 0 {
-            self.missing(&format!("{package} is not installed, and only root can install it"), &remedy);
+            self.missing(&format!("{program} is not installed, and only root can install it"), &remedy);
         }
-        eprintln!("installing {package} with apt-get");
+        eprintln!("installing {names} with apt-get");
         let mut update = Command::new("apt-get");
         self.run(update.arg("update").env("DEBIAN_FRONTEND", "noninteractive"), &remedy);
         let mut install = Command::new("apt-get");
-        install.args(["install", "--yes", package]).env("DEBIAN_FRONTEND", "noninteractive");
-        self.run(&mut install, &remedy);
+        install.args(["install", "--yes", "--no-install-recommends"]).args(packages);
+        self.run(install.env("DEBIAN_FRONTEND", "noninteractive"), &remedy);
     }
 
     fn missing(self, what: &str, remedy: &str) -> ! {
