@@ -34,12 +34,22 @@ pub struct Options {
     pub scenario: Option<PathBuf>,
 
     /// Messages outstanding at once, one for each task. In consume mode: consumers, at most one
-    /// for each partition. In topics mode: requests at a time.
+    /// for each partition. In topics mode: requests at a time. In metadata mode: requests
+    /// outstanding at once; with librdkafka each is a thread that waits, at most 64, with native a
+    /// connection.
     #[arg(short = 'c', long, default_value_t = 64,
         value_parser = clap::value_parser!(u32).range(1..=CONCURRENCY_MAX as i64))]
     pub concurrency: u32,
 
-    /// Client instances that share the tasks.
+    /// What talks to the broker. `native` is light enough to load a broker from one core; it
+    /// knows the modes produce, consume and metadata, no compression and no consumer groups.
+    /// It keeps up to five requests on a connection and is not idempotent: a batch that is sent
+    /// again may come behind a younger one, or twice. With --validate one request at a time is
+    /// outstanding for each partition, and with acks=all too it is idempotent.
+    #[arg(long, value_enum, default_value_t = Client::Librdkafka)]
+    pub client: Client,
+
+    /// Client instances that share the tasks. With native each is a thread, in consume mode too.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub clients: u32,
 
@@ -97,7 +107,7 @@ pub struct Options {
     pub keep_topics: bool,
 
     /// Acknowledgements a message needs.
-    #[arg(long, default_value = "all", value_parser = ["0", "1", "-1", "all"])]
+    #[arg(long, default_value = "all", allow_hyphen_values = true, value_parser = ["0", "1", "-1", "all"])]
     pub acks: String,
 
     /// How long the client waits to fill a batch, in milliseconds.
@@ -180,6 +190,8 @@ pub enum Mode {
     Consume,
     /// Send, and wait until a consumer has received each message before the next.
     RoundTrip,
+    /// Ask for the topic's metadata again and again.
+    Metadata,
     /// Send as produce mode does while consumers read along: the latency from the intended time to the receipt.
     EndToEnd,
     /// Write a backlog, then let consumers start and read it.
@@ -197,10 +209,31 @@ impl Mode {
             Mode::Produce => "produce",
             Mode::Consume => "consume",
             Mode::RoundTrip => "round-trip",
+            Mode::Metadata => "metadata",
             Mode::EndToEnd => "end-to-end",
             Mode::Backlog => "backlog",
             Mode::Topics => "topics",
             Mode::Scenario => "scenario",
+        }
+    }
+}
+
+/// What talks to the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Client {
+    /// The library that most programs use, in C.
+    Librdkafka,
+    /// Our own, one thread for each client.
+    Native,
+}
+
+impl Client {
+    /// The name as on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Client::Librdkafka => "librdkafka",
+            Client::Native => "native",
         }
     }
 }
@@ -274,6 +307,31 @@ impl Options {
         if self.duration.is_zero() {
             anyhow::bail!("--duration must be longer than zero");
         }
+        if self.validate && self.mode == Mode::Metadata {
+            anyhow::bail!("--validate checks records, and --mode metadata has none: leave it out");
+        }
+        match self.client {
+            Client::Librdkafka => Ok(()),
+            Client::Native => self.check_native(),
+        }
+    }
+
+    /// Refuses what our own client does not know.
+    fn check_native(&self) -> anyhow::Result<()> {
+        let instead = "use --client librdkafka";
+        // The runs of a scenario are checked one by one.
+        if !matches!(self.mode, Mode::Produce | Mode::Consume | Mode::Metadata | Mode::Scenario) {
+            anyhow::bail!("--client native does not know --mode {}: {instead}", self.mode.name());
+        }
+        if self.compression != Compression::None {
+            anyhow::bail!(
+                "--client native does not know --compression {}: {instead}, or leave it out",
+                self.compression.name()
+            );
+        }
+        if self.consumer_group.is_some() {
+            anyhow::bail!("--client native does not know --consumer-group: {instead}, or leave it out");
+        }
         Ok(())
     }
 }
@@ -319,6 +377,15 @@ mod tests {
     }
 
     #[test]
+    fn every_acknowledgement_level_can_be_written() {
+        for acks in ["0", "1", "-1", "all"] {
+            let options = Options::try_parse_from(["chronik-bench", "--acks", acks]).unwrap();
+            assert_eq!(options.acks, acks);
+        }
+        assert!(Options::try_parse_from(["chronik-bench", "--acks", "-2"]).is_err());
+    }
+
+    #[test]
     fn combinations_are_checked() {
         let parse = |line: &str| Options::try_parse_from(line.split(' ')).unwrap().check();
         assert!(parse("chronik-bench --validate -s 10").is_err());
@@ -326,6 +393,28 @@ mod tests {
         assert!(parse("chronik-bench -c 2 --clients 3").is_err());
         assert!(parse("chronik-bench -s 10").is_ok());
         assert!(Options::try_parse_from(["chronik-bench", "--disable-auto-commit"]).is_err());
+        assert!(parse("chronik-bench -m metadata --validate").is_err());
+    }
+
+    #[test]
+    fn what_the_native_client_lacks_is_refused_in_one_line() {
+        for (line, named) in [
+            ("--compression zstd", "--compression zstd"),
+            ("-m consume --consumer-group g", "--consumer-group"),
+            ("-m round-trip", "--mode round-trip"),
+            ("-m end-to-end", "--mode end-to-end"),
+            ("-m backlog", "--mode backlog"),
+            ("-m topics", "--mode topics"),
+        ] {
+            let parse = |client: &str| {
+                let line = format!("chronik-bench --client {client} {line}");
+                Options::try_parse_from(line.split(' ')).unwrap().check()
+            };
+            parse("librdkafka").unwrap();
+            let error = parse("native").unwrap_err().to_string();
+            assert!(error.contains(named) && error.contains("--client librdkafka"), "{error}");
+            assert!(!error.contains('\n'), "{error}");
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ const QUEUE_MESSAGES_MIN: u32 = 100_000;
 /// broker is away.
 const LOG_LINES_MAX: usize = 100;
 /// Lines with the same beginning are the same: what follows are counts and durations.
-const LOG_LINE_IDENTITY_CHARS: usize = 60;
+const LOG_LINE_IDENTITY_CHARS: usize = 72;
 
 /// Lines printed so far. Off the hot path: librdkafka logs only what goes wrong.
 static LOGGED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
@@ -36,20 +36,21 @@ pub struct Log;
 
 impl ClientContext for Log {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        print_log(matches!(level, RDKafkaLogLevel::Debug), &format!("{facility} {message}"));
+        print_log(matches!(level, RDKafkaLogLevel::Debug), &format!("librdkafka: {facility} {message}"));
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        print_log(false, &format!("{error}: {reason}"));
+        print_log(false, &format!("librdkafka: {error}: {reason}"));
     }
 }
 
-fn print_log(always: bool, line: &str) {
+/// Prints a line of a client's log to standard error, once unless it is `always` to be printed.
+pub fn print_log(always: bool, line: &str) {
     let identity = line.chars().take(LOG_LINE_IDENTITY_CHARS).collect();
     let fresh = LOGGED.lock().is_ok_and(|mut lines| lines.len() < LOG_LINES_MAX && lines.insert(identity));
     if always || fresh {
         // A log that cannot be written has no better place to go.
-        let _ = writeln!(std::io::stderr(), "librdkafka: {line}");
+        let _ = writeln!(std::io::stderr(), "{line}");
     }
 }
 

@@ -13,21 +13,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::message::Message;
 
 use crate::cli::Options;
 use crate::client::{Log, assign, consumer, high_watermarks};
-use crate::payload::{Header, read_header};
+use crate::intake::Intake;
 use crate::run::{Event, Run};
-use crate::schedule::Window;
-use crate::stats::{Part, Recorder};
 use crate::validation::Checker;
 
 const POLL: Duration = Duration::from_millis(20);
-/// A topic that gives nothing for this long is at its end.
-const IDLE_END_NS: u64 = 1_000_000_000;
-/// How long the first record may take.
-const FIRST_RECORD_TIMEOUT_NS: u64 = 30_000_000_000;
 
 /// Starts the consumers; each reports to the run when it is done.
 pub fn start(options: &Options, run: &Arc<Run>, partitions: i32) -> Result<Vec<JoinHandle<Option<Checker>>>> {
@@ -46,10 +40,11 @@ pub fn start(options: &Options, run: &Arc<Run>, partitions: i32) -> Result<Vec<J
             }
             let (options, run) = (options.clone(), Arc::clone(run));
             let work = move || {
-                let mut thread = Reader { run: &run, checker: options.validate.then(|| Checker::new(None)) };
-                let result = thread.read(&consumer);
+                let mut intake = Intake::new(&run, options.validate);
+                let result = read(&consumer, &mut intake, &run);
+                let checker = intake.finish();
                 run.tell(Event::Done(result));
-                thread.checker
+                checker
             };
             thread::Builder::new()
                 .name(format!("consume-{index}"))
@@ -59,74 +54,22 @@ pub fn start(options: &Options, run: &Arc<Run>, partitions: i32) -> Result<Vec<J
         .collect()
 }
 
-struct Reader<'a> {
-    run: &'a Run,
-    checker: Option<Checker>,
-}
-
-impl Reader<'_> {
-    fn read(&mut self, consumer: &BaseConsumer<Log>) -> Result<()> {
-        let mut measuring: Option<(Window, Recorder)> = None;
-        let mut last_ns = self.run.clock.now_ns();
-        while !self.run.stopped() {
-            let message = consumer.poll(POLL).transpose().context("the consumer failed")?;
-            let now_ns = self.run.clock.now_ns();
-            if message.is_none() && !self.run.has_begun() {
-                if now_ns > FIRST_RECORD_TIMEOUT_NS {
-                    bail!(
-                        "no record came within {} s: is the topic empty?",
-                        FIRST_RECORD_TIMEOUT_NS / 1_000_000_000
-                    );
-                }
-                last_ns = now_ns;
-                continue;
+fn read(consumer: &BaseConsumer<Log>, intake: &mut Intake, run: &Run) -> Result<()> {
+    while !run.stopped() {
+        let message = consumer.poll(POLL).transpose().context("the consumer failed")?;
+        let now_ns = run.clock.now_ns();
+        let goes_on = match message {
+            Some(message) => {
+                let timestamp_ms = message.timestamp().to_millis().unwrap_or(0);
+                intake.record(now_ns, message.partition(), timestamp_ms, message.payload().unwrap_or(&[]))
             }
-            let (window, recorder) = measuring.get_or_insert_with(|| {
-                let window = self.run.begin();
-                (window, self.run.recorder(Part::Main, window))
-            });
-            let now_ns = self.run.clock.now_ns();
-            recorder.advance(now_ns);
-            if !message.as_ref().is_none_or(|_| self.run.admit(*window, now_ns)) || now_ns >= window.end_ns {
-                break;
-            }
-            if let Some(message) = message {
-                last_ns = now_ns;
-                self.received(&message, recorder, now_ns);
-            } else if now_ns - last_ns > IDLE_END_NS {
-                // Others may still have records; the run ends when all have stopped.
-                self.run.end_at_last_record();
-                break;
-            }
-        }
-        if let Some((_, recorder)) = measuring {
-            recorder.finish();
-        }
-        Ok(())
-    }
-
-    fn received(&mut self, message: &BorrowedMessage<'_>, recorder: &mut Recorder, now_ns: u64) {
-        let value = message.payload().unwrap_or(&[]);
-        let header = match &mut self.checker {
-            Some(checker) => checker.record(message.partition(), value),
-            None => read_header(value).ok(),
+            None => intake.idle(now_ns)?,
         };
-        recorder.complete_with_latency(
-            now_ns,
-            now_ns,
-            age_ns(self.run, message, header, now_ns),
-            value.len(),
-        );
+        if !goes_on {
+            break;
+        }
     }
-}
-
-/// The age of a record that has come: since its intended time if this tool sent it, else since its timestamp.
-pub fn age_ns(run: &Run, message: &BorrowedMessage<'_>, header: Option<Header>, now_ns: u64) -> u64 {
-    let sent_wall_ns = match header {
-        Some(header) => header.intended_wall_ns,
-        None => message.timestamp().to_millis().unwrap_or(0).max(0) as u64 * 1_000_000,
-    };
-    run.clock.wall_ns(now_ns).saturating_sub(sent_wall_ns)
+    Ok(())
 }
 
 /// Reads what lies between two sets of offsets and checks each record. For produce mode.

@@ -15,7 +15,7 @@ use rdkafka::message::{BorrowedMessage, Message};
 
 use crate::cli::Options;
 use crate::client::{Log, assign, consumer, high_watermark};
-use crate::consume::age_ns;
+use crate::intake::age_ns;
 use crate::payload::{Header, read_header};
 use crate::run::{Event, Run};
 use crate::schedule::Window;
@@ -145,7 +145,9 @@ fn received(
         }
         (Until::Produced, _) => {}
         (Until::Offsets(_), header) => {
-            recorder.complete_with_latency(now_ns, now_ns, age_ns(run, message, header, now_ns), value.len());
+            let timestamp_ms = message.timestamp().to_millis().unwrap_or(0);
+            let age_ns = age_ns(run, header, timestamp_ms, now_ns);
+            recorder.complete_with_latency(now_ns, now_ns, age_ns, value.len());
         }
     }
 }

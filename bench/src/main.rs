@@ -2,10 +2,11 @@
 //!
 //! Files in reading order: `cli` (flags), `schedule` (when messages are meant to be sent, what is
 //! measured), `payload` (values with a header that can be checked), `stats` (histograms, one a
-//! thread), `run` (clock, window, reporter), `outbox` (sending, pacing), `produce`, `consume`,
-//! `round_trip`, `follow`, `topics` (what threads do), `modes` (which of it a mode is made of),
-//! `scenario`, `validation`, `proc`, `broker_process`, `mounts`, `host` (what `/proc` says), `progress`, `live`, `report`,
-//! `outputs`.
+//! thread), `run` (clock, window, reporter), `message` (what a client sends), `intake` (what a
+//! consumer does with records), `outbox` (sending, pacing), `produce`, `consume`, `round_trip`,
+//! `follow`, `topics`, `metadata` (what threads do, over librdkafka), `native` (the same over our
+//! own client), `modes` (which of it a mode is made of), `scenario`, `validation`, `proc`,
+//! `broker_process`, `mounts`, `host` (what `/proc` says), `progress`, `live`, `report`, `outputs`.
 //!
 //! Invariants: latency counts from the intended time; no thread shares a histogram; the warm-up
 //! is never part of a result; the elapsed time is that of the window, not of the reporter.
@@ -16,9 +17,13 @@ mod client;
 mod consume;
 mod follow;
 mod host;
+mod intake;
 mod live;
+mod message;
+mod metadata;
 mod modes;
 mod mounts;
+mod native;
 mod outbox;
 mod outputs;
 mod payload;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::cli::{Mode, Options};
+use crate::cli::{Client, Mode, Options};
 use crate::follow::Until;
 use crate::live::Live;
 use crate::report::{Beside, Report};
@@ -15,7 +15,7 @@ use crate::run::{Event, Measurement, Reporter, Run};
 use crate::stats::Part;
 use crate::topics::Step;
 use crate::validation::{Checker, SequenceSet};
-use crate::{client, consume, follow, produce, round_trip, topics};
+use crate::{client, consume, follow, metadata, native, produce, round_trip, topics};
 
 /// The second half of a mode that has two is not ended by `--duration`, but by being done; or after this long.
 const SECOND_HALF_MAX: Duration = Duration::from_secs(3_600);
@@ -29,6 +29,7 @@ pub fn carry_out(options: &Options, live: Option<&Live>) -> Result<Report> {
     let partitions = client::prepare_topic(options)?;
     let measured = match options.mode {
         Mode::Produce => produced(options, partitions, live),
+        Mode::Metadata => asked(options, partitions, live),
         Mode::Consume | Mode::RoundTrip => read(options, partitions, live),
         Mode::EndToEnd => end_to_end(options, partitions, live),
         Mode::Backlog => backlog(options, partitions, live),
@@ -67,7 +68,10 @@ fn produced(options: &Options, partitions: i32, live: Option<&Live>) -> Result<R
         true => client::high_watermarks(options, partitions)?,
         false => Vec::new(),
     };
-    let threads = produce::start(options, &run, Part::Main)?;
+    let threads = match options.client {
+        Client::Librdkafka => produce::start(options, &run, Part::Main)?,
+        Client::Native => native::produce::start(options, &run, partitions)?,
+    };
     let measurement = started.wait(threads.len())?;
     let (acknowledged, errors) = outcomes(threads);
     let findings = match options.validate {
@@ -83,13 +87,25 @@ fn produced(options: &Options, partitions: i32, live: Option<&Live>) -> Result<R
 
 fn read(options: &Options, partitions: i32, live: Option<&Live>) -> Result<Report> {
     let started = Started::new(options, live);
-    let threads = match options.mode {
-        Mode::Consume => consume::start(options, &started.run, partitions)?,
+    let threads = match (options.mode, options.client) {
+        (Mode::Consume, Client::Librdkafka) => consume::start(options, &started.run, partitions)?,
+        (Mode::Consume, Client::Native) => native::consume::start(options, &started.run, partitions)?,
         _ => round_trip::start(options, &started.run, partitions)?,
     };
     let measurement = started.wait(threads.len())?;
     let findings = merged(threads).map(Checker::against_gaps);
     Ok(Report::new(options, partitions, &measurement, Vec::new(), findings, Vec::new()))
+}
+
+fn asked(options: &Options, partitions: i32, live: Option<&Live>) -> Result<Report> {
+    let started = Started::new(options, live);
+    let threads = match options.client {
+        Client::Librdkafka => metadata::start(options, &started.run)?,
+        Client::Native => native::metadata::start(options, &started.run)?,
+    };
+    let measurement = started.wait(threads.len())?;
+    let (_, errors) = outcomes(threads);
+    Ok(Report::new(options, partitions, &measurement, Vec::new(), None, errors))
 }
 
 /// Consumers are there before the first message is sent, and read on until all is read that was acknowledged.

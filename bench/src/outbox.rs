@@ -13,9 +13,9 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, ProducerContext};
 
 use crate::cli::Options;
-use crate::payload::{Keys, Payloads};
+use crate::message::Messages;
 use crate::run::Run;
-use crate::schedule::{Schedule, Window};
+use crate::schedule::{LATE_MAX_NS, Schedule, Window};
 
 /// The longest the pacer sleeps before it looks whether the run was stopped.
 const PACER_SLEEP_MAX: Duration = Duration::from_millis(20);
@@ -27,9 +27,7 @@ pub struct Outbox<C: ProducerContext<DeliveryOpaque = usize> + 'static> {
     producer: Arc<BaseProducer<C>>,
     run: Arc<Run>,
     topic: String,
-    payloads: Payloads,
-    keys: Keys,
-    next_sequence: u64,
+    messages: Messages,
 }
 
 /// What became of an attempt to send.
@@ -46,27 +44,19 @@ pub enum Sent {
 impl<C: ProducerContext<DeliveryOpaque = usize> + 'static> Outbox<C> {
     /// The sending side of client `client`.
     pub fn new(producer: Arc<BaseProducer<C>>, run: Arc<Run>, options: &Options, client: u32) -> Self {
-        Self {
-            producer,
-            topic: options.topic.clone(),
-            payloads: Payloads::new(options.payload_pattern, options.message_size, run.id, client),
-            keys: Keys::new(options.key_pattern, run.id, client),
-            next_sequence: 0,
-            run,
-        }
+        Self { producer, topic: options.topic.clone(), messages: Messages::new(options, &run, client), run }
     }
 
     /// Sends the next message, which is meant for `intended_ns`.
     pub fn send(&mut self, intended_ns: u64) -> Sent {
-        let sequence = self.next_sequence;
-        let value = self.payloads.value(sequence, self.run.clock.wall_ns(intended_ns));
-        let mut record = BaseRecord::with_opaque_to(&self.topic, intended_ns as usize).payload(value);
-        if let Some(key) = self.keys.key(sequence) {
+        let message = self.messages.next(self.run.clock.wall_ns(intended_ns));
+        let mut record = BaseRecord::with_opaque_to(&self.topic, intended_ns as usize).payload(message.value);
+        if let Some(key) = message.key {
             record = record.key(key);
         }
         match self.producer.send(record) {
             Ok(()) => {
-                self.next_sequence += 1;
+                self.messages.take();
                 Sent::Queued
             }
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Sent::Full,
@@ -161,9 +151,6 @@ where
     }
     refused
 }
-
-/// How long after the window's end messages that were due in it are still sent.
-const LATE_MAX_NS: u64 = 10_000_000_000;
 
 /// Sends one message, waiting while the client's queue is full. True if it was refused.
 fn send_patiently<C>(outbox: &mut Outbox<C>, run: &Run, intended_ns: u64, permits: &Permits) -> bool

@@ -149,7 +149,7 @@ impl Client {
 
     /// No message will be sent any more.
     fn ended(&self) -> bool {
-        self.run.clock.now_ns() >= self.window.end_ns || self.run.stopped() || self.run.count_reached()
+        self.run.ended(self.window)
     }
 }
 
@@ -205,11 +205,9 @@ fn produce(
 ) -> Outcome {
     let outbox = Outbox::new(Arc::clone(&producer), Arc::clone(run), options, client);
     let tasks = tasks_of(options, client);
-    let (sending, pacer) = match options.rate_limit {
+    let (sending, pacer) = match Schedule::of(options, window, client, options.clients) {
         None => (Sending::Closed { outbox, idle: tasks, outstanding: 0 }, None),
-        Some(rate) => {
-            let start_ns = window.start_ns - options.warmup_duration.as_nanos() as u64;
-            let schedule = Schedule::new(start_ns, rate, client, options.clients);
+        Some(schedule) => {
             let permits = Permits::new(tasks);
             let pacer = spawn_pacer(outbox, schedule, window, &permits);
             (Sending::Open(permits), Some(pacer))

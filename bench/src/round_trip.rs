@@ -125,12 +125,10 @@ impl Client {
     ) -> Self {
         let outbox = Outbox::new(Arc::clone(producer), Arc::clone(run), options, id);
         let tasks = tasks_of(options, id);
-        let sending = match options.rate_limit {
+        let sending = match Schedule::of(options, window, id, options.clients) {
             None => Sending::Closed { outbox, idle: tasks },
-            Some(rate) => {
-                let start_ns = window.start_ns - options.warmup_duration.as_nanos() as u64;
+            Some(schedule) => {
                 let permits = Permits::new(tasks);
-                let schedule = Schedule::new(start_ns, rate, id, options.clients);
                 let pacer = Some(spawn_pacer(outbox, schedule, window, &permits));
                 Sending::Open { permits, pacer }
             }
@@ -233,8 +231,7 @@ impl Client {
     }
 
     fn ended(&mut self) -> bool {
-        let over =
-            self.run.clock.now_ns() >= self.window.end_ns || self.run.stopped() || self.run.count_reached();
+        let over = self.run.ended(self.window);
         let Sending::Open { pacer, .. } = &mut self.sending else { return over };
         if let Some(handle) = pacer.take_if(|handle| handle.is_finished()) {
             let refused = handle.join().unwrap_or(0);

@@ -149,6 +149,11 @@ impl Run {
         self.message_count.is_some_and(|limit| self.measured_count.load(Ordering::Relaxed) >= limit)
     }
 
+    /// True when no further message of the window will be sent: it is over, or the run is.
+    pub fn ended(&self, window: Window) -> bool {
+        self.clock.now_ns() >= window.end_ns || self.stopped() || self.count_reached()
+    }
+
     /// Elapsed time ends with the last record: the topic had no more.
     pub fn end_at_last_record(&self) {
         self.at_last_record.store(true, Ordering::Release);

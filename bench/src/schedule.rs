@@ -4,7 +4,11 @@
 //! late an earlier message was. Latency counted from it shows what a user of a slow broker would
 //! have waited (no coordinated omission).
 
+use crate::cli::Options;
+
 const NANOS_PER_SECOND: u128 = 1_000_000_000;
+/// How long after the window's end messages that were due in it are still sent.
+pub const LATE_MAX_NS: u64 = 10_000_000_000;
 
 /// An open-loop schedule of one client.
 #[derive(Clone, Debug)]
@@ -22,6 +26,13 @@ impl Schedule {
     pub fn new(start_ns: u64, rate_per_second: u64, client: u32, client_count: u32) -> Self {
         assert!(rate_per_second > 0 && client < client_count);
         Self { start_ns, rate_per_second, client: client.into(), client_count: client_count.into(), next: 0 }
+    }
+
+    /// The schedule that `--rate-limit` asks of client `client` of `client_count`; it begins with
+    /// the warm-up. None without a rate.
+    pub fn of(options: &Options, window: Window, client: u32, client_count: u32) -> Option<Self> {
+        let start_ns = window.start_ns - options.warmup_duration.as_nanos() as u64;
+        Some(Self::new(start_ns, options.rate_limit?, client, client_count))
     }
 
     /// Intended time of the next message, in nanoseconds since the run's base.
@@ -80,8 +91,47 @@ impl Window {
     }
 }
 
+/// When the next message of a client comes: at once when a task is free, or along a schedule.
+pub struct Pacing {
+    schedule: Option<Schedule>,
+    window: Window,
+}
+
+impl Pacing {
+    /// What the flags ask of client `client` of `client_count`.
+    pub fn new(options: &Options, window: Window, client: u32, client_count: u32) -> Self {
+        Self { schedule: Schedule::of(options, window, client, client_count), window }
+    }
+
+    /// Takes the next message if there is one for now: when it was meant to be sent.
+    pub fn take_due(&mut self, now_ns: u64) -> Option<u64> {
+        if self.is_over(now_ns) {
+            return None;
+        }
+        match &mut self.schedule {
+            None => Some(now_ns),
+            Some(schedule) if schedule.next_ns() >= self.window.end_ns => None,
+            Some(schedule) => schedule.take_due(now_ns),
+        }
+    }
+
+    /// When the next message is meant to be sent, if that is settled.
+    pub fn next_ns(&self) -> Option<u64> {
+        self.schedule.as_ref().map(Schedule::next_ns)
+    }
+
+    /// Whether the window has no message left. Those that were due in it and could not be sent
+    /// are for a while.
+    pub fn is_over(&self, now_ns: u64) -> bool {
+        let is_behind = self.next_ns().is_some_and(|next_ns| next_ns < self.window.end_ns);
+        now_ns >= self.window.end_ns + if is_behind { LATE_MAX_NS } else { 0 }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
 
     #[test]
@@ -125,5 +175,29 @@ mod tests {
         assert_eq!(window.interval(2_999, 1_000), -1);
         assert_eq!(window.interval(3_000, 1_000), 0);
         assert_eq!(window.interval(4_999, 1_000), 1);
+    }
+
+    #[test]
+    fn what_was_due_in_the_window_is_sent_after_it() {
+        let window = Window { start_ns: 1_000_000_000, end_ns: 2_000_000_000 };
+        let options = Options::parse_from(["chronik-bench", "-w", "1s", "--rate-limit", "4"]);
+        let mut pacing = Pacing::new(&options, window, 0, 1);
+        assert_eq!(
+            (pacing.take_due(0), pacing.take_due(0), pacing.next_ns()),
+            (Some(0), None, Some(250_000_000))
+        );
+        let late_ns = window.end_ns + LATE_MAX_NS;
+        assert!(!pacing.is_over(late_ns - 1) && pacing.is_over(late_ns));
+        let due = std::iter::from_fn(|| pacing.take_due(late_ns - 1)).collect::<Vec<_>>();
+        assert_eq!(due, (1..8).map(|quarter| quarter * 250_000_000).collect::<Vec<_>>());
+        assert!(pacing.is_over(window.end_ns) && !pacing.is_over(window.end_ns - 1));
+    }
+
+    #[test]
+    fn without_a_rate_a_message_is_always_due() {
+        let window = Window { start_ns: 0, end_ns: 100 };
+        let mut pacing = Pacing::new(&Options::parse_from(["chronik-bench", "-w", "0s"]), window, 0, 1);
+        assert_eq!((pacing.take_due(5), pacing.take_due(5), pacing.next_ns()), (Some(5), Some(5), None));
+        assert!(pacing.is_over(100) && pacing.take_due(100).is_none());
     }
 }

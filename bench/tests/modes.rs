@@ -249,3 +249,33 @@ fn a_wrong_number_of_partitions_is_refused_with_one_line() {
         "chronik-bench: the topic t has 3 partitions, not 5: choose another with --topic"
     );
 }
+
+/// The mock is not our broker: it speaks the protocol as librdkafka's authors read it.
+#[test]
+fn the_native_client_serves_another_broker_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("run.json");
+    let cluster = cluster("t", 3);
+    let line = format!(
+        "-t t --client native -c 16 --clients 2 -s 100 -d 30s -w 0s -n 3000 --validate --json-output {}",
+        path.display()
+    );
+    let output = bench(&cluster, &line);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(json(&path)["validation"]["checked"], 3000);
+    let line = format!(
+        "-t t --client native -m consume -c 2 --clients 2 -d 30s -w 0s --validate --json-output {}",
+        path.display()
+    );
+    let output = bench(&cluster, &line);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(
+        (&json(&path)["messages"], &json(&path)["validation"]["checked"]),
+        (&3000.into(), &3000.into())
+    );
+    let line =
+        format!("-t t --client native -m metadata -c 3 -d 30s -w 0s -n 50 --json-output {}", path.display());
+    let output = bench(&cluster, &line);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(json(&path)["messages"], 50);
+}

@@ -74,6 +74,7 @@ fn columns(report: &Report) -> Vec<(&'static str, String)> {
         ("broker_anonymous_bytes", report.broker.map_or(String::new(), |b| b.anonymous_bytes.to_string())),
         ("validation", findings.map_or("", |f| if f.is_clean() { "clean" } else { "wrong" }).to_owned()),
         ("load", report.host.load.clone()),
+        ("client", settings.client.name().to_owned()),
     ]
 }
 

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use crate::cli::Mode;
+use crate::cli::{Client, Mode};
+use crate::metadata::THREADS_MAX;
 use crate::report::{Latency, Named, Report};
 
 /// The summary table, several lines.
@@ -73,7 +74,7 @@ pub fn overview(runs: &[Named]) -> String {
 /// The settings that shape the load, as rows of name and value.
 pub fn settings(report: &Report, rows: &mut Vec<(&'static str, String)>) {
     let settings = &report.settings;
-    rows.push(("mode", settings.mode.name().to_owned()));
+    rows.push(("mode", format!("{}, client {}", settings.mode.name(), settings.client.name())));
     if settings.mode == Mode::Topics {
         let text = format!(
             "{} request(s) at a time on {} client(s), {} partition(s) × {} replica(s) each",
@@ -92,10 +93,14 @@ pub fn settings(report: &Report, rows: &mut Vec<(&'static str, String)>) {
         return;
     }
     let rate = settings.rate_limit.map_or("as fast as it goes".to_owned(), |rate| format!("{rate} msg/s"));
-    rows.push((
-        "load",
-        format!("{} task(s) on {} client(s), {rate}", settings.concurrency, settings.clients),
-    ));
+    let tasks = match (settings.mode, settings.client) {
+        (Mode::Metadata, Client::Librdkafka) => settings.concurrency.min(THREADS_MAX),
+        _ => settings.concurrency,
+    };
+    rows.push(("load", format!("{tasks} task(s) on {} client(s), {rate}", settings.clients)));
+    if settings.mode == Mode::Metadata {
+        return;
+    }
     let text = format!(
         "{} bytes, acks {}, linger {} ms, batch {} bytes, compression {}",
         settings.message_size,
@@ -108,7 +113,11 @@ pub fn settings(report: &Report, rows: &mut Vec<(&'static str, String)>) {
 }
 
 fn results(report: &Report, rows: &mut Vec<(&'static str, String)>) {
-    let what = if report.settings.mode == Mode::Topics { "topics made" } else { "messages" };
+    let what = match report.settings.mode {
+        Mode::Topics => "topics made",
+        Mode::Metadata => "answers",
+        _ => "messages",
+    };
     rows.push(("measured", format!("{} {what} in {:.3} s", report.messages, report.elapsed_seconds)));
     rows.push(("throughput", rate(report, report.messages_per_second, report.megabytes_per_second)));
     rows.push(("failed", report.failures.to_string()));
@@ -135,6 +144,7 @@ pub fn latency_name(mode: Mode) -> &'static str {
         Mode::Consume => "age on receipt",
         Mode::RoundTrip | Mode::EndToEnd => "end to end",
         Mode::Backlog => "age on receipt",
+        Mode::Metadata => "answer latency",
         Mode::Topics | Mode::Scenario => "request latency",
     }
 }
@@ -142,6 +152,7 @@ pub fn latency_name(mode: Mode) -> &'static str {
 fn rate(report: &Report, per_second: f64, megabytes_per_second: f64) -> String {
     match report.settings.mode {
         Mode::Topics => format!("{per_second:.1} topics/s"),
+        Mode::Metadata => format!("{per_second:.0} answers/s"),
         _ => format!("{per_second:.0} msg/s, {megabytes_per_second:.1} MB/s"),
     }
 }

@@ -1,0 +1,154 @@
+//! What a consumer does with records, whichever library they come from: the run begins with the
+//! first one; each is measured by its age and checked; and the end of a topic is noticed.
+
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+
+use crate::payload::{Header, read_header};
+use crate::run::Run;
+use crate::schedule::Window;
+use crate::stats::{Part, Recorder};
+use crate::validation::Checker;
+
+/// A topic that gives nothing for this long is at its end.
+const IDLE_END_NS: u64 = 1_000_000_000;
+/// How long the first record may take.
+const FIRST_RECORD_TIMEOUT_NS: u64 = 30_000_000_000;
+
+/// The records of one thread.
+pub struct Intake {
+    run: Arc<Run>,
+    checker: Option<Checker>,
+    measuring: Option<(Window, Recorder)>,
+    last_ns: u64,
+}
+
+impl Intake {
+    /// An intake that has seen nothing. Checks records if `validate` says so.
+    pub fn new(run: &Arc<Run>, validate: bool) -> Self {
+        Self {
+            run: Arc::clone(run),
+            checker: validate.then(|| Checker::new(None)),
+            measuring: None,
+            last_ns: run.clock.now_ns(),
+        }
+    }
+
+    /// A record was received at `now_ns`. False if the run is over: the record does not count.
+    pub fn record(&mut self, now_ns: u64, partition: i32, timestamp_ms: i64, value: &[u8]) -> bool {
+        let (window, recorder) = measuring(&self.run, &mut self.measuring, &mut self.last_ns);
+        // If the window began just now it began with this record, which belongs to it.
+        let now_ns = now_ns.max(self.last_ns);
+        recorder.advance(now_ns);
+        if !self.run.admit(*window, now_ns) {
+            return false;
+        }
+        self.last_ns = now_ns;
+        let header = match &mut self.checker {
+            Some(checker) => checker.record(partition, value),
+            None => read_header(value).ok(),
+        };
+        let age_ns = age_ns(&self.run, header, timestamp_ms, now_ns);
+        recorder.complete_with_latency(now_ns, now_ns, age_ns, value.len());
+        true
+    }
+
+    /// Nothing has come up to now. False if the run is over.
+    pub fn idle(&mut self, now_ns: u64) -> Result<bool> {
+        if !self.run.has_begun() {
+            if now_ns > FIRST_RECORD_TIMEOUT_NS {
+                let seconds = FIRST_RECORD_TIMEOUT_NS / 1_000_000_000;
+                bail!("no record came within {seconds} s: is the topic empty?");
+            }
+            self.last_ns = now_ns;
+            return Ok(true);
+        }
+        let (window, recorder) = measuring(&self.run, &mut self.measuring, &mut self.last_ns);
+        recorder.advance(now_ns);
+        if now_ns >= window.end_ns {
+            return Ok(false);
+        }
+        if now_ns.saturating_sub(self.last_ns) > IDLE_END_NS {
+            // Others may still have records; the run ends when all have stopped.
+            self.run.end_at_last_record();
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// Hands the measurements over; what the checker saw.
+    pub fn finish(self) -> Option<Checker> {
+        if let Some((_, recorder)) = self.measuring {
+            recorder.finish();
+        }
+        self.checker
+    }
+}
+
+/// The age of a record that has come: since its intended time if this tool sent it, else since its
+/// timestamp.
+pub fn age_ns(run: &Run, header: Option<Header>, timestamp_ms: i64, now_ns: u64) -> u64 {
+    let sent_wall_ns = match header {
+        Some(header) => header.intended_wall_ns,
+        None => timestamp_ms.max(0) as u64 * 1_000_000,
+    };
+    run.clock.wall_ns(now_ns).saturating_sub(sent_wall_ns)
+}
+
+/// The window and the recorder, which begin now if they have not.
+fn measuring<'a>(
+    run: &Run,
+    measuring: &'a mut Option<(Window, Recorder)>,
+    last_ns: &mut u64,
+) -> &'a mut (Window, Recorder) {
+    measuring.get_or_insert_with(|| {
+        let window = run.begin();
+        *last_ns = run.clock.now_ns();
+        (window, run.recorder(Part::Main, window))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::Options;
+    use crate::run::Event;
+
+    fn run(line: &str) -> (Arc<Run>, mpsc::Receiver<Event>) {
+        let (sender, events) = mpsc::channel();
+        (Run::new(&Options::parse_from(line.split(' ')), sender), events)
+    }
+
+    #[test]
+    fn the_first_record_begins_the_run_and_silence_ends_it() {
+        let (run, events) = run("chronik-bench -w 0s -d 60s");
+        let mut intake = Intake::new(&run, true);
+        let early_ns = run.clock.now_ns();
+        assert!(intake.idle(early_ns).unwrap() && !run.has_begun());
+        assert!(intake.idle(FIRST_RECORD_TIMEOUT_NS + 1).is_err());
+        let mut intake = Intake::new(&run, true);
+        let now_ns = run.clock.now_ns();
+        assert!(intake.record(now_ns, 0, 5, b"foreign"));
+        assert!(run.has_begun());
+        assert!(intake.idle(now_ns + IDLE_END_NS).unwrap());
+        assert!(!intake.idle(now_ns + 2 * IDLE_END_NS).unwrap());
+        assert_eq!(intake.finish().unwrap().against_gaps().damaged, 1);
+        let samples = events.try_iter().filter(|event| matches!(event, Event::Sample(_))).count();
+        assert_eq!(samples, 1);
+    }
+
+    #[test]
+    fn records_beyond_the_count_are_not_taken() {
+        let (run, _events) = run("chronik-bench -w 0s -d 60s -n 2");
+        let mut intake = Intake::new(&run, false);
+        let now_ns = run.clock.now_ns();
+        // The first of them begins the window, and all belong to it.
+        let taken = (0..4).filter(|_| intake.record(now_ns, 0, 0, b"")).count();
+        assert_eq!(taken, 2);
+    }
+}

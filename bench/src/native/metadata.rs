@@ -1,0 +1,225 @@
+//! Metadata mode over our own client: each task has a connection, to the brokers of the command
+//! line in turn, and asks on it again as soon as it is answered (or along the schedule). Each of
+//! `--clients` is a thread with an event loop that serves its share of the tasks.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use chronik_net::codec::{ApiKey, ErrorCode, MetadataRequest, MetadataResponse};
+
+use super::channel::{Channel, Finished};
+use super::cluster::{answer_timeout_ns, bootstrap_addresses, decode_metadata, metadata_request};
+use super::poller::Poller;
+use super::{METADATA_VERSION, SLEEP_NS_MAX};
+use crate::cli::Options;
+use crate::client::print_log;
+use crate::produce::{Outcome, tasks_of};
+use crate::run::{Event, Run};
+use crate::schedule::{Pacing, Window};
+use crate::stats::{Part, Recorder};
+
+/// How long the first connections may take.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The tasks of one thread: one on each channel, which keeps a request's intended time.
+struct Tasks {
+    run: Arc<Run>,
+    poller: Poller,
+    channels: Vec<Channel<u64>>,
+    /// Channels without a request outstanding; some may have lost their connection.
+    free: Vec<usize>,
+    topic: String,
+    request: MetadataRequest,
+    errors: BTreeSet<String>,
+}
+
+/// Starts the threads; each reports to the run when it is done.
+pub fn start(options: &Options, run: &Arc<Run>) -> Result<Vec<JoinHandle<Outcome>>> {
+    let all: Vec<_> = (0..options.clients)
+        .map(|client| Ok((client, Tasks::connect(options, run, client)?)))
+        .collect::<Result<_>>()?;
+    let window = run.begin();
+    let spawn = |(client, mut tasks): (u32, Tasks)| {
+        let mut pacing = Pacing::new(options, window, client, options.clients);
+        let run = Arc::clone(run);
+        let work = move || {
+            let mut recorder = run.recorder(Part::Main, window);
+            let result = tasks.ask(&mut pacing, window, &mut recorder);
+            recorder.finish();
+            run.tell(Event::Done(result));
+            Outcome { acknowledged: None, errors: tasks.errors }
+        };
+        thread::Builder::new().name(format!("metadata-{client}")).spawn(work).context("cannot start a thread")
+    };
+    all.into_iter().map(spawn).collect()
+}
+
+impl Tasks {
+    /// Connects all tasks of a client.
+    fn connect(options: &Options, run: &Arc<Run>, client: u32) -> Result<Self> {
+        let addresses = bootstrap_addresses(options);
+        if addresses.is_empty() {
+            bail!("--bootstrap-servers names no broker");
+        }
+        let count = tasks_of(options, client) as usize;
+        let channel = |index: usize| {
+            let address = &addresses[(client as usize + index) % addresses.len()];
+            Channel::new(index as u64, address, answer_timeout_ns(options))
+        };
+        let mut tasks = Self {
+            run: Arc::clone(run),
+            poller: Poller::new().context("cannot create an epoll")?,
+            channels: (0..count).map(channel).collect::<std::io::Result<_>>()?,
+            free: (0..count).collect(),
+            topic: options.topic.clone(),
+            request: metadata_request(&options.topic),
+            errors: BTreeSet::new(),
+        };
+        let deadline_ns = run.clock.now_ns() + START_TIMEOUT.as_nanos() as u64;
+        while !tasks.channels.iter().all(Channel::is_up) {
+            if run.clock.now_ns() > deadline_ns {
+                let reason = tasks.errors.first().map_or("no answer", String::as_str);
+                bail!("cannot connect all {count} task(s): {reason}");
+            }
+            tasks.reconnect(run.clock.now_ns());
+            for index in tasks.wait(SLEEP_NS_MAX)? {
+                if let Err(error) = tasks.channels[index].advance() {
+                    tasks.lose(index, &error, run.clock.now_ns());
+                }
+            }
+        }
+        tasks.errors.clear();
+        Ok(tasks)
+    }
+
+    /// The event loop: until the window is over and every request has its end.
+    fn ask(&mut self, pacing: &mut Pacing, window: Window, recorder: &mut Recorder) -> Result<()> {
+        let mut sleep_ns = 0;
+        loop {
+            for index in self.wait(sleep_ns)? {
+                self.receive(index, recorder);
+            }
+            let now_ns = self.run.clock.now_ns();
+            recorder.advance(now_ns);
+            self.give_up_overdue(now_ns, recorder);
+            let ended = pacing.is_over(now_ns) || self.run.stopped() || self.run.count_reached();
+            if ended && self.free.len() == self.channels.len() {
+                return Ok(());
+            }
+            self.reconnect(now_ns);
+            self.send(pacing, window, recorder);
+            let next_ns = pacing.next_ns().filter(|_| !self.free.is_empty() && !ended);
+            sleep_ns =
+                next_ns.map_or(SLEEP_NS_MAX, |next_ns| next_ns.saturating_sub(self.run.clock.now_ns()));
+        }
+    }
+
+    /// Gives free tasks that are connected their next requests.
+    fn send(&mut self, pacing: &mut Pacing, window: Window, recorder: &mut Recorder) {
+        let now_ns = self.run.clock.now_ns();
+        let mut at = 0;
+        while let Some(&index) = self.free.get(at) {
+            if !self.channels[index].is_up() {
+                at += 1;
+                continue;
+            }
+            let Some(intended_ns) = pacing.take_due(now_ns) else { return };
+            if !self.run.admit(window, intended_ns) {
+                return;
+            }
+            self.free.swap_remove(at);
+            let (request, api) = (&self.request, (ApiKey::Metadata, METADATA_VERSION));
+            let sent = self.channels[index].send(
+                api,
+                |header| request.encode(header),
+                |_| intended_ns,
+                true,
+                now_ns,
+            );
+            if let Err(error) = sent {
+                self.fail(index, &error, now_ns, recorder);
+            }
+        }
+    }
+
+    /// Takes what has come for a channel.
+    fn receive(&mut self, index: usize, recorder: &mut Recorder) {
+        loop {
+            let finished = self.channels[index].next_finished();
+            let now_ns = self.run.clock.now_ns();
+            match finished {
+                Ok(None) => return,
+                Ok(Some(Finished { kept: intended_ns, answer })) => {
+                    self.free.push(index);
+                    let answer = answer.context("no answer").and_then(|answer| Ok(decode_metadata(answer)?));
+                    match answer.and_then(|response| self.check(&response)) {
+                        Ok(()) => recorder.complete(now_ns, intended_ns, 0),
+                        Err(error) => {
+                            recorder.fail(now_ns);
+                            self.errors.insert(format!("{error:#}"));
+                        }
+                    }
+                }
+                Err(error) => {
+                    self.fail(index, &error, now_ns, recorder);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// An answer must list the topic, without an error.
+    fn check(&self, response: &MetadataResponse) -> Result<()> {
+        let listing = response.topics.iter().find(|listing| listing.name.as_deref() == Some(&*self.topic));
+        match listing.map(|listing| listing.error) {
+            Some(ErrorCode::None) => Ok(()),
+            Some(error) => bail!("the broker answers {error} for the topic {}", self.topic),
+            None => bail!("the broker does not list the topic {}", self.topic),
+        }
+    }
+
+    fn give_up_overdue(&mut self, now_ns: u64, recorder: &mut Recorder) {
+        for index in 0..self.channels.len() {
+            if self.channels[index].is_overdue(now_ns) {
+                let error = std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time");
+                self.fail(index, &error, now_ns, recorder);
+            }
+        }
+    }
+
+    /// A connection was lost, and with it the request on it.
+    fn fail(&mut self, index: usize, error: &std::io::Error, now_ns: u64, recorder: &mut Recorder) {
+        for _intended_ns in self.lose(index, error, now_ns) {
+            recorder.fail(now_ns);
+            self.free.push(index);
+        }
+    }
+
+    fn lose(&mut self, index: usize, error: &std::io::Error, now_ns: u64) -> Vec<u64> {
+        let reason = format!("{}: {error}", self.channels[index].address());
+        print_log(false, &format!("native: {reason}"));
+        self.errors.insert(reason);
+        self.channels[index].close(now_ns)
+    }
+
+    fn reconnect(&mut self, now_ns: u64) {
+        for index in 0..self.channels.len() {
+            if self.channels[index].can_connect(now_ns)
+                && let Err(error) = self.channels[index].connect(&self.poller, now_ns)
+            {
+                self.lose(index, &error, now_ns);
+            }
+        }
+    }
+
+    /// Sleeps until a socket is ready; the channels that are.
+    fn wait(&mut self, timeout_ns: u64) -> Result<Vec<usize>> {
+        let tokens = self.poller.wait(timeout_ns.min(SLEEP_NS_MAX)).context("epoll failed")?;
+        let ready: Vec<usize> = tokens.iter().map(|token| *token as usize).collect();
+        ready.iter().for_each(|index| self.channels[*index].wake());
+        Ok(ready)
+    }
+}

@@ -1,0 +1,391 @@
+//! Produce mode over our own client. Each thread is one client: an event loop that takes answers,
+//! gives free tasks their next messages (or those whose intended time has come), and sends what
+//! is due, one request for each leader.
+//!
+//! Up to five requests are on the wire on each connection. A batch that is sent again may
+//! therefore come behind a younger one, or be stored twice, as with any producer that is not
+//! idempotent. With `--validate`, which promises order, at most one batch of a partition is on
+//! the wire, and with acks=all the producer is idempotent.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use anyhow::{Context, Result};
+use chronik_net::codec::{ApiKey, ErrorCode, ProducePartitionResponse, ProduceResponse};
+
+use super::batch::{Batch, Stamp};
+use super::channel::Finished;
+use super::cluster::{Cluster, Event as ClusterEvent};
+use super::partitioner::{Sticky, partition_of_key};
+use super::producer_id::{ProducerId, ask_producer_id};
+use super::queue::Queue;
+use super::request::{ACKS_ALL, Sent, acks, produce_request};
+use super::{NANOS_PER_MILLISECOND, PRODUCE_VERSION, SLEEP_NS_MAX};
+use crate::cli::Options;
+use crate::message::Messages;
+use crate::produce::{Outcome, tasks_of};
+use crate::run::{Event, Run};
+use crate::schedule::{Pacing, Window};
+use crate::stats::{Part, Recorder};
+use crate::validation::SequenceSet;
+
+/// Requests on the wire on one connection, as the Java client has it.
+const IN_FLIGHT_MAX: usize = 5;
+/// Bytes of batches in one request; Kafka takes 100 MiB unless told otherwise.
+const REQUEST_BYTES_MAX: usize = 16 << 20;
+/// How long a partition that could not take a batch is left alone.
+const RETRY_NS: u64 = 100 * NANOS_PER_MILLISECOND;
+/// How often messages are looked at whose time may be over.
+const EXPIRY_INTERVAL_NS: u64 = 20 * NANOS_PER_MILLISECOND;
+
+/// Batches of different partitions that make the next request to one leader.
+#[derive(Default)]
+struct Outgoing {
+    batches: Vec<(usize, Batch)>,
+    byte_count: usize,
+}
+
+/// One client.
+struct Producer {
+    options: Options,
+    run: Arc<Run>,
+    window: Window,
+    recorder: Recorder,
+    cluster: Cluster<Vec<Sent>>,
+    messages: Messages,
+    pacing: Pacing,
+    free_tasks: u32,
+    tasks: u32,
+    sticky: Sticky,
+    queues: Vec<Queue>,
+    /// Partitions with something to send.
+    listed: Vec<usize>,
+    /// What goes to each channel this time.
+    outgoing: Vec<Outgoing>,
+    next_expiry_ns: u64,
+    acknowledged: Option<SequenceSet>,
+    errors: BTreeSet<String>,
+    last_trouble: Option<String>,
+}
+
+/// Starts the run's producers; each reports to the run when it is done.
+pub fn start(options: &Options, run: &Arc<Run>, partitions: i32) -> Result<Vec<JoinHandle<Outcome>>> {
+    let lanes = vec![Some(0); partitions as usize];
+    let clusters: Vec<_> = (0..options.clients)
+        .map(|client| {
+            let mut cluster = Cluster::connect(options, lanes.clone(), &run.clock)?;
+            let is_idempotent = options.validate && acks(options) == ACKS_ALL;
+            let producer_id = is_idempotent.then(|| ask_producer_id(&mut cluster, run)).transpose()?;
+            Ok((client, (cluster, producer_id)))
+        })
+        .collect::<Result<_>>()?;
+    let window = run.begin();
+    let spawn = |(client, cluster)| {
+        let (options, run) = (options.clone(), Arc::clone(run));
+        let work = move || {
+            let mut producer = Producer::new(options, &run, client, cluster, window);
+            let result = producer.produce();
+            producer.recorder.finish();
+            run.tell(Event::Done(result));
+            Outcome { acknowledged: producer.acknowledged, errors: producer.errors }
+        };
+        thread::Builder::new().name(format!("produce-{client}")).spawn(work).context("cannot start a thread")
+    };
+    clusters.into_iter().map(spawn).collect()
+}
+
+impl Producer {
+    fn new(
+        options: Options,
+        run: &Arc<Run>,
+        client: u32,
+        (cluster, producer_id): (Cluster<Vec<Sent>>, Option<ProducerId>),
+        window: Window,
+    ) -> Self {
+        let partition_count = cluster.partition_count();
+        let tasks = tasks_of(&options, client);
+        Self {
+            window,
+            recorder: run.recorder(Part::Main, window),
+            messages: Messages::new(&options, run, client),
+            pacing: Pacing::new(&options, window, client, options.clients),
+            free_tasks: tasks,
+            tasks,
+            sticky: Sticky::new(client, partition_count),
+            queues: (0..partition_count).map(|_| Queue::new(producer_id)).collect(),
+            listed: Vec::new(),
+            outgoing: Vec::new(),
+            next_expiry_ns: 0,
+            acknowledged: options.validate.then(SequenceSet::default),
+            errors: BTreeSet::new(),
+            last_trouble: None,
+            run: Arc::clone(run),
+            cluster,
+            options,
+        }
+    }
+
+    /// The event loop: until the window is over and every message has its end.
+    fn produce(&mut self) -> Result<()> {
+        loop {
+            let now_ns = self.run.clock.now_ns();
+            self.recorder.advance(now_ns);
+            self.cluster.turn(now_ns)?;
+            while let Some(event) = self.cluster.next_event(now_ns) {
+                self.handle(event);
+            }
+            self.expire(now_ns);
+            self.fill();
+            while self.dispatch()? {}
+            if self.free_tasks == self.tasks && self.has_ended() {
+                return Ok(());
+            }
+            self.cluster.wait(self.sleep_ns())?;
+        }
+    }
+
+    /// No message will be sent any more.
+    fn has_ended(&self) -> bool {
+        let is_over = self.pacing.is_over(self.run.clock.now_ns());
+        is_over || self.run.stopped() || self.run.count_reached()
+    }
+
+    /// Gives free tasks their next messages.
+    fn fill(&mut self) {
+        let now_ns = self.run.clock.now_ns();
+        let now_wall_ms = (self.run.clock.wall_ns(now_ns) / NANOS_PER_MILLISECOND) as i64;
+        while self.free_tasks > 0 {
+            let Some(intended_ns) = self.pacing.take_due(now_ns) else { break };
+            if !self.run.admit(self.window, intended_ns) {
+                break;
+            }
+            self.enqueue(intended_ns, (now_ns, now_wall_ms));
+            self.free_tasks -= 1;
+        }
+    }
+
+    fn enqueue(&mut self, intended_ns: u64, now: (u64, i64)) {
+        let message = self.messages.next(self.run.clock.wall_ns(intended_ns));
+        let partition = match message.key {
+            Some(key) => partition_of_key(key, self.queues.len()),
+            None => self.sticky.current(),
+        };
+        let queue = &mut self.queues[partition];
+        let filled = queue.push(&message, intended_ns, now, self.options.batch_size as usize);
+        if !std::mem::replace(&mut queue.is_listed, true) {
+            self.listed.push(partition);
+        }
+        self.messages.take();
+        if filled {
+            self.sticky.batch_closed(partition, |other| self.cluster.leader(other).is_some());
+        }
+    }
+
+    /// Sends what is due, one request for each leader at most. True if there may be more.
+    fn dispatch(&mut self) -> Result<bool> {
+        let now_ns = self.run.clock.now_ns();
+        let linger_ns = u64::from(self.options.linger_ms) * NANOS_PER_MILLISECOND;
+        self.outgoing.resize_with(self.cluster.channel_count(), Outgoing::default);
+        let mut at = 0;
+        while let Some(&partition) = self.listed.get(at) {
+            if let Some(channel) = self.sendable(partition, linger_ns, now_ns) {
+                self.take_batch(partition, channel)?;
+            }
+            match self.queues[partition].is_empty() {
+                true => {
+                    self.queues[partition].is_listed = false;
+                    self.listed.swap_remove(at);
+                }
+                false => at += 1,
+            }
+        }
+        let mut sent = false;
+        for channel in 0..self.outgoing.len() {
+            if !self.outgoing[channel].batches.is_empty() {
+                let outgoing = std::mem::take(&mut self.outgoing[channel]);
+                self.send(channel, outgoing.batches, now_ns);
+                sent = true;
+            }
+        }
+        Ok(sent && !self.listed.is_empty())
+    }
+
+    /// The channel that may take the partition's next batch now.
+    fn sendable(&self, partition: usize, linger_ns: u64, now_ns: u64) -> Option<usize> {
+        let queue = &self.queues[partition];
+        let channel = self.cluster.leader(partition)?;
+        let is_due = queue.due_ns(linger_ns)? <= now_ns;
+        let keeps_order = !self.options.validate || queue.in_flight_count == 0;
+        let has_room = self.cluster.in_flight_count(channel) < IN_FLIGHT_MAX
+            && self.outgoing[channel].byte_count < REQUEST_BYTES_MAX;
+        (is_due && keeps_order && has_room).then_some(channel)
+    }
+
+    fn take_batch(&mut self, partition: usize, channel: usize) -> Result<()> {
+        let was_open = self.queues[partition].next_is_open();
+        let batch = self.queues[partition].take().context("cannot build a batch")?;
+        if let Some(batch) = batch {
+            self.outgoing[channel].byte_count += batch.bytes.len();
+            self.outgoing[channel].batches.push((partition, batch));
+            self.queues[partition].in_flight_count += 1;
+        }
+        if was_open {
+            self.sticky.batch_closed(partition, |other| self.cluster.leader(other).is_some());
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, channel: usize, batches: Vec<(usize, Batch)>, now_ns: u64) {
+        let acks = acks(&self.options);
+        let (request, waiting) = produce_request(&self.options, acks, batches);
+        let event = self.cluster.send(
+            channel,
+            (ApiKey::Produce, PRODUCE_VERSION),
+            |header| request.encode(header),
+            |frame| waiting.into_sent(frame),
+            acks != 0,
+            now_ns,
+        );
+        if let Some(event) = event {
+            self.handle(event);
+        }
+    }
+
+    fn handle(&mut self, event: ClusterEvent<Vec<Sent>>) {
+        let now_ns = self.run.clock.now_ns();
+        match event {
+            ClusterEvent::Finished(Finished { kept, answer: None }) => {
+                kept.into_iter().for_each(|sent| self.acknowledge(sent, now_ns));
+            }
+            ClusterEvent::Finished(Finished { kept, answer: Some(mut answer) }) => {
+                match ProduceResponse::decode(&mut answer, PRODUCE_VERSION) {
+                    Ok(response) => self.answered(kept, &response, now_ns),
+                    Err(error) => {
+                        let reason = format!("unreadable answer to Produce: {error}");
+                        kept.into_iter().for_each(|sent| self.retry(sent, &reason, now_ns));
+                    }
+                }
+            }
+            ClusterEvent::Lost { kept, reason } => {
+                kept.into_iter().flatten().for_each(|sent| self.retry(sent, &reason, now_ns));
+            }
+        }
+    }
+
+    fn answered(&mut self, batches: Vec<Sent>, response: &ProduceResponse, now_ns: u64) {
+        let answers: Vec<_> = response.topics.iter().flat_map(|topic| &topic.partitions).collect();
+        for (at, sent) in batches.into_iter().enumerate() {
+            let is_its = |answer: &&&ProducePartitionResponse| answer.index as usize == sent.partition;
+            // Brokers answer in the order of the request; a search only if this one does not.
+            let in_order = answers.get(at).filter(is_its);
+            let Some(answer) = in_order.or_else(|| answers.iter().find(is_its)) else {
+                self.retry(sent, "an answer to Produce without the partition", now_ns);
+                continue;
+            };
+            match answer.error {
+                // What was sent again is there already.
+                ErrorCode::None | ErrorCode::DuplicateSequenceNumber => self.acknowledge(sent, now_ns),
+                error if error.retriable() => {
+                    self.cluster.refresh(now_ns);
+                    self.retry(sent, &error.to_string(), now_ns);
+                }
+                error => {
+                    let reason =
+                        answer.error_message.as_deref().map_or(String::new(), |text| format!(": {text}"));
+                    self.left_the_wire(&sent);
+                    self.queues[sent.partition].stop_numbering();
+                    self.fail(&sent.batch.stamps, format!("{error}{reason}"), now_ns);
+                }
+            }
+        }
+    }
+
+    fn left_the_wire(&mut self, sent: &Sent) {
+        self.queues[sent.partition].in_flight_count -= 1;
+    }
+
+    fn acknowledge(&mut self, sent: Sent, now_ns: u64) {
+        self.left_the_wire(&sent);
+        self.queues[sent.partition].stored(sent.batch.stamps.len() as i32);
+        for stamp in &sent.batch.stamps {
+            self.recorder.complete(now_ns, stamp.intended_ns, self.options.message_size);
+            if let Some(acknowledged) = &mut self.acknowledged {
+                acknowledged.insert(stamp.sequence);
+            }
+        }
+        self.free_tasks += sent.batch.stamps.len() as u32;
+    }
+
+    /// Puts a batch back, unless its messages were given up.
+    fn retry(&mut self, sent: Sent, reason: &str, now_ns: u64) {
+        self.left_the_wire(&sent);
+        self.last_trouble = Some(reason.to_owned());
+        if sent.batch.stamps.is_empty() {
+            return;
+        }
+        let queue = &mut self.queues[sent.partition];
+        queue.retry_at_ns = now_ns + RETRY_NS;
+        queue.put_back(sent.batch);
+        if !std::mem::replace(&mut queue.is_listed, true) {
+            self.listed.push(sent.partition);
+        }
+    }
+
+    fn fail(&mut self, stamps: &[Stamp], reason: String, now_ns: u64) {
+        if !stamps.is_empty() {
+            stamps.iter().for_each(|_| self.recorder.fail(now_ns));
+            self.free_tasks += stamps.len() as u32;
+            self.errors.insert(reason);
+        }
+    }
+
+    /// Gives up the messages that were not acknowledged in time, on the wire or not.
+    fn expire(&mut self, now_ns: u64) {
+        if now_ns < self.next_expiry_ns {
+            return;
+        }
+        self.next_expiry_ns = now_ns + EXPIRY_INTERVAL_NS;
+        let timeout_ms = self.options.message_timeout_ms;
+        let Some(oldest_ns) = now_ns.checked_sub(u64::from(timeout_ms) * NANOS_PER_MILLISECOND) else {
+            return;
+        };
+        let mut expired = Vec::new();
+        for partition in &self.listed {
+            expired.extend(self.queues[*partition].expire(oldest_ns));
+        }
+        for channel in 0..self.cluster.channel_count() {
+            let on_the_wire = self.cluster.channel_mut(channel).in_flight_mut().flatten();
+            for sent in on_the_wire.filter(|sent| sent.batch.first_ns < oldest_ns) {
+                self.queues[sent.partition].stop_numbering();
+                expired.append(&mut sent.batch.stamps);
+            }
+        }
+        let trouble = self.last_trouble.as_deref().unwrap_or("no answer");
+        self.fail(&expired, format!("not acknowledged within {timeout_ms} ms ({trouble})"), now_ns);
+    }
+
+    /// How long nothing has to be done unless a socket is ready.
+    fn sleep_ns(&self) -> u64 {
+        let now_ns = self.run.clock.now_ns();
+        let linger_ns = u64::from(self.options.linger_ms) * NANOS_PER_MILLISECOND;
+        let mut wake_ns = now_ns + SLEEP_NS_MAX;
+        if let Some(next_ns) = self.pacing.next_ns()
+            && self.free_tasks > 0
+            && !self.has_ended()
+        {
+            wake_ns = wake_ns.min(next_ns);
+        }
+        for partition in &self.listed {
+            // One that is due and still here waits for an answer or a connection.
+            let due_ns = self.queues[*partition].due_ns(linger_ns).unwrap_or(u64::MAX);
+            if due_ns > now_ns {
+                wake_ns = wake_ns.min(due_ns);
+            }
+        }
+        if now_ns < self.window.end_ns {
+            wake_ns = wake_ns.min(self.window.end_ns);
+        }
+        wake_ns.saturating_sub(now_ns)
+    }
+}
