@@ -163,6 +163,14 @@ pub struct Options {
     #[arg(long)]
     pub json_output: Option<PathBuf>,
 
+    /// Write the result as one page for a browser, with charts, to this HTML file.
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
+
+    /// Compare with an earlier run: a file that --json-output wrote. It is checked before the run.
+    #[arg(long, value_name = "FILE.json")]
+    pub compare: Option<PathBuf>,
+
     /// Show metrics of the run at `http://HOST:PORT/metrics` for Prometheus while it lasts.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     pub prometheus_port: Option<u16>,

@@ -203,6 +203,8 @@ pub struct Measurement {
     pub totals: Totals,
     /// Exact length of what throughput is divided by.
     pub elapsed_ns: u64,
+    /// Length of the warm-up before it.
+    pub warmup_ns: u64,
     /// The broker's use of the machine at the measurement's start and end.
     pub usage: Option<(Usage, Usage)>,
 }
@@ -329,7 +331,8 @@ impl<'a> Reporter<'a> {
             }
             Some(window) => window.end_ns - window.start_ns,
         };
-        Measurement { totals: self.totals, elapsed_ns, usage: self.usage.0.zip(end_of_usage) }
+        let warmup_ns = self.options.warmup_duration.as_nanos() as u64;
+        Measurement { totals: self.totals, elapsed_ns, warmup_ns, usage: self.usage.0.zip(end_of_usage) }
     }
 }
 

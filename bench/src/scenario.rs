@@ -27,7 +27,8 @@ use toml::{Table, Value};
 use crate::cli::{Mode, Options};
 
 /// Flags that are of the whole scenario, by their ids.
-const OF_THE_WHOLE: [&str; 5] = ["scenario", "json_output", "csv_output", "prometheus_port", "mode"];
+const OF_THE_WHOLE: [&str; 7] =
+    ["scenario", "json_output", "csv_output", "report", "compare", "prometheus_port", "mode"];
 
 /// One run of the file.
 #[derive(Debug)]
@@ -199,6 +200,7 @@ mod tests {
         assert!(said("[[run]]\nname = \"a\"\nmesage-size = 1").contains("unknown flag `mesage-size`"));
         assert!(said("[[run]]\nname = \"a\"\nacks = 2").contains("run \"a\""));
         assert!(said("[[run]]\nname = \"a\"\njson-output = \"x\"").contains("command line"));
+        assert!(said("[[run]]\nname = \"a\"\nreport = \"x\"").contains("command line"));
         assert!(said("[[run]]\nname = \"a\"\nvalidate = 1").contains("true or false"));
         assert!(said("[[run]]\nname = \"a\"\nvalidate = true\nmessage-size = 3").contains("too small"));
         assert!(said("[[run]]\nname = \"a\"\nmode = \"scenario\"").contains("scenario"));

@@ -17,7 +17,7 @@
 pub mod broker;
 pub mod chaos;
 pub mod cluster;
-pub mod comparison;
+pub mod compare;
 pub mod fuzz_bodies;
 pub mod fuzz_inputs;
 pub mod history;

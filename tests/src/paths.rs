@@ -23,12 +23,15 @@ pub fn client_source(language: &str) -> PathBuf {
     repository().join("tests/clients").join(language)
 }
 
-/// The directory of the profile that this test was built in, `target/debug` for one.
+/// The directory of the profile that this test or program was built in, `target/debug` for one.
 #[must_use]
 pub fn profile_directory() -> PathBuf {
-    let test = std::env::current_exe().expect("the test knows its own path");
-    let deps = test.parent().expect("a test binary is in a directory");
-    deps.parent().expect("cargo puts test binaries two directories deep").to_path_buf()
+    let own = std::env::current_exe().expect("the test knows its own path");
+    let directory = own.parent().expect("a binary is in a directory");
+    // Cargo puts the binaries of tests one deeper than those of programs.
+    let of_tests = directory.file_name().is_some_and(|name| name == "deps");
+    if of_tests { directory.parent().expect("deps is in a profile's directory") } else { directory }
+        .to_path_buf()
 }
 
 /// A fresh directory for one test, removed when dropped. It is under the target directory: `/tmp` may be a tmpfs, which has

@@ -25,6 +25,8 @@ pub enum Toolchain {
     Node,
     /// kcat, a package of the operating system.
     Kcat,
+    /// Chromium, likewise: the browser that shows what `chronik-bench --report` wrote.
+    Chromium,
 }
 
 impl Toolchain {
@@ -37,13 +39,14 @@ impl Toolchain {
             Toolchain::Go => "go",
             Toolchain::Node => "node",
             Toolchain::Kcat => "kcat",
+            Toolchain::Chromium => "chromium",
         }
     }
 
     /// Whether tests may use it: false when the caller asked to skip it. Panics with one line when it cannot be set up.
     #[must_use]
     pub fn ready(self) -> bool {
-        static DONE: [OnceLock<()>; 5] = [const { OnceLock::new() }; 5];
+        static DONE: [OnceLock<()>; 6] = [const { OnceLock::new() }; 6];
         let skipped = std::env::var("CHRONIK_SKIP_CLIENTS").unwrap_or_default();
         if skipped.split(',').any(|name| name.trim() == self.name()) {
             eprintln!("skipped: {} is listed in CHRONIK_SKIP_CLIENTS", self.name());
@@ -60,8 +63,31 @@ impl Toolchain {
             Toolchain::Java => set_up_java(),
             Toolchain::Go => set_up_go(),
             Toolchain::Node => set_up_node(),
-            Toolchain::Kcat => set_up_kcat(),
+            Toolchain::Kcat => self.set_up_packages("kcat", "-V", &["kcat"]),
+            Toolchain::Chromium => {
+                // Without any font a browser cannot lay a page out; the package only recommends some.
+                self.set_up_packages("chromium", "--version", &["chromium", "fonts-dejavu-core"]);
+            }
         }
+    }
+
+    /// Installs packages of the operating system unless their program is there: then it answers to `probe`.
+    fn set_up_packages(self, program: &str, probe: &str, packages: &[&str]) {
+        if Command::new(program).arg(probe).output().is_ok() {
+            return;
+        }
+        let names = packages.join(" ");
+        let remedy = format!("install {names} with apt-get");
+        // SAFETY: geteuid only reads a number of this process.
+        if unsafe { libc::geteuid() } != 0 {
+            self.missing(&format!("{program} is not installed, and only root can install it"), &remedy);
+        }
+        eprintln!("installing {names} with apt-get");
+        let mut update = Command::new("apt-get");
+        self.run(update.arg("update").env("DEBIAN_FRONTEND", "noninteractive"), &remedy);
+        let mut install = Command::new("apt-get");
+        install.args(["install", "--yes", "--no-install-recommends"]).args(packages);
+        self.run(install.env("DEBIAN_FRONTEND", "noninteractive"), &remedy);
     }
 
     fn missing(self, what: &str, remedy: &str) -> ! {
@@ -226,21 +252,4 @@ fn set_up_node() {
     npm.current_dir(&directory).args(["ci", "--no-audit", "--no-fund", "--silent"]);
     Toolchain::Node.run(&mut npm, "install Node 18 or newer with npm (Debian: nodejs npm)");
     stamp(&directory, &wanted);
-}
-
-fn set_up_kcat() {
-    if Command::new("kcat").arg("-V").output().is_ok() {
-        return;
-    }
-    let tool = Toolchain::Kcat;
-    let remedy = "install the package kcat";
-    // SAFETY: geteuid only reads a number of this process.
-    if unsafe { libc::geteuid() } != 0 {
-        tool.missing("kcat is not installed, and only root can install it", remedy);
-    }
-    eprintln!("installing kcat with apt-get");
-    let mut update = Command::new("apt-get");
-    tool.run(update.arg("update").env("DEBIAN_FRONTEND", "noninteractive"), remedy);
-    let mut install = Command::new("apt-get");
-    tool.run(install.args(["install", "--yes", "kcat"]).env("DEBIAN_FRONTEND", "noninteractive"), remedy);
 }

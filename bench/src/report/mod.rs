@@ -1,24 +1,32 @@
 //! The result of a run, in the form in which all outputs write it.
 
+pub mod charts;
+pub mod compare;
 pub mod csv;
+pub mod figures;
 pub mod json;
+pub mod page;
+mod plot;
+mod scale;
 pub mod table;
 
-use std::fs;
+use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::broker_process::BrokerProcess;
 use crate::cli::Options;
+use crate::host::Host;
 use crate::proc::Cost;
 use crate::run::Measurement;
 use crate::stats::Sample;
 use crate::validation::Findings;
 
-/// The percentiles of the latency curve.
-const CURVE: [f64; 17] = [
-    0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 97.5, 99.0, 99.5, 99.9, 99.95, 99.99, 99.995, 99.999, 99.9999,
-    100.0,
+/// The percentiles of the latency curve, three for each further nine.
+const CURVE: [f64; 22] = [
+    0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 97.5, 99.0, 99.5, 99.75, 99.9, 99.95, 99.975, 99.99, 99.995,
+    99.9975, 99.999, 99.9995, 99.99975, 99.9999, 100.0,
 ];
 
 /// Everything a run found, with its settings and the host.
@@ -54,6 +62,10 @@ pub struct Report {
     pub beside: Vec<Beside>,
     /// The broker's cost, with `--broker-pid`.
     pub broker: Option<Cost>,
+    /// What the broker calls itself, with `--broker-pid`.
+    pub broker_version: Option<String>,
+    /// Type of the file system of the broker's data, with `--broker-pid`.
+    pub broker_file_system: Option<String>,
     /// The validation's findings, with `--validate`.
     pub validation: Option<Findings>,
     /// What went wrong, each text once.
@@ -85,7 +97,8 @@ pub struct Latency {
     pub p999_ms: f64,
     pub p9999_ms: f64,
     pub max_ms: f64,
-    /// Pairs of percentile and milliseconds.
+    /// Pairs of percentile and milliseconds, as far as the count of messages supports them: each
+    /// percentile but the last, which is the greatest latency, has a message beyond it.
     pub curve: Vec<(f64, f64)>,
 }
 
@@ -136,52 +149,30 @@ impl Beside {
 pub struct Interval {
     /// Seconds from the start of the measurement to the interval's start; the warm-up's are
     /// negative.
-    pub at_seconds: i64,
+    pub at_seconds: f64,
+    /// Its length: that of `--report-interval-secs`, less at the ends of a run.
+    pub seconds: f64,
     /// Messages a second.
     pub messages_per_second: f64,
-    /// Median latency.
-    pub p50_ms: f64,
+    /// Median latency, if there was any.
+    pub p50_ms: Option<f64>,
     /// 99th percentile of the latency.
-    pub p99_ms: f64,
+    pub p99_ms: Option<f64>,
     /// Failed messages.
     pub failures: u64,
-}
-
-/// The machine this tool ran on.
-#[derive(Clone, Debug, Serialize)]
-pub struct Host {
-    /// Model of the first processor.
-    pub cpu: String,
-    /// Processors.
-    pub cpu_count: usize,
-    /// Kernel.
-    pub kernel: String,
-    /// Load averages over 1, 5 and 15 minutes at the end.
-    pub load: String,
-    /// librdkafka's version.
-    pub librdkafka: String,
-}
-
-impl Host {
-    fn read() -> Self {
-        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-        let cpuinfo = read("/proc/cpuinfo");
-        let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-        Self {
-            cpu: model.map(|(_, name)| name.to_owned()).unwrap_or_default(),
-            cpu_count: std::thread::available_parallelism().map_or(0, usize::from),
-            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
-            load: read("/proc/loadavg").split_whitespace().take(3).collect::<Vec<_>>().join(" "),
-            librdkafka: rdkafka::util::get_rdkafka_version().1,
-        }
-    }
 }
 
 impl Latency {
     fn new(histogram_us: &Histogram<u64>) -> Self {
         let at = |percentile: f64| histogram_us.value_at_percentile(percentile) as f64 / 1e3;
+        let count = histogram_us.len();
+        let is_supported = |percentile: f64| {
+            let beyond = (1.0 - percentile / 100.0) * count as f64;
+            count > 0 && (percentile == 100.0 || beyond >= 1.0 - 1e-9)
+        };
+        let percentiles = CURVE.into_iter().filter(|percentile| is_supported(*percentile));
         Self {
-            count: histogram_us.len(),
+            count,
             min_ms: histogram_us.min() as f64 / 1e3,
             mean_ms: histogram_us.mean() / 1e3,
             p50_ms: at(50.0),
@@ -190,7 +181,7 @@ impl Latency {
             p999_ms: at(99.9),
             p9999_ms: at(99.99),
             max_ms: histogram_us.max() as f64 / 1e3,
-            curve: CURVE.iter().map(|&percentile| (percentile, at(percentile))).collect(),
+            curve: percentiles.map(|percentile| (percentile, at(percentile))).collect(),
         }
     }
 }
@@ -211,6 +202,11 @@ impl Report {
         let cost = |(start, end): &(crate::proc::Usage, _)| {
             start.cost_until(end, measured.byte_count, measured.message_count)
         };
+        let process = options.broker_pid.map(BrokerProcess::read).unwrap_or_default();
+        let interval_seconds = f64::from(options.report_interval_secs);
+        let warmup_seconds = measurement.warmup_ns as f64 / 1e9;
+        let time_line =
+            time_line(&measurement.totals.intervals, interval_seconds, warmup_seconds, elapsed_seconds);
         Self {
             version: env!("CARGO_PKG_VERSION"),
             finished_at: std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
@@ -227,9 +223,11 @@ impl Report {
             latency: Latency::new(&measured.latency_us),
             beside,
             broker: measurement.usage.as_ref().map(cost),
+            broker_version: process.version,
+            broker_file_system: process.file_system,
             validation,
             errors,
-            time_line: time_line(options, measurement),
+            time_line,
         }
     }
 
@@ -239,14 +237,106 @@ impl Report {
     }
 }
 
-fn time_line(options: &Options, measurement: &Measurement) -> Vec<Interval> {
-    let seconds = i64::from(options.report_interval_secs);
-    let point = |(&interval, sample): (&i64, &Sample)| Interval {
-        at_seconds: interval * seconds,
-        messages_per_second: sample.message_count as f64 / seconds as f64,
-        p50_ms: sample.latency_us.value_at_percentile(50.0) as f64 / 1e3,
-        p99_ms: sample.latency_us.value_at_percentile(99.0) as f64 / 1e3,
-        failures: sample.failure_count,
-    };
-    measurement.totals.intervals.iter().map(point).collect()
+/// All intervals from the begin of the warm-up to the end of the measurement, those in which
+/// nothing was completed included: a stall must show.
+fn time_line(
+    samples: &BTreeMap<i64, Sample>,
+    interval_seconds: f64,
+    warmup_seconds: f64,
+    elapsed_seconds: f64,
+) -> Vec<Interval> {
+    if samples.is_empty() && elapsed_seconds <= 0.0 {
+        return Vec::new();
+    }
+    let warmup_first = (-warmup_seconds / interval_seconds).floor() as i64;
+    let elapsed_last = (elapsed_seconds / interval_seconds).ceil() as i64 - 1;
+    let first = samples.keys().next().map_or(warmup_first, |first| warmup_first.min(*first));
+    let last = samples.keys().next_back().map_or(elapsed_last, |last| elapsed_last.max(*last));
+    (first..=last)
+        .map(|number| {
+            let whole_start = number as f64 * interval_seconds;
+            let (start, end) =
+                (whole_start.max(-warmup_seconds), (whole_start + interval_seconds).min(elapsed_seconds));
+            // A sample may lie outside of both, if all it holds are failures after the last message.
+            let (at_seconds, seconds) =
+                if end > start { (start, end - start) } else { (whole_start, interval_seconds) };
+            interval(at_seconds, seconds, samples.get(&number))
+        })
+        .collect()
+}
+
+fn interval(at_seconds: f64, seconds: f64, sample: Option<&Sample>) -> Interval {
+    let latency = sample.map(|sample| &sample.latency_us).filter(|histogram| !histogram.is_empty());
+    let at = |percentile: f64| Some(latency?.value_at_percentile(percentile) as f64 / 1e3);
+    Interval {
+        at_seconds,
+        seconds,
+        messages_per_second: sample.map_or(0.0, |sample| sample.message_count as f64 / seconds),
+        p50_ms: at(50.0),
+        p99_ms: at(99.0),
+        failures: sample.map_or(0, |sample| sample.failure_count),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::Phase;
+    use crate::stats::{Part, histogram};
+
+    fn sample(interval: i64, message_count: u64) -> (i64, Sample) {
+        let mut latency_us = histogram();
+        latency_us.record_n(1_500, message_count).unwrap();
+        let phase = if interval < 0 { Phase::Warmup } else { Phase::Measured };
+        let (byte_count, failure_count, last_ns) = (0, 0, 0);
+        let part = Part::Main;
+        (
+            interval,
+            Sample { part, phase, interval, message_count, byte_count, failure_count, last_ns, latency_us },
+        )
+    }
+
+    fn starts_and_rates(time_line: &[Interval]) -> Vec<(f64, f64)> {
+        time_line.iter().map(|at| (at.at_seconds, at.messages_per_second)).collect()
+    }
+
+    #[test]
+    fn a_stall_shows_in_the_time_line() {
+        let samples = BTreeMap::from([sample(0, 100), sample(2, 100)]);
+        let found = time_line(&samples, 1.0, 0.0, 4.0);
+        assert_eq!(starts_and_rates(&found), [(0.0, 100.0), (1.0, 0.0), (2.0, 100.0), (3.0, 0.0)]);
+        assert_eq!(found[0].p50_ms.map(f64::round), Some(2.0));
+        assert_eq!((found[1].p50_ms, found[1].p99_ms), (None, None));
+    }
+
+    #[test]
+    fn short_intervals_at_the_ends_have_their_true_rates() {
+        let samples = BTreeMap::from([sample(-1, 50), sample(0, 100), sample(1, 25)]);
+        let found = time_line(&samples, 1.0, 0.5, 1.25);
+        assert_eq!(starts_and_rates(&found), [(-0.5, 100.0), (0.0, 100.0), (1.0, 100.0)]);
+        assert_eq!(found[2].seconds, 0.25);
+    }
+
+    #[test]
+    fn failures_after_the_last_message_are_kept() {
+        let samples = BTreeMap::from([sample(0, 1), sample(5, 0)]);
+        let found = time_line(&samples, 1.0, 0.0, 0.5);
+        assert_eq!(found.len(), 6);
+        assert!(found.iter().all(|at| at.seconds > 0.0 && at.messages_per_second.is_finite()));
+    }
+
+    #[test]
+    fn nothing_has_no_time_line() {
+        assert!(time_line(&BTreeMap::new(), 1.0, 5.0, 0.0).is_empty());
+    }
+
+    #[test]
+    fn the_curve_ends_where_the_messages_do() {
+        let curve = |count| Latency::new(&sample(0, count).1.latency_us).curve;
+        assert!(curve(0).is_empty());
+        let percentiles = |count| curve(count).into_iter().map(|(at, _)| at).collect::<Vec<_>>();
+        assert_eq!(percentiles(1), [0.0, 100.0]);
+        assert_eq!(percentiles(10), [0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 100.0]);
+        assert_eq!(percentiles(1_000_000), CURVE);
+    }
 }

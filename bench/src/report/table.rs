@@ -13,12 +13,19 @@ pub fn render(report: &Report) -> String {
     results(report, &mut rows);
     if let Some(broker) = &report.broker {
         rows.push(("broker CPU", format!("{:.2} s", broker.cpu_seconds)));
-        rows.push(("  per GB", format!("{:.3} s", broker.cpu_seconds_per_gb)));
-        rows.push(("  per message", format!("{:.3} µs", broker.cpu_seconds_per_million)));
+        if report.bytes > 0 {
+            rows.push(("  per GB", format!("{:.3} s", broker.cpu_seconds_per_gb)));
+        }
+        let per_one = if report.settings.mode == Mode::Topics { "  per topic" } else { "  per message" };
+        rows.push((per_one, format!("{:.3} µs", broker.cpu_seconds_per_million)));
         let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         let [all, own, peak] =
             [broker.resident_bytes, broker.anonymous_bytes, broker.resident_peak_bytes].map(mebibytes);
         rows.push(("broker memory", format!("{all:.0} MiB, {own:.0} of its own, at most {peak:.0} MiB")));
+    }
+    if let Some(version) = &report.broker_version {
+        let file_system = report.broker_file_system.as_deref().unwrap_or("an unknown file system");
+        rows.push(("broker", format!("{version}, data on {file_system}")));
     }
     if let Some(found) = &report.validation {
         let verdict = if found.is_clean() { "clean" } else { "WRONG" };
@@ -64,7 +71,8 @@ pub fn overview(runs: &[Named]) -> String {
     text
 }
 
-fn settings(report: &Report, rows: &mut Vec<(&'static str, String)>) {
+/// The settings that shape the load, as rows of name and value.
+pub fn settings(report: &Report, rows: &mut Vec<(&'static str, String)>) {
     let settings = &report.settings;
     rows.push(("mode", format!("{}, client {}", settings.mode.name(), settings.client.name())));
     if settings.mode == Mode::Topics {
@@ -113,19 +121,31 @@ fn results(report: &Report, rows: &mut Vec<(&'static str, String)>) {
     rows.push(("measured", format!("{} {what} in {:.3} s", report.messages, report.elapsed_seconds)));
     rows.push(("throughput", rate(report, report.messages_per_second, report.megabytes_per_second)));
     rows.push(("failed", report.failures.to_string()));
-    let name = match report.settings.mode {
+    rows.push((latency_name(report.settings.mode), curve(&report.latency)));
+    for beside in &report.beside {
+        let rate = rate(report, beside.messages_per_second, beside.megabytes_per_second);
+        rows.push((beside.name, format!("{} in {:.3} s, {rate}", beside.messages, beside.elapsed_seconds)));
+        rows.push(("  latency", curve(&beside.latency)));
+    }
+}
+
+/// What a mode counts.
+pub fn unit(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Topics => "topics",
+        _ => "messages",
+    }
+}
+
+/// What latency means in a mode.
+pub fn latency_name(mode: Mode) -> &'static str {
+    match mode {
         Mode::Produce => "ack latency",
         Mode::Consume => "age on receipt",
         Mode::RoundTrip | Mode::EndToEnd => "end to end",
         Mode::Backlog => "age on receipt",
         Mode::Metadata => "answer latency",
-        Mode::Topics | Mode::Scenario => "latency",
-    };
-    rows.push((name, curve(&report.latency)));
-    for beside in &report.beside {
-        let rate = rate(report, beside.messages_per_second, beside.megabytes_per_second);
-        rows.push((beside.name, format!("{} in {:.3} s, {rate}", beside.messages, beside.elapsed_seconds)));
-        rows.push(("  latency", curve(&beside.latency)));
+        Mode::Topics | Mode::Scenario => "request latency",
     }
 }
 

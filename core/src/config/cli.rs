@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 
 /// A Kafka-compatible broker.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "chronik-server", version, about = "A Kafka-compatible broker", disable_version_flag = true)]
+#[command(name = "chronik-server", version, about = "A Kafka-compatible broker")]
 pub struct Cli {
     /// What to do; without any, start one node with the defaults.
     #[command(subcommand)]
