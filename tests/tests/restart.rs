@@ -3,7 +3,8 @@
 use chronik_tests::broker::{Broker, Options};
 use chronik_tests::lock;
 use chronik_tests::records::{batch, read_all, read_from};
-use std::time::Duration;
+use chronik_tests::wire::Connection;
+use std::time::{Duration, Instant};
 
 const TOPICS: [&str; 5] = ["a", "b", "c", "d", "e"];
 
@@ -22,6 +23,26 @@ fn check(broker: &Broker, topic: &str, count: usize) {
     let values: Vec<String> = read.iter().map(|r| String::from_utf8_lossy(&r.value).into_owned()).collect();
     let expected: Vec<String> = (0..count).map(|n| format!("{topic} {n}")).collect();
     assert_eq!(values, expected, "all records of {topic}, in order, none twice");
+}
+
+/// The very first answer of a fresh node names it, and itself as the controller: librdkafka's admin client, told of no broker at all,
+/// asks again only when its request has timed out, a minute later.
+#[test]
+fn the_first_answer_of_a_fresh_node_names_it() {
+    for _ in 0..5 {
+        let mut broker = Broker::prepare("first-answer", Options::default());
+        broker.spawn();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let mut connection = loop {
+            match Connection::try_open(&broker.address()) {
+                Ok(connection) => break connection,
+                Err(error) => assert!(Instant::now() < deadline, "no connection: {error}"),
+            }
+        };
+        let answer = connection.metadata_all().expect("an answer");
+        let named: Vec<i32> = answer.brokers.iter().map(|broker| broker.node_id).collect();
+        assert_eq!((named, answer.controller_id), (vec![1], 1));
+    }
 }
 
 /// SIGTERM and SIGINT leave in under two seconds, with success, and with nothing lost.

@@ -133,8 +133,8 @@ fn serve(config: &ServerConfig, opened: Opened) -> Result<(), StartError> {
         let _ = notice_sender.send(Notice::Stop(name));
     });
     let _signals = signals.map_err(StartError::Signals)?;
-    // A node that has never been part of a cluster has nothing to catch up with, and answers by that.
-    if identity.cluster_id.is_some() {
+    // One of several that has never been part of a cluster has nothing to catch up with, and answers by that.
+    if identity.cluster_id.is_some() || config.peers.len() <= 1 {
         wait_until_caught_up(&published, config.node_id, incarnation);
     }
     wait_for_leaders(&published);
@@ -174,7 +174,8 @@ fn stop_shard(mail: &Sender<Mail>) {
 }
 
 /// Gives the metadata log the moment that it takes to catch up, so that a client which asks a node that was away is not told that
-/// a topic made meanwhile does not exist. Where this very start is registered, all that was committed before it is known.
+/// a topic made meanwhile does not exist. Where this very start is registered, all that was committed before it is known. A fresh
+/// node of its own waits as well: librdkafka's admin client, told of no broker at all, asks again only when its request has timed out.
 fn wait_until_caught_up(published: &ArcSwap<Snapshot>, node: NodeId, incarnation: Uuid) {
     wait_until(published, CAUGHT_UP_WAIT, |snapshot| {
         snapshot.brokers.get(&node).is_some_and(|broker| broker.incarnation == incarnation)
