@@ -196,6 +196,9 @@ pub enum Mode {
     EndToEnd,
     /// Write a backlog, then let consumers start and read it.
     Backlog,
+    /// Hold as many connections as there are tasks; each asks for the topic's metadata once in ten seconds, or all together along
+    /// the rate. The connections are of our own client.
+    Connections,
     /// Make topics, then delete them.
     Topics,
     /// Carry out the runs of a file.
@@ -212,6 +215,7 @@ impl Mode {
             Mode::Metadata => "metadata",
             Mode::EndToEnd => "end-to-end",
             Mode::Backlog => "backlog",
+            Mode::Connections => "connections",
             Mode::Topics => "topics",
             Mode::Scenario => "scenario",
         }
@@ -307,8 +311,11 @@ impl Options {
         if self.duration.is_zero() {
             anyhow::bail!("--duration must be longer than zero");
         }
-        if self.validate && self.mode == Mode::Metadata {
-            anyhow::bail!("--validate checks records, and --mode metadata has none: leave it out");
+        if self.validate && matches!(self.mode, Mode::Metadata | Mode::Connections | Mode::Topics) {
+            anyhow::bail!(
+                "--validate checks records, and --mode {} has none: leave it out",
+                self.mode.name()
+            );
         }
         match self.client {
             Client::Librdkafka => Ok(()),
@@ -320,7 +327,8 @@ impl Options {
     fn check_native(&self) -> anyhow::Result<()> {
         let instead = "use --client librdkafka";
         // The runs of a scenario are checked one by one.
-        if !matches!(self.mode, Mode::Produce | Mode::Consume | Mode::Metadata | Mode::Scenario) {
+        let known = [Mode::Produce, Mode::Consume, Mode::Metadata, Mode::Connections, Mode::Scenario];
+        if !known.contains(&self.mode) {
             anyhow::bail!("--client native does not know --mode {}: {instead}", self.mode.name());
         }
         if self.compression != Compression::None {

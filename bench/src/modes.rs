@@ -5,7 +5,8 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::cli::{Client, Mode, Options};
 use crate::follow::Until;
@@ -20,6 +21,12 @@ use crate::{client, consume, follow, metadata, native, produce, round_trip, topi
 /// The second half of a mode that has two is not ended by `--duration`, but by being done; or after this long.
 const SECOND_HALF_MAX: Duration = Duration::from_secs(3_600);
 
+/// Without a rate each connection of connections mode sends a request once in so many seconds.
+const SECONDS_A_REQUEST: u64 = 10;
+
+/// Open files of this process that are no connections of connections mode.
+const FILES_BESIDE: u64 = 200;
+
 /// Carries out one run, from the making of its topic to its deletion.
 pub fn carry_out(options: &Options, live: Option<&Live>) -> Result<Report> {
     options.check()?;
@@ -30,6 +37,7 @@ pub fn carry_out(options: &Options, live: Option<&Live>) -> Result<Report> {
     let measured = match options.mode {
         Mode::Produce => produced(options, partitions, live),
         Mode::Metadata => asked(options, partitions, live),
+        Mode::Connections => connections(options, partitions, live),
         Mode::Consume | Mode::RoundTrip => read(options, partitions, live),
         Mode::EndToEnd => end_to_end(options, partitions, live),
         Mode::Backlog => backlog(options, partitions, live),
@@ -101,11 +109,41 @@ fn asked(options: &Options, partitions: i32, live: Option<&Live>) -> Result<Repo
     let started = Started::new(options, live);
     let threads = match options.client {
         Client::Librdkafka => metadata::start(options, &started.run)?,
-        Client::Native => native::metadata::start(options, &started.run)?,
+        Client::Native => native::metadata::start(options, &started.run)?.0,
     };
     let measurement = started.wait(threads.len())?;
     let (_, errors) = outcomes(threads);
     Ok(Report::new(options, partitions, &measurement, Vec::new(), None, errors))
+}
+
+/// Holds a connection for each task, which asks for the topic's metadata now and then.
+fn connections(options: &Options, partitions: i32, live: Option<&Live>) -> Result<Report> {
+    let rate =
+        options.rate_limit.unwrap_or_else(|| (u64::from(options.concurrency) / SECONDS_A_REQUEST).max(1));
+    let paced = Options { rate_limit: Some(rate), client: Client::Native, ..options.clone() };
+    allow_open_files(u64::from(options.concurrency) + FILES_BESIDE)?;
+    let started = Started::new(&paced, live);
+    let (threads, connecting) = native::metadata::start(&paced, &started.run)?;
+    let measurement = started.wait(threads.len())?;
+    let (_, errors) = outcomes(threads);
+    let beside = Beside::of_latencies("connected", connecting.elapsed_ns, &connecting.latency_us);
+    Ok(Report::new(&paced, partitions, &measurement, vec![beside], None, errors))
+}
+
+/// Raises this process's limit of open files as far as it needs and may.
+fn allow_open_files(count: u64) -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= count) {
+        return Ok(());
+    }
+    if limit.maximum.is_some_and(|maximum| maximum < count) {
+        let maximum = limit.maximum.unwrap_or_default();
+        bail!(
+            "--concurrency needs {count} open files and {maximum} are allowed: raise `ulimit -n` or ask for fewer"
+        );
+    }
+    setrlimit(Resource::Nofile, Rlimit { current: Some(count), ..limit })
+        .context("cannot allow more open files")
 }
 
 /// Consumers are there before the first message is sent, and read on until all is read that was acknowledged.

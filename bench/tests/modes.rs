@@ -239,6 +239,27 @@ fn prometheus_sees_the_run_while_it_lasts() {
 }
 
 #[test]
+fn connections_are_made_and_held_and_ask_now_and_then() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("run.json");
+    let cluster = cluster("t", 1);
+    let line = format!(
+        "-t t -m connections -c 300 --clients 2 -d 1s -w 0 --rate-limit 200 --json-output {}",
+        path.display()
+    );
+    let output = bench(&cluster, &line);
+    assert!(output.status.success(), "{output:?}");
+    let report = json(&path);
+    let made = &report["beside"][0];
+    assert_eq!((&made["name"], &made["messages"]), (&"connected".into(), &300.into()));
+    assert_eq!(made["latency"]["count"], 300);
+    // Each answer is to a request of the schedule.
+    assert!((100..=200).contains(&report["latency"]["count"].as_u64().unwrap()), "{report}");
+    let refused = bench(&cluster, "-t t -m connections -c 4 -d 1s --validate");
+    assert_eq!(refused.status.code(), Some(1));
+}
+
+#[test]
 fn a_wrong_number_of_partitions_is_refused_with_one_line() {
     let cluster = cluster("t", 3);
     let output = bench(&cluster, "-t t -p 5 -d 1s");

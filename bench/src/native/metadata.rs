@@ -1,14 +1,16 @@
-//! Metadata mode over our own client: each task has a connection, to the brokers of the command
-//! line in turn, and asks on it again as soon as it is answered (or along the schedule). Each of
-//! `--clients` is a thread with an event loop that serves its share of the tasks.
+//! Metadata mode over our own client, and connections mode: each task has a connection, to the
+//! brokers of the command line in turn, and asks on it again as soon as it is answered (or along
+//! the schedule). Each of `--clients` is a thread with an event loop that serves its share of the
+//! tasks. All connections are made before anything is measured; how long that took is told.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use chronik_net::codec::{ApiKey, ErrorCode, MetadataRequest, MetadataResponse};
+use hdrhistogram::Histogram;
 
 use super::channel::{Channel, Finished};
 use super::cluster::{answer_timeout_ns, bootstrap_addresses, decode_metadata, metadata_request};
@@ -19,10 +21,20 @@ use crate::client::print_log;
 use crate::produce::{Outcome, tasks_of};
 use crate::run::{Event, Run};
 use crate::schedule::{Pacing, Window};
-use crate::stats::{Part, Recorder};
+use crate::stats::{Part, Recorder, histogram};
 
-/// How long the first connections may take.
+/// How long the first connections may take without one more of them being made.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// Connections under way at once: more would only fill the broker's queue of them.
+const CONNECTING_MAX: usize = 128;
+
+/// How the connections came about.
+pub struct Connecting {
+    /// From the first to the last.
+    pub elapsed_ns: u64,
+    /// Each from the call to its being made.
+    pub latency_us: Histogram<u64>,
+}
 
 /// The tasks of one thread: one on each channel, which keeps a request's intended time.
 struct Tasks {
@@ -36,11 +48,21 @@ struct Tasks {
     errors: BTreeSet<String>,
 }
 
+/// Connections that are being made, by channel.
+struct Beginning<'a> {
+    began_ns: BTreeMap<usize, u64>,
+    made: &'a mut Connecting,
+    last_made_ns: u64,
+}
+
 /// Starts the threads; each reports to the run when it is done.
-pub fn start(options: &Options, run: &Arc<Run>) -> Result<Vec<JoinHandle<Outcome>>> {
+pub fn start(options: &Options, run: &Arc<Run>) -> Result<(Vec<JoinHandle<Outcome>>, Connecting)> {
+    let began_ns = run.clock.now_ns();
+    let mut connecting = Connecting { elapsed_ns: 0, latency_us: histogram() };
     let all: Vec<_> = (0..options.clients)
-        .map(|client| Ok((client, Tasks::connect(options, run, client)?)))
+        .map(|client| Ok((client, Tasks::connect(options, run, client, &mut connecting)?)))
         .collect::<Result<_>>()?;
+    connecting.elapsed_ns = run.clock.now_ns() - began_ns;
     let window = run.begin();
     let spawn = |(client, mut tasks): (u32, Tasks)| {
         let mut pacing = Pacing::new(options, window, client, options.clients);
@@ -54,12 +76,12 @@ pub fn start(options: &Options, run: &Arc<Run>) -> Result<Vec<JoinHandle<Outcome
         };
         thread::Builder::new().name(format!("metadata-{client}")).spawn(work).context("cannot start a thread")
     };
-    all.into_iter().map(spawn).collect()
+    Ok((all.into_iter().map(spawn).collect::<Result<_>>()?, connecting))
 }
 
 impl Tasks {
     /// Connects all tasks of a client.
-    fn connect(options: &Options, run: &Arc<Run>, client: u32) -> Result<Self> {
+    fn connect(options: &Options, run: &Arc<Run>, client: u32, connecting: &mut Connecting) -> Result<Self> {
         let addresses = bootstrap_addresses(options);
         if addresses.is_empty() {
             bail!("--bootstrap-servers names no broker");
@@ -78,21 +100,52 @@ impl Tasks {
             request: metadata_request(&options.topic),
             errors: BTreeSet::new(),
         };
-        let deadline_ns = run.clock.now_ns() + START_TIMEOUT.as_nanos() as u64;
+        let mut beginning =
+            Beginning { began_ns: BTreeMap::new(), made: connecting, last_made_ns: run.clock.now_ns() };
         while !tasks.channels.iter().all(Channel::is_up) {
-            if run.clock.now_ns() > deadline_ns {
+            let now_ns = run.clock.now_ns();
+            if now_ns > beginning.last_made_ns + START_TIMEOUT.as_nanos() as u64 {
                 let reason = tasks.errors.first().map_or("no answer", String::as_str);
                 bail!("cannot connect all {count} task(s): {reason}");
             }
-            tasks.reconnect(run.clock.now_ns());
+            tasks.connect_some(&mut beginning, now_ns);
             for index in tasks.wait(SLEEP_NS_MAX)? {
-                if let Err(error) = tasks.channels[index].advance() {
-                    tasks.lose(index, &error, run.clock.now_ns());
-                }
+                tasks.connected(index, &mut beginning);
             }
         }
         tasks.errors.clear();
         Ok(tasks)
+    }
+
+    /// Begins as many connections as may be under way at once.
+    fn connect_some(&mut self, beginning: &mut Beginning<'_>, now_ns: u64) {
+        for index in 0..self.channels.len() {
+            if beginning.began_ns.len() >= CONNECTING_MAX {
+                return;
+            }
+            if !self.channels[index].can_connect(now_ns) {
+                continue;
+            }
+            match self.channels[index].connect(&self.poller, now_ns) {
+                Ok(()) => drop(beginning.began_ns.insert(index, now_ns)),
+                Err(error) => drop(self.lose(index, &error, now_ns)),
+            }
+        }
+    }
+
+    /// A connection that was begun is made, or is not.
+    fn connected(&mut self, index: usize, beginning: &mut Beginning<'_>) {
+        let result = self.channels[index].advance();
+        let now_ns = self.run.clock.now_ns();
+        if let Err(error) = result {
+            beginning.began_ns.remove(&index);
+            self.lose(index, &error, now_ns);
+        } else if self.channels[index].is_up()
+            && let Some(began_ns) = beginning.began_ns.remove(&index)
+        {
+            beginning.made.latency_us.saturating_record((now_ns - began_ns) / 1_000);
+            beginning.last_made_ns = now_ns;
+        }
     }
 
     /// The event loop: until the window is over and every request has its end.

@@ -122,24 +122,38 @@ pub struct Beside {
 impl Beside {
     /// What a measurement says of what went on beside its main part, in the same time.
     pub fn of_part(name: &'static str, measurement: &Measurement) -> Self {
-        Self::new(name, &measurement.totals.beside, measurement.elapsed_ns)
+        Self::of_sample(name, &measurement.totals.beside, measurement.elapsed_ns)
     }
 
     /// The main part of a measurement of its own.
     pub fn of_step(name: &'static str, measurement: &Measurement) -> Self {
-        Self::new(name, &measurement.totals.measured, measurement.elapsed_ns)
+        Self::of_sample(name, &measurement.totals.measured, measurement.elapsed_ns)
     }
 
-    fn new(name: &'static str, sample: &Sample, elapsed_ns: u64) -> Self {
+    /// What was done before the measurement: one latency for each time.
+    pub fn of_latencies(name: &'static str, elapsed_ns: u64, latency_us: &Histogram<u64>) -> Self {
+        Self::new(name, (latency_us.len(), 0), latency_us, elapsed_ns)
+    }
+
+    fn of_sample(name: &'static str, sample: &Sample, elapsed_ns: u64) -> Self {
+        Self::new(name, (sample.message_count, sample.byte_count), &sample.latency_us, elapsed_ns)
+    }
+
+    fn new(
+        name: &'static str,
+        (messages, bytes): (u64, u64),
+        latency_us: &Histogram<u64>,
+        elapsed_ns: u64,
+    ) -> Self {
         let elapsed_seconds = elapsed_ns as f64 / 1e9;
         let per_second = |amount: u64| amount as f64 / elapsed_seconds.max(1e-9);
         Self {
             name,
             elapsed_seconds,
-            messages: sample.message_count,
-            messages_per_second: per_second(sample.message_count),
-            megabytes_per_second: per_second(sample.byte_count) / 1e6,
-            latency: Latency::new(&sample.latency_us),
+            messages,
+            messages_per_second: per_second(messages),
+            megabytes_per_second: per_second(bytes) / 1e6,
+            latency: Latency::new(latency_us),
         }
     }
 }

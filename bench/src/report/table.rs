@@ -98,7 +98,7 @@ pub fn settings(report: &Report, rows: &mut Vec<(&'static str, String)>) {
         _ => settings.concurrency,
     };
     rows.push(("load", format!("{tasks} task(s) on {} client(s), {rate}", settings.clients)));
-    if settings.mode == Mode::Metadata {
+    if matches!(settings.mode, Mode::Metadata | Mode::Connections) {
         return;
     }
     let text = format!(
@@ -115,7 +115,7 @@ pub fn settings(report: &Report, rows: &mut Vec<(&'static str, String)>) {
 fn results(report: &Report, rows: &mut Vec<(&'static str, String)>) {
     let what = match report.settings.mode {
         Mode::Topics => "topics made",
-        Mode::Metadata => "answers",
+        Mode::Metadata | Mode::Connections => "answers",
         _ => "messages",
     };
     rows.push(("measured", format!("{} {what} in {:.3} s", report.messages, report.elapsed_seconds)));
@@ -144,7 +144,7 @@ pub fn latency_name(mode: Mode) -> &'static str {
         Mode::Consume => "age on receipt",
         Mode::RoundTrip | Mode::EndToEnd => "end to end",
         Mode::Backlog => "age on receipt",
-        Mode::Metadata => "answer latency",
+        Mode::Metadata | Mode::Connections => "answer latency",
         Mode::Topics | Mode::Scenario => "request latency",
     }
 }
@@ -152,7 +152,7 @@ pub fn latency_name(mode: Mode) -> &'static str {
 fn rate(report: &Report, per_second: f64, megabytes_per_second: f64) -> String {
     match report.settings.mode {
         Mode::Topics => format!("{per_second:.1} topics/s"),
-        Mode::Metadata => format!("{per_second:.0} answers/s"),
+        Mode::Metadata | Mode::Connections => format!("{per_second:.0} answers/s"),
         _ => format!("{per_second:.0} msg/s, {megabytes_per_second:.1} MB/s"),
     }
 }

@@ -31,6 +31,9 @@ struct Arguments {
     restart_gib: u64,
 }
 
+/// Long enough for what comes once in ten seconds.
+const IDLE: Duration = Duration::from_secs(15);
+
 fn main() {
     let arguments = Arguments::parse();
     if cfg!(debug_assertions) {
@@ -43,6 +46,7 @@ fn main() {
         nodes: arguments.nodes.into(),
         rounds: arguments.rounds.into(),
         load: Duration::from_secs(arguments.seconds),
+        idle: IDLE,
         only: arguments.only,
         kills: arguments.kills.into(),
         restart_bytes: arguments.restart_gib << 30,

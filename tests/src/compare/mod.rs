@@ -24,6 +24,8 @@ pub struct Plan {
     pub rounds: usize,
     /// How long each load lasts.
     pub load: Duration,
+    /// How long idle nodes are watched.
+    pub idle: Duration,
     /// Only groups whose name contains this.
     pub only: Option<String>,
     /// How many leaders of chronik are killed in all rounds together; of Kafka's a fifth.

@@ -3,11 +3,9 @@
 use super::side::{Kind, Side};
 use super::{Figure, Group, Plan, Target};
 use serde_json::Value;
-use std::time::Duration;
 
 const TOPICS: usize = 3_000;
 const THREADS: usize = 100;
-const IDLE: Duration = Duration::from_secs(15);
 /// Retention deletes while the run lasts: segments of 16 MiB, four of them at the most.
 const DELETING: [(&str, &str); 2] = [("segment.bytes", "16777216"), ("retention.bytes", "67108864")];
 const SMALL: &str = "256 B, 128 outstanding on one client, linger 0, acks=all, one partition";
@@ -105,25 +103,26 @@ fn partitions(side: &mut Side, plan: &Plan) -> Vec<Figure> {
     vec![Figure::new(scenario, "messages a second", "msg/s", rate).aims(Target::AtLeast(3.0))]
 }
 
-fn start(side: &mut Side, _plan: &Plan) -> Vec<Figure> {
+fn start(side: &mut Side, plan: &Plan) -> Vec<Figure> {
     side.stop(1);
     let took = side.restart(1);
-    std::thread::sleep(Duration::from_secs(5));
+    std::thread::sleep(plan.idle / 3);
     let memory = side.resident_mebibytes();
     vec![
         Figure::new("start to the first Metadata answer", "", "s", took.as_secs_f64())
             .aims(Target::AtMost(0.05)),
         Figure::new("idle", "memory", "MiB", memory).aims(Target::AtMostAbsolute(64.0)),
-        Figure::new("idle", "CPU", "% of a core", side.idle_percent(IDLE)),
+        Figure::new("idle", "CPU", "% of a core", side.idle_percent(plan.idle)),
     ]
 }
 
-fn topics(side: &mut Side, _plan: &Plan) -> Vec<Figure> {
+fn topics(side: &mut Side, plan: &Plan) -> Vec<Figure> {
     let took = side.create_many(TOPICS, THREADS).as_secs_f64();
-    std::thread::sleep(IDLE);
+    std::thread::sleep(plan.idle);
     vec![
         Figure::new(MANY, "time", "s", took).aims(Target::AtMost(0.15)),
-        Figure::new(MANY, "then idle: CPU", "% of a core", side.idle_percent(IDLE)).aims(Target::AtMost(0.5)),
+        Figure::new(MANY, "then idle: CPU", "% of a core", side.idle_percent(plan.idle))
+            .aims(Target::AtMost(0.5)),
         Figure::new(MANY, "memory", "MiB", side.resident_mebibytes()),
     ]
 }

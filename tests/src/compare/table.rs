@@ -48,9 +48,12 @@ impl Table {
             let scenario = if row.scenario == last { "" } else { row.scenario };
             last = row.scenario;
             let (chronik, kafka) = (median(&row.chronik), median(&row.kafka));
-            let ratio = chronik.zip(kafka).map(|(ours, theirs)| ours / theirs);
+            let comparable = chronik.zip(kafka).filter(|(_, theirs)| *theirs > 0.0);
+            let ratio = comparable.map(|(ours, theirs)| ours / theirs);
             let cell = |value: Option<f64>| {
-                value.map_or("–".to_string(), |value| format!("{} {}", number(value), row.unit))
+                value.map_or("–".to_string(), |value| {
+                    format!("{} {}", number(value), row.unit).trim_end().to_string()
+                })
             };
             text.push_str(&format!(
                 "| {scenario} | {} | {} | {} | {} | {} |\n",

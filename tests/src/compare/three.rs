@@ -10,7 +10,6 @@ use std::time::Duration;
 const TOPICS: usize = 3_000;
 /// A leader that was killed has a successor by then, even Kafka's by its defaults.
 const GAP_WINDOW: Duration = Duration::from_secs(40);
-const IDLE: Duration = Duration::from_secs(20);
 const SMALL: &str = "256 B, 128 outstanding on one client, linger 0, acks=all, one partition";
 const KIB: &str = "1 KiB, the same";
 const LARGE: &str = "4 KiB, 2,000 outstanding, linger 10, 6 partitions";
@@ -119,10 +118,10 @@ fn rolling_restart(side: &mut Side) -> Vec<Figure> {
     ]
 }
 
-fn topics(side: &mut Side, _plan: &Plan) -> Vec<Figure> {
+fn topics(side: &mut Side, plan: &Plan) -> Vec<Figure> {
     let took = side.create_many(TOPICS, 100).as_secs_f64();
-    std::thread::sleep(IDLE / 2);
-    let idle = side.idle_percent(IDLE);
+    std::thread::sleep(plan.idle);
+    let idle = side.idle_percent(plan.idle);
     let memory = side.resident_mebibytes();
     vec![
         Figure::new(MANY, "time", "s", took).aims(Target::AtMost(0.2)),
