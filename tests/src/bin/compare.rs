@@ -19,7 +19,7 @@ struct Arguments {
     /// Seconds that each load lasts.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
-    /// Only the groups of scenarios whose name contains this (one node: small, large, steady, partitions, start, topics, restart;
+    /// Only this group of scenarios (one node: small, large, steady, partitions, start, topics, restart;
     /// three: loads, faults, topics).
     #[arg(long)]
     only: Option<String>,

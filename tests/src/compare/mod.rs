@@ -26,7 +26,7 @@ pub struct Plan {
     pub load: Duration,
     /// How long idle nodes are watched.
     pub idle: Duration,
-    /// Only groups whose name contains this.
+    /// Only the group of this name.
     pub only: Option<String>,
     /// How many leaders of chronik are killed in all rounds together; of Kafka's a fifth.
     pub kills: usize,
@@ -71,7 +71,7 @@ pub struct Group {
 #[must_use]
 pub fn groups(plan: &Plan) -> Vec<Group> {
     let all = if plan.nodes == 1 { one::groups() } else { three::groups() };
-    let wanted = |group: &Group| plan.only.as_ref().is_none_or(|only| group.name.contains(only.as_str()));
+    let wanted = |group: &Group| plan.only.as_ref().is_none_or(|only| group.name == only);
     all.into_iter().filter(wanted).collect()
 }
 
