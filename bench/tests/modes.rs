@@ -84,6 +84,12 @@ fn the_rate_and_the_message_count_are_kept() {
     assert!(rated.status.success(), "{rated:?}");
     let messages = json(&path)["messages"].as_u64().unwrap();
     assert!((400..=600).contains(&messages), "{messages} messages at 500 a second");
+    // One task at a time cannot: whoever reads the latency is told why it is what it is.
+    let behind = bench(&cluster, "-t t -c 1 -d 1s -w 0 --rate-limit 1000000");
+    assert!(
+        String::from_utf8_lossy(&behind.stdout).contains("of 1000000 a second were reached"),
+        "{behind:?}"
+    );
     let counted = bench(&cluster, &format!("-t t -c 8 -d 60s -w 0s -n 100 --json-output {}", path.display()));
     assert!(counted.status.success(), "{counted:?}");
     assert_eq!(json(&path)["messages"], 100);

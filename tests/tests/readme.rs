@@ -28,6 +28,10 @@ fn its_first_two_commands_run_and_test_everything() {
     assert_eq!(blocks[1], ["cargo test --workspace --locked"]);
     let gate = std::fs::read_to_string(paths::repository().join(".ci/run")).expect("there is a gate");
     assert!(gate.contains(&blocks[1][0]), ".ci/run runs the README's test command");
+    // What bench/compare starts is tried by tests/bench_compare.rs.
+    assert!(blocks.iter().any(|block| block[0] == "bench/compare"), "the README shows it");
+    let compare = std::fs::read_to_string(paths::repository().join("bench/compare")).expect("it is there");
+    assert!(compare.contains("-p chronik-tests --bin compare"), "{compare}");
 }
 
 #[test]
