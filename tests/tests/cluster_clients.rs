@@ -80,15 +80,7 @@ fn a_group_outlives_its_coordinator() {
     cluster.wait_in_sync("grouped", PROGRESS_TIMEOUT);
     let load = Load::start(&workload::Options::usual(&cluster.bootstrap(), "grouped", 6));
     load.wait_progress("before the group", 500, PROGRESS_TIMEOUT);
-    cluster.wait("all members have their partitions", PROGRESS_TIMEOUT, |_| load.rebalances() >= 3);
-    // The group has settled once nothing more has changed for a while.
-    let mut settled = (load.rebalances(), 0);
-    cluster.wait("the group has settled", PROGRESS_TIMEOUT, |_| {
-        std::thread::sleep(Duration::from_millis(500));
-        let now = load.rebalances();
-        settled = (now, if settled.0 == now { settled.1 + 1 } else { 0 });
-        settled.1 >= 4
-    });
+    load.wait_group_settled(PROGRESS_TIMEOUT);
     cluster.wait_in_sync("__consumer_offsets", PROGRESS_TIMEOUT);
     let before = load.rebalances();
     for _ in 0..2 {

@@ -53,6 +53,7 @@ fn milliseconds(times: &mut [Duration]) -> String {
 fn a_rolling_restart_gives_no_client_an_error() {
     let _heavy = lock::heavy();
     let (mut cluster, load) = start("rolling", Options::default());
+    load.wait_group_settled(RECOVERY_TIMEOUT);
     let began = load.now();
     for id in cluster.ids() {
         let stopped = cluster.stop(id);

@@ -22,6 +22,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+/// A group in which nothing has changed for so long has settled.
+const GROUP_SETTLED: Duration = Duration::from_secs(2);
+
 /// How long the last read of a partition may look for its leader.
 const LAST_READ_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -152,6 +155,21 @@ impl Load {
     #[must_use]
     pub fn rebalances(&self) -> u64 {
         self.members.iter().map(Member::rebalances).sum()
+    }
+
+    /// Waits until all members of the group have partitions and nothing has changed about that for two seconds. A member that joins
+    /// while its coordinator leaves is told NOT_COORDINATOR, by Kafka too, and librdkafka hands that to its user.
+    pub fn wait_group_settled(&self, timeout: Duration) {
+        let started = Instant::now();
+        let mut seen = (0, Instant::now());
+        while seen.0 < self.members.len() as u64 || seen.1.elapsed() < GROUP_SETTLED {
+            assert!(started.elapsed() < timeout, "the group does not settle within {timeout:?}");
+            std::thread::sleep(Duration::from_millis(20));
+            let now = self.rebalances();
+            if now != seen.0 {
+                seen = (now, Instant::now());
+            }
+        }
     }
 
     /// Waits until `count` more records have been acknowledged; how long that took. `what` names the wait if it lasts too long.
