@@ -7,7 +7,7 @@
 //! since its timestamp.
 
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -18,7 +18,7 @@ use rdkafka::message::Message;
 use crate::cli::Options;
 use crate::client::{Log, assign, consumer, high_watermarks};
 use crate::intake::Intake;
-use crate::run::{Event, Run};
+use crate::run::{Event, Run, spawn};
 use crate::validation::Checker;
 
 const POLL: Duration = Duration::from_millis(20);
@@ -46,10 +46,7 @@ pub fn start(options: &Options, run: &Arc<Run>, partitions: i32) -> Result<Vec<J
                 run.tell(Event::Done(result));
                 checker
             };
-            thread::Builder::new()
-                .name(format!("consume-{index}"))
-                .spawn(work)
-                .context("cannot start a thread")
+            spawn(format!("consume-{index}"), work)
         })
         .collect()
 }

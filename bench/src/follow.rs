@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -17,7 +17,7 @@ use crate::cli::Options;
 use crate::client::{Log, assign, consumer, high_watermark};
 use crate::intake::age_ns;
 use crate::payload::{Header, read_header};
-use crate::run::{Event, Run};
+use crate::run::{Event, Run, spawn};
 use crate::schedule::Window;
 use crate::stats::{Part, Recorder};
 use crate::validation::Checker;
@@ -78,7 +78,7 @@ impl Follower {
             run.tell(Event::Done(result));
             checker
         };
-        thread::Builder::new().name("follow".into()).spawn(work).context("cannot start a thread")
+        spawn("follow".to_owned(), work)
     }
 
     fn read(

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rdkafka::producer::{BaseProducer, Producer};
 
 use crate::cli::Options;
 use crate::produce::{Deliveries, Outcome, connected_producer};
-use crate::run::{Event, Run};
+use crate::run::{Event, Run, spawn};
 use crate::schedule::{Pacing, Window};
 use crate::stats::Part;
 
@@ -27,7 +27,7 @@ pub fn start(options: &Options, run: &Arc<Run>) -> Result<Vec<JoinHandle<Outcome
         (0..options.clients).map(|_| connected_producer(options, Deliveries)).collect::<Result<_>>()?;
     let window = run.begin();
     let thread_count = options.concurrency.min(THREADS_MAX);
-    let spawn = |index: u32| {
+    let begin = |index: u32| {
         let client = Arc::clone(&clients[index as usize % clients.len()]);
         let pacing = Pacing::new(options, window, index, thread_count);
         let (options, run) = (options.clone(), Arc::clone(run));
@@ -36,9 +36,9 @@ pub fn start(options: &Options, run: &Arc<Run>) -> Result<Vec<JoinHandle<Outcome
             run.tell(Event::Done(Ok(())));
             Outcome { acknowledged: None, errors }
         };
-        thread::Builder::new().name(format!("metadata-{index}")).spawn(work).context("cannot start a thread")
+        spawn(format!("metadata-{index}"), work)
     };
-    (0..thread_count).map(spawn).collect()
+    (0..thread_count).map(begin).collect()
 }
 
 /// Asks until the window is over. The distinct errors.

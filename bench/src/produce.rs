@@ -22,7 +22,7 @@ use crate::cli::Options;
 use crate::client::{Log, producer_config};
 use crate::outbox::{Outbox, Permits, Sent, pace};
 use crate::payload::read_header;
-use crate::run::{Event, Run};
+use crate::run::{Event, Run, spawn};
 use crate::schedule::{Schedule, Window};
 use crate::stats::{Part, Recorder};
 use crate::validation::SequenceSet;
@@ -179,20 +179,17 @@ pub fn start(options: &Options, run: &Arc<Run>, part: Part) -> Result<Vec<thread
         .collect::<Result<_>>()?;
     run.producers_start(options.clients);
     let window = run.begin();
-    let spawn = |(client, producer)| {
+    let begin = |(client, producer)| {
         let (options, run) = (options.clone(), Arc::clone(run));
-        thread::Builder::new()
-            .name(format!("produce-{client}"))
-            .spawn(move || {
-                let recorder = run.recorder(part, window);
-                let outcome = produce(&options, &run, client, producer, window, recorder);
-                run.producer_ended();
-                run.tell(Event::Done(Ok(())));
-                outcome
-            })
-            .context("cannot start a thread")
+        spawn(format!("produce-{client}"), move || {
+            let recorder = run.recorder(part, window);
+            let outcome = produce(&options, &run, client, producer, window, recorder);
+            run.producer_ended();
+            run.tell(Event::Done(Ok(())));
+            outcome
+        })
     };
-    producers.into_iter().map(spawn).collect()
+    producers.into_iter().map(begin).collect()
 }
 
 fn produce(

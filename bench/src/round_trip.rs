@@ -23,7 +23,7 @@ use crate::client::{Log, assign, consumer, watermarks};
 use crate::outbox::{Outbox, Permits, Sent};
 use crate::payload::{Header, read_header};
 use crate::produce::{connected_producer, spawn_pacer, tasks_of};
-use crate::run::{Event, Run};
+use crate::run::{Event, Run, spawn};
 use crate::schedule::{Schedule, Window};
 use crate::stats::{Part, Recorder};
 use crate::validation::Checker;
@@ -95,10 +95,7 @@ pub fn start(options: &Options, run: &Arc<Run>, partitions: i32) -> Result<Vec<J
                 run.tell(Event::Done(result));
                 checker
             };
-            thread::Builder::new()
-                .name(format!("round-trip-{id}"))
-                .spawn(work)
-                .context("cannot start a thread")
+            spawn(format!("round-trip-{id}"), work)
         })
         .collect()
 }

@@ -6,9 +6,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::cli::Options;
 use crate::live::Live;
@@ -48,6 +49,14 @@ impl Clock {
     pub fn since_base_of_wall_ns(&self, wall_ns: u64) -> i64 {
         wall_ns as i64 - self.base_wall_ns as i64
     }
+}
+
+/// Starts a measuring thread.
+pub fn spawn<T: Send + 'static>(
+    name: String,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>> {
+    thread::Builder::new().name(name).spawn(work).context("cannot start a thread")
 }
 
 /// What measuring threads tell the reporter.

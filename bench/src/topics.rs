@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -13,7 +13,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 
 use crate::cli::Options;
 use crate::client::{Log, admin};
-use crate::run::{Event, Run};
+use crate::run::{Event, Run, spawn};
 use crate::stats::Part;
 
 /// Topics unless `--message-count` says otherwise.
@@ -88,10 +88,7 @@ pub fn start(
                 run.tell(Event::Done(Ok(())));
                 outcome
             };
-            thread::Builder::new()
-                .name(format!("topics-{index}"))
-                .spawn(body)
-                .context("cannot start a thread: use a lower --concurrency")
+            spawn(format!("topics-{index}"), body).context("each task is a thread: use a lower --concurrency")
         })
         .collect()
 }

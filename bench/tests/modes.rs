@@ -23,6 +23,15 @@ fn bench(cluster: &MockCluster<'_, DefaultProducerContext>, arguments: &str) -> 
         .unwrap()
 }
 
+/// What a run that must succeed reports.
+fn report(cluster: &MockCluster<'_, DefaultProducerContext>, arguments: &str) -> serde_json::Value {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("run.json");
+    let output = bench(cluster, &format!("{arguments} --json-output {}", path.display()));
+    assert!(output.status.success(), "{output:?}");
+    json(&path)
+}
+
 fn json(path: &Path) -> serde_json::Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
@@ -122,17 +131,10 @@ fn consume_reads_what_is_there_and_finds_a_record_that_is_not_ours() {
 
 #[test]
 fn round_trips_come_back_clean() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("run.json");
     let cluster = cluster("t", 2);
     for rate in ["", " --rate-limit 200"] {
-        let line = format!(
-            "-t t -m round-trip -c 4 --clients 2 -d 1s -w 200ms --validate{rate} --json-output {}",
-            path.display()
-        );
-        let output = bench(&cluster, &line);
-        assert!(output.status.success(), "{output:?}");
-        let report = json(&path);
+        let report =
+            report(&cluster, &format!("-t t -m round-trip -c 4 --clients 2 -d 1s -w 200ms --validate{rate}"));
         assert!(report["messages"].as_u64() > Some(0), "{report}");
         assert_eq!(report["validation"]["lost"], 0);
     }
@@ -140,16 +142,9 @@ fn round_trips_come_back_clean() {
 
 #[test]
 fn latency_is_measured_end_to_end_while_producing() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("run.json");
     let cluster = cluster("t", 3);
-    let line = format!(
-        "-t t -m end-to-end -c 8 --clients 2 -d 1s -w 200ms --rate-limit 500 --validate --json-output {}",
-        path.display()
-    );
-    let output = bench(&cluster, &line);
-    assert!(output.status.success(), "{output:?}");
-    let report = json(&path);
+    let report =
+        report(&cluster, "-t t -m end-to-end -c 8 --clients 2 -d 1s -w 200ms --rate-limit 500 --validate");
     let (received, acknowledged) = (&report["latency"]["count"], &report["beside"][0]["latency"]["count"]);
     // Both count the messages that were meant for the measurement: the same ones.
     assert_eq!(received, acknowledged, "{report}");
@@ -162,17 +157,10 @@ fn latency_is_measured_end_to_end_while_producing() {
 
 #[test]
 fn a_backlog_is_written_and_then_read_to_its_end() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("run.json");
     let cluster = cluster("t", 2);
     for (rate, parts) in [("", 1), (" --rate-limit 300", 2)] {
-        let line = format!(
-            "-t t -m backlog -c 32 -s 100 -n 3000 --consumers 2 --validate{rate} --json-output {}",
-            path.display()
-        );
-        let output = bench(&cluster, &line);
-        assert!(output.status.success(), "{output:?}");
-        let report = json(&path);
+        let report =
+            report(&cluster, &format!("-t t -m backlog -c 32 -s 100 -n 3000 --consumers 2 --validate{rate}"));
         // What comes while it is read may be read with it.
         assert!(report["messages"].as_u64() >= Some(3_000), "{report}");
         assert_eq!(report["beside"][0]["messages"], 3_000);
@@ -246,16 +234,8 @@ fn prometheus_sees_the_run_while_it_lasts() {
 
 #[test]
 fn connections_are_made_and_held_and_ask_now_and_then() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("run.json");
     let cluster = cluster("t", 1);
-    let line = format!(
-        "-t t -m connections -c 300 --clients 2 -d 1s -w 0 --rate-limit 200 --json-output {}",
-        path.display()
-    );
-    let output = bench(&cluster, &line);
-    assert!(output.status.success(), "{output:?}");
-    let report = json(&path);
+    let report = report(&cluster, "-t t -m connections -c 300 --clients 2 -d 1s -w 0 --rate-limit 200");
     let made = &report["beside"][0];
     assert_eq!((&made["name"], &made["messages"]), (&"connected".into(), &300.into()));
     assert_eq!(made["latency"]["count"], 300);

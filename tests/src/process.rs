@@ -126,28 +126,27 @@ impl Process {
     /// Resident memory in bytes, as the kernel counts it.
     #[must_use]
     pub fn resident_bytes(&self) -> u64 {
-        self.status_kib("VmRSS:") * 1024
+        status_kib(self.id(), "VmRSS:") * 1024
     }
 
     /// The highest resident memory so far, in bytes.
     #[must_use]
     pub fn peak_resident_bytes(&self) -> u64 {
-        self.status_kib("VmHWM:") * 1024
+        status_kib(self.id(), "VmHWM:") * 1024
     }
+}
 
-    fn status_kib(&self, field: &str) -> u64 {
-        let path = format!("/proc/{}/status", self.id());
-        let status =
-            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{} is gone: {error}", self.name));
-        let line = status
-            .lines()
-            .find(|line| line.starts_with(field))
-            .unwrap_or_else(|| panic!("no {field} in {path}"));
-        line.split_whitespace()
-            .nth(1)
-            .and_then(|kib| kib.parse().ok())
-            .unwrap_or_else(|| panic!("odd line {line}"))
-    }
+/// A figure of `/proc/PID/status`, which the kernel gives in KiB.
+#[must_use]
+pub fn status_kib(process_id: u32, field: &str) -> u64 {
+    let path = format!("/proc/{process_id}/status");
+    let status = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("no {path}: {error}"));
+    let line =
+        status.lines().find(|line| line.starts_with(field)).unwrap_or_else(|| panic!("no {field} in {path}"));
+    line.split_whitespace()
+        .nth(1)
+        .and_then(|kib| kib.parse().ok())
+        .unwrap_or_else(|| panic!("odd line {line}"))
 }
 
 impl Drop for Process {

@@ -3,12 +3,13 @@
 //! Small frames are cut out of a fixed buffer that one read fills with as many as there are;
 //! a frame that does not fit gets a buffer of its own, which is read into directly.
 
-use std::collections::VecDeque;
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::BytesMut;
 use chronik_net::codec::ResponseFrame;
+use chronik_net::rt::writev::{OutQueue, send_some};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt};
 
@@ -19,16 +20,13 @@ const CHUNK_BYTES: usize = 64 << 10;
 /// A Fetch answer has at most 50 MiB, or one batch that is larger; no sound answer has more.
 const ANSWER_BYTES_MAX: usize = 128 << 20;
 const LENGTH_BYTES: usize = 4;
-/// Slices of one vectored write.
-const SLICES_MAX: usize = 64;
 
 /// A connection, perhaps still being made.
 pub struct Connection {
     stream: TcpStream,
     established: bool,
-    outbound: VecDeque<Bytes>,
+    outbound: OutQueue,
     queued_bytes: u64,
-    written_bytes: u64,
     inbound: Inbound,
     /// The socket gave less than was asked for: nothing is left until the poller says so.
     drained: bool,
@@ -49,9 +47,8 @@ impl Connection {
         Ok(Self {
             stream: TcpStream::from(socket),
             established: false,
-            outbound: VecDeque::new(),
+            outbound: OutQueue::new(),
             queued_bytes: 0,
-            written_bytes: 0,
             inbound: Inbound::new(),
             drained: true,
         })
@@ -81,7 +78,7 @@ impl Connection {
     /// Sends a frame as far as the socket takes it; the rest goes when the poller names it.
     pub fn send(&mut self, frame: ResponseFrame) -> io::Result<()> {
         self.queued_bytes += frame.length() as u64;
-        self.outbound.extend(frame.into_slices());
+        frame.into_slices().into_iter().for_each(|slice| self.outbound.push(slice));
         self.flush()
     }
 
@@ -92,37 +89,14 @@ impl Connection {
 
     /// Of these, bytes that the kernel has taken.
     pub fn written_bytes(&self) -> u64 {
-        self.written_bytes
+        self.queued_bytes - self.outbound.len_bytes() as u64
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        while self.established && !self.outbound.is_empty() {
-            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let count = self.outbound.len().min(SLICES_MAX);
-            for (slice, bytes) in slices.iter_mut().zip(&self.outbound) {
-                *slice = IoSlice::new(bytes);
-            }
-            match (&self.stream).write_vectored(&slices[..count]) {
-                Ok(written) => self.written(written),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+        if self.established {
+            send_some(self.stream.as_fd(), &mut self.outbound)?;
         }
         Ok(())
-    }
-
-    fn written(&mut self, written: usize) {
-        self.written_bytes += written as u64;
-        let mut left = written;
-        while let Some(front) = self.outbound.front_mut() {
-            if left < front.len() {
-                front.advance(left);
-                return;
-            }
-            left -= front.len();
-            self.outbound.pop_front();
-        }
     }
 
     /// The next frame without its length; none until more has come.

@@ -3,7 +3,7 @@
 //! has connections of its own, and one Fetch on each at a time.
 
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, bail};
 use chronik_net::codec::{
@@ -18,7 +18,7 @@ use super::{FETCH_VERSION, NANOS_PER_MILLISECOND, SLEEP_NS_MAX};
 use crate::cli::Options;
 use crate::client::{consumer, watermarks};
 use crate::intake::Intake;
-use crate::run::{Event, Run};
+use crate::run::{Event, Run, spawn};
 use crate::validation::Checker;
 
 /// How long a broker may wait for records.
@@ -73,10 +73,7 @@ pub fn start(options: &Options, run: &Arc<Run>, partitions: i32) -> Result<Vec<J
                 reader.run.tell(Event::Done(result));
                 checker
             };
-            thread::Builder::new()
-                .name(format!("consume-{index}"))
-                .spawn(work)
-                .context("cannot start a thread")
+            spawn(format!("consume-{index}"), work)
         })
         .collect()
 }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -19,7 +19,7 @@ use super::{METADATA_VERSION, SLEEP_NS_MAX};
 use crate::cli::Options;
 use crate::client::print_log;
 use crate::produce::{Outcome, tasks_of};
-use crate::run::{Event, Run};
+use crate::run::{Event, Run, spawn};
 use crate::schedule::{Pacing, Window};
 use crate::stats::{Part, Recorder, histogram};
 
@@ -64,7 +64,7 @@ pub fn start(options: &Options, run: &Arc<Run>) -> Result<(Vec<JoinHandle<Outcom
         .collect::<Result<_>>()?;
     connecting.elapsed_ns = run.clock.now_ns() - began_ns;
     let window = run.begin();
-    let spawn = |(client, mut tasks): (u32, Tasks)| {
+    let begin = |(client, mut tasks): (u32, Tasks)| {
         let mut pacing = Pacing::new(options, window, client, options.clients);
         let run = Arc::clone(run);
         let work = move || {
@@ -74,9 +74,9 @@ pub fn start(options: &Options, run: &Arc<Run>) -> Result<(Vec<JoinHandle<Outcom
             run.tell(Event::Done(result));
             Outcome { acknowledged: None, errors: tasks.errors }
         };
-        thread::Builder::new().name(format!("metadata-{client}")).spawn(work).context("cannot start a thread")
+        spawn(format!("metadata-{client}"), work)
     };
-    Ok((all.into_iter().map(spawn).collect::<Result<_>>()?, connecting))
+    Ok((all.into_iter().map(begin).collect::<Result<_>>()?, connecting))
 }
 
 impl Tasks {

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
 use chronik_net::codec::{ApiKey, ErrorCode, ProducePartitionResponse, ProduceResponse};
@@ -25,7 +25,7 @@ use super::{NANOS_PER_MILLISECOND, PRODUCE_VERSION, SLEEP_NS_MAX};
 use crate::cli::Options;
 use crate::message::Messages;
 use crate::produce::{Outcome, tasks_of};
-use crate::run::{Event, Run};
+use crate::run::{Event, Run, spawn};
 use crate::schedule::{Pacing, Window};
 use crate::stats::{Part, Recorder};
 use crate::validation::SequenceSet;
@@ -81,7 +81,7 @@ pub fn start(options: &Options, run: &Arc<Run>, partitions: i32) -> Result<Vec<J
         })
         .collect::<Result<_>>()?;
     let window = run.begin();
-    let spawn = |(client, cluster)| {
+    let begin = |(client, cluster)| {
         let (options, run) = (options.clone(), Arc::clone(run));
         let work = move || {
             let mut producer = Producer::new(options, &run, client, cluster, window);
@@ -90,9 +90,9 @@ pub fn start(options: &Options, run: &Arc<Run>, partitions: i32) -> Result<Vec<J
             run.tell(Event::Done(result));
             Outcome { acknowledged: producer.acknowledged, errors: producer.errors }
         };
-        thread::Builder::new().name(format!("produce-{client}")).spawn(work).context("cannot start a thread")
+        spawn(format!("produce-{client}"), work)
     };
-    clusters.into_iter().map(spawn).collect()
+    clusters.into_iter().map(begin).collect()
 }
 
 impl Producer {

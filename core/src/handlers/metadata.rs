@@ -34,6 +34,17 @@ pub struct TopicKey<'a> {
     pub id: Uuid,
 }
 
+impl TopicKey<'_> {
+    /// The topic, by its id if the request gives one.
+    fn find<'s>(&self, snapshot: &'s Snapshot) -> Option<&'s Arc<TopicView>> {
+        match self.name {
+            _ if !self.id.is_nil() => snapshot.topic_by_id(&self.id),
+            Some(name) => snapshot.topic(name),
+            None => None,
+        }
+    }
+}
+
 impl<'a> TopicSelection<'a> {
     /// What the list of a request of this version means; `None` stands for null.
     #[must_use]
@@ -168,12 +179,8 @@ impl TopicSelection<'_> {
     #[must_use]
     pub fn leaders(&self, snapshot: &Snapshot, max: usize) -> Vec<Leader> {
         let TopicSelection::These(keys) = self else { return Vec::new() };
-        let view = |key: &TopicKey<'_>| match key.name {
-            _ if !key.id.is_nil() => snapshot.topic_by_id(&key.id),
-            Some(name) => snapshot.topic(name),
-            None => None,
-        };
-        let partitions = keys.iter().filter_map(view).flat_map(|view| view.partitions.iter());
+        let views = keys.iter().filter_map(|key| key.find(snapshot));
+        let partitions = views.flat_map(|view| view.partitions.iter());
         partitions.take(max).filter_map(|partition| partition.leader).collect()
     }
 }
@@ -242,16 +249,13 @@ fn named_row(
     if query.version < 12 && (!key.id.is_nil() || key.name.is_none()) {
         return failed(ResponseError::InvalidRequest);
     }
-    if !key.id.is_nil() {
-        return match snapshot.topic_by_id(&key.id) {
-            Some(view) => known_row(view, query),
-            None => TopicRow { name: None, ..failed(ResponseError::UnknownTopicId) },
-        };
-    }
-    let Some(name) = key.name else { return failed(ResponseError::UnknownTopicId) };
-    if let Some(view) = snapshot.topic(name) {
+    if let Some(view) = key.find(snapshot) {
         return known_row(view, query);
     }
+    if !key.id.is_nil() {
+        return TopicRow { name: None, ..failed(ResponseError::UnknownTopicId) };
+    }
+    let Some(name) = key.name else { return failed(ResponseError::UnknownTopicId) };
     if check_topic_name(name).is_err() {
         return failed(ResponseError::InvalidTopicException);
     }

@@ -78,15 +78,16 @@ impl PartitionRow {
         view: &PartitionView,
         lost: &BTreeSet<NodeId>,
     ) -> Self {
-        let reachable = |node: NodeId| snapshot.endpoint(node, listener).is_some() && !lost.contains(&node);
-        let error_code = match view.leader {
+        let reachable = |node: NodeId| snapshot.endpoint(node, listener).is_some();
+        let leader = view.leader.filter(|leader| !lost.contains(&leader.node));
+        let error_code = match leader {
             Some(leader) if reachable(leader.node) => NONE,
-            Some(leader) if version >= 6 && is_up(snapshot, leader.node) && !lost.contains(&leader.node) => {
+            Some(leader) if version >= 6 && is_up(snapshot, leader.node) => {
                 ResponseError::ListenerNotFound.code()
             }
             _ => ResponseError::LeaderNotAvailable.code(),
         };
-        let leader_id = view.leader.filter(|_| error_code == NONE).map_or(-1, |leader| leader.node.0);
+        let leader_id = leader.filter(|_| error_code == NONE).map_or(-1, |leader| leader.node.0);
         let nodes = || view.nodes();
         Self {
             error_code,

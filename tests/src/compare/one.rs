@@ -8,8 +8,8 @@ const TOPICS: usize = 3_000;
 const THREADS: usize = 100;
 /// Retention deletes while the run lasts: segments of 16 MiB, four of them at the most.
 const DELETING: [(&str, &str); 2] = [("segment.bytes", "16777216"), ("retention.bytes", "67108864")];
-const SMALL: &str = "256 B, 128 outstanding on one client, linger 0, acks=all, one partition";
-const KIB: &str = "1 KiB, the same";
+pub(super) const SMALL: &str = "256 B, 128 outstanding on one client, linger 0, acks=all, one partition";
+pub(super) const KIB: &str = "1 KiB, the same";
 const LARGE: &str = "1 KiB records, batches of 64 KiB, 6 partitions";
 const STEADY: &str = "20,000 msg/s of 256 B, retention deleting, end to end";
 const MANY: &str = "3,000 topics from 100 connections";
@@ -33,11 +33,15 @@ pub(super) fn at(report: &Value, path: &str) -> f64 {
     report.pointer(path).and_then(Value::as_f64).unwrap_or_else(|| panic!("no {path} in {report}"))
 }
 
+/// The load of small messages, one outstanding for each of 128 tasks.
+pub(super) fn small_load(bytes: u32, plan: &Plan) -> String {
+    format!("-c 128 --clients 1 -s {bytes} --acks all -w 3s -d {}s", plan.load.as_secs())
+}
+
 fn small(side: &mut Side, plan: &Plan) -> Vec<Figure> {
-    let seconds = plan.load.as_secs();
     let mut figures = Vec::new();
     for (bytes, scenario, more, latency, cost) in [(256, SMALL, 1.3, 0.6, 0.3), (1024, KIB, 1.5, 0.4, 0.25)] {
-        let load = format!("-c 128 --clients 1 -s {bytes} --acks all -w 3s -d {seconds}s");
+        let load = small_load(bytes, plan);
         let topic = format!("small-{bytes}");
         side.create(&topic, 1, &[]);
         let found = side.bench(&topic, &load);

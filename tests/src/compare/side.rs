@@ -4,7 +4,7 @@ use crate::broker::{self, Broker, bench_binary};
 use crate::cluster::view::View;
 use crate::cluster::{Cluster, FORM_TIMEOUT, Options};
 use crate::paths;
-use crate::process::eventually;
+use crate::process::{eventually, status_kib};
 use crate::program::run;
 use crate::reference::ReferenceKafka;
 use crate::topics::create_replicated_code;
@@ -168,7 +168,10 @@ impl Side {
 
     /// Resident memory of a node in MiB, the highest of all.
     pub fn resident_mebibytes(&mut self) -> f64 {
-        self.process_ids().into_iter().map(resident_mebibytes).fold(0.0, f64::max)
+        let kibibytes = self.process_ids().into_iter().map(|id| status_kib(id, "VmRSS:")).max();
+        #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
+        let kibibytes = kibibytes.unwrap_or_default() as f64;
+        kibibytes / 1024.0
     }
 
     /// Runs chronik-bench and gives its report. Of one node it also reports the broker's cost.
@@ -230,11 +233,4 @@ pub fn cpu_seconds(process_id: u32) -> f64 {
     #[allow(clippy::cast_precision_loss, reason = "a hundred or so")]
     let per_second = per_second as f64;
     (ticks(11) + ticks(12)) / per_second
-}
-
-fn resident_mebibytes(process_id: u32) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{process_id}/status")).expect("the process runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
-    let kibibytes: f64 = line.trim().trim_end_matches("kB").trim().parse().expect("a number");
-    kibibytes / 1024.0
 }

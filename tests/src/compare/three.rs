@@ -1,6 +1,6 @@
 //! What is measured on three nodes: replication 3, min.insync 2.
 
-use super::one::at;
+use super::one::{KIB, SMALL, at, small_load};
 use super::side::{Kind, Side};
 use super::{Figure, Group, Plan, Target};
 use crate::history::Outcome;
@@ -10,8 +10,6 @@ use std::time::Duration;
 const TOPICS: usize = 3_000;
 /// A leader that was killed has a successor by then, even Kafka's by its defaults.
 const GAP_WINDOW: Duration = Duration::from_secs(40);
-const SMALL: &str = "256 B, 128 outstanding on one client, linger 0, acks=all, one partition";
-const KIB: &str = "1 KiB, the same";
 const LARGE: &str = "4 KiB, 2,000 outstanding, linger 10, 6 partitions";
 const KILL: &str = "kill -9 of the leader under load: time without a success";
 const ROLLING: &str = "rolling restart under load";
@@ -33,8 +31,7 @@ fn loads(side: &mut Side, plan: &Plan) -> Vec<Figure> {
     for (bytes, scenario) in [(256, SMALL), (1024, KIB)] {
         let topic = format!("small-{bytes}");
         side.create(&topic, 1, &[]);
-        let load = format!("-c 128 --clients 1 -s {bytes} --acks all -w 3s -d {seconds}s");
-        let found = side.bench(&topic, &load);
+        let found = side.bench(&topic, &small_load(bytes, plan));
         let rate = at(&found, "/messages_per_second");
         figures.push(Figure::new(scenario, "messages a second", "msg/s", rate).aims(Target::AtLeast(20.0)));
         let p99_ms = at(&found, "/latency/p99_ms");
