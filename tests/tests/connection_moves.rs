@@ -10,13 +10,15 @@ use chronik_tests::process::eventually;
 use chronik_tests::records::{batch, idempotent_batch, read_all};
 use chronik_tests::topics::create;
 use chronik_tests::wire::{Connection, produce_request};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 const TOPIC: &str = "moves";
 const SHARDS: usize = 2;
 /// Connections of a test: they come to the shards in turn, so that half of them are on the wrong one.
 const CONNECTIONS: usize = 6;
+/// Producers of the test that stops the broker: they come to their windows' ends one after the other.
+const PRODUCERS: usize = 40;
 /// Some windows' worth.
 const BATCHES: i32 = 400;
 /// Batches that a producer has under way, as many as clients allow an idempotent one.
@@ -120,6 +122,37 @@ fn producers_that_want_no_acks_lose_nothing() {
     assert_moved_to(owner, &broker);
     let read = read_all(&mut broker.connect(), TOPIC, 0).expect("readable").len();
     assert_eq!(read, CONNECTIONS * (usize::try_from(BATCHES).expect("a small number") + 1));
+}
+
+#[test]
+fn a_stop_while_connections_move_loses_nothing_acknowledged() {
+    let (mut broker, _) = start("moves-stop");
+    let connections: Vec<Connection> = (0..PRODUCERS).map(|_| broker.connect()).collect();
+    let acknowledged: Vec<i32> = std::thread::scope(|scope| {
+        let produce = |(number, mut connection): (usize, Connection)| {
+            let produce = |sequence: &i32| {
+                let value = format!("{number} {sequence}");
+                // Once the broker stops there is no answer any more.
+                connection
+                    .produce(TOPIC, 0, batch(&[value]))
+                    .is_ok_and(|answer| answer.error == ErrorCode::None)
+            };
+            i32::try_from((0..i32::MAX).take_while(produce).count()).expect("not so many")
+        };
+        let producing: Vec<_> =
+            connections.into_iter().enumerate().map(|one| scope.spawn(move || produce(one))).collect();
+        eventually("the first have moved", TIMEOUT, || moved(&broker).iter().sum::<usize>() > 0);
+        broker.stop_cleanly();
+        producing.into_iter().map(|one| one.join().expect("a producer")).collect()
+    });
+    broker.restart();
+    let records = read_all(&mut broker.connect(), TOPIC, 0).expect("readable");
+    let values: HashSet<Vec<u8>> = records.into_iter().map(|record| record.value).collect();
+    for (number, acknowledged) in acknowledged.into_iter().enumerate() {
+        let missing =
+            (0..acknowledged).find(|sequence| !values.contains(format!("{number} {sequence}").as_bytes()));
+        assert_eq!(missing, None, "producer {number} had {acknowledged} acknowledged");
+    }
 }
 
 /// A fetch of a session: the partition from the start when it begins, what is new when it goes on.

@@ -8,7 +8,8 @@
 //! the socket: what its client sends meanwhile waits in the kernel.
 //!
 //! Invariants: no request travels that has begun, so none is lost or answered out of order; the bytes that travel unread are
-//! at most one receive (64 KiB), because the service asks while it is called and nothing is received from then on.
+//! at most one receive (64 KiB), because the service asks while it is called and nothing is received from then on. The shard
+//! where they arrive counts their memory from then on, whether it has room or not: a step of a frame each, at most.
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
