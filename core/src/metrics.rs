@@ -98,6 +98,8 @@ pub struct ShardMetrics {
     pub connections: Counter,
     /// Connections accepted since the start.
     pub connections_accepted: Counter,
+    /// Connections that came from other shards since the start.
+    pub connections_moved: Counter,
     /// Write and fdatasync of a WAL turn.
     pub wal_sync: Latency,
     /// Bytes written to the WAL.
@@ -110,7 +112,7 @@ pub struct ShardMetrics {
     pub safety_late_us: Counter,
     /// New leaders of partitions of this shard, here or elsewhere, since the start.
     pub leadership_changes: Counter,
-    /// Fetch sessions of this shard's connections now.
+    /// Fetch sessions of the connections that are on this shard now.
     pub fetch_sessions: Counter,
     /// Bytes of entries read from files for followers that lag, since the start.
     pub catch_up_bytes: Counter,
@@ -127,6 +129,7 @@ impl Default for ShardMetrics {
             fetch_failed: Counter::default(),
             connections: Counter::default(),
             connections_accepted: Counter::default(),
+            connections_moved: Counter::default(),
             wal_sync: Latency::default(),
             wal_bytes: Counter::default(),
             busy_us: Counter::default(),

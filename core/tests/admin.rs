@@ -324,6 +324,8 @@ fn every_promised_series_is_fed_by_real_traffic() {
         ("chronik_connections", 1.0),
         ("chronik_connections_accepted_total", 1.0),
         ("chronik_connections_refused_total", 0.0),
+        ("chronik_connections_moved_total{shard=\"0\"}", 0.0),
+        ("chronik_connections_moved_total{shard=\"1\"}", 0.0),
         ("chronik_active_controller", 1.0),
         ("chronik_brokers", 1.0),
         ("chronik_topics", 2.0),

@@ -9,6 +9,7 @@ use chronik_net::codec::{
     ProducePartitionResponse, ProduceRequest, ProduceResponse, ProduceTopic, RequestHeader, ResponseFrame,
     StrBytes, TopicRef, Uuid,
 };
+use kafka_protocol::messages::{InitProducerIdRequest, InitProducerIdResponse};
 use kafka_protocol::protocol::{Decodable, Encodable};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -208,6 +209,16 @@ impl Connection {
             "one partition was asked"
         );
         Ok(response.topics.remove(0).partitions.remove(0))
+    }
+
+    /// The id of a new idempotent producer.
+    pub fn init_producer_id(&mut self) -> i64 {
+        let request =
+            InitProducerIdRequest::default().with_transactional_id(None).with_transaction_timeout_ms(60_000);
+        let answer: InitProducerIdResponse =
+            self.ask(ApiKey::InitProducerId, 4, &request).expect("an answer");
+        assert_eq!(answer.error_code, 0);
+        answer.producer_id.0
     }
 
     /// Fetches from `offset` on, waiting at most `max_wait_ms` for the first byte.

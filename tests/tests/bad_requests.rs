@@ -167,7 +167,7 @@ fn sequences_out_of_order() {
     let subject = Subject::start("sequences");
     let mut connection = Connection::open(&subject.address());
     connection.ensure_topic("sequences");
-    let id = init_producer_id(&mut connection);
+    let id = connection.init_producer_id();
     let mut send = |epoch, sequence| {
         let answer =
             produce(&mut connection, "sequences", idempotent_batch(id, epoch, sequence, &["a", "b"]));
@@ -183,16 +183,6 @@ fn sequences_out_of_order() {
     assert_eq!(send(1, 0), (ErrorCode::None, 14), "a newer epoch begins at 0");
     assert_eq!(send(0, 14).0, ErrorCode::InvalidProducerEpoch, "the older epoch is fenced");
     assert_eq!(send(2, 5).0, ErrorCode::OutOfOrderSequenceNumber, "a newer epoch does not begin at 5");
-}
-
-fn init_producer_id(connection: &mut Connection) -> i64 {
-    use kafka_protocol::messages::{InitProducerIdRequest, InitProducerIdResponse};
-    let request =
-        InitProducerIdRequest::default().with_transactional_id(None).with_transaction_timeout_ms(60_000);
-    let answer: InitProducerIdResponse =
-        connection.ask(ApiKey::InitProducerId, 4, &request).expect("an answer");
-    assert_eq!(answer.error_code, 0);
-    answer.producer_id.0
 }
 
 #[test]

@@ -231,6 +231,11 @@ fn traffic(families: &mut Families, view: &NodeView) {
     families
         .counter("chronik_connections_accepted_total", "Kafka connections accepted.")
         .set(vec![], sum(view, |metrics| &metrics.connections_accepted));
+    families.counter(
+        "chronik_connections_moved_total",
+        "Kafka connections that came to the shard from another one, because their requests are for it.",
+    );
+    by_shard(families, view, |metrics| &metrics.connections_moved);
     families
         .counter("chronik_connections_refused_total", "Kafka connections closed because a limit was reached.")
         .set(vec![], view.acceptor.refused.load(Ordering::Relaxed));

@@ -39,17 +39,14 @@ struct Reading {
 /// Plans the fetch and sends its slices; the future answers.
 pub fn start(
     broker: &Rc<Broker>,
-    connection: &Connection,
+    connection: &mut Connection,
     header: RequestHeader,
     request: FetchRequest,
 ) -> Later {
     let snapshot = broker.router.snapshot();
     let session = session_request(&request, header.api_version);
-    let (planned, sessions) = {
-        let mut sessions = broker.sessions.borrow_mut();
-        (sessions.plan(session, clock::monotonic_ms()), sessions.sizes().0)
-    };
-    broker.metrics.fetch_sessions.set(sessions as u64);
+    let planned = broker.sessions.borrow_mut().plan(session, clock::monotonic_ms());
+    broker.count_sessions();
     let plan = match planned {
         Ok(plan) => plan,
         Err(error) => {
@@ -58,9 +55,12 @@ pub fn start(
             return Box::pin(async move { frame(response.encode(&header)) });
         }
     };
+    connection.session_id = plan.session_id;
     let max_bytes = request.max_bytes.min(snapshot.config.fetch_max_bytes);
     let max_bytes = u32::try_from(max_bytes).unwrap_or(0);
     let reading = prepare(broker, &snapshot, &request, plan, max_bytes);
+    let filled = reading.slices.iter().enumerate().filter(|(_, (slice, _))| !slice.items.is_empty());
+    connection.note_owners(&broker.router, filled.map(|(shard, _)| ShardId(shard as u16)));
     let rack = rack_of(&request, header.api_version);
     let asked: Vec<_> = reading
         .slices

@@ -1,10 +1,11 @@
 //! Incremental fetch sessions (KIP-227): a client names its partitions once, then only what changed.
 //!
-//! One cache a shard, for the connections that live there; pure. The session id tells its shard (`id % shard_count`),
-//! so a client that comes back on another shard is told FETCH_SESSION_ID_NOT_FOUND and starts a new session, which
-//! every client does without a word.
+//! One cache a shard, for the connections that are there; pure. A session goes along when its connection moves to another
+//! shard ([`SessionCache::take`], [`SessionCache::put`]). A client that comes back by a new connection on another shard is told
+//! FETCH_SESSION_ID_NOT_FOUND and starts a new session, which every client does without a word.
 //!
-//! Invariants: the number of sessions and of partitions in them is bounded; an epoch is answered once.
+//! Invariants: the number of sessions and of partitions in them is bounded; an epoch is answered once; the id tells the shard
+//! where the session began (`id % shard_count`), so that no two shards give out the same.
 
 use std::collections::BTreeMap;
 
@@ -149,6 +150,13 @@ pub struct Plan {
     pub partitions: Vec<(PartitionKey, Wanted)>,
 }
 
+/// A session on its way to another shard.
+#[derive(Debug)]
+pub struct SessionParcel {
+    id: i32,
+    session: Box<Session>,
+}
+
 /// The fetch sessions of one shard.
 #[derive(Debug)]
 pub struct SessionCache {
@@ -197,6 +205,24 @@ impl SessionCache {
             return Ok(self.open(request, now_ms));
         }
         self.continue_session(request, now_ms)
+    }
+
+    /// Takes a session out, for another shard.
+    pub fn take(&mut self, id: i32) -> Option<SessionParcel> {
+        let session = self.sessions.remove(&id)?;
+        self.partition_count -= session.slots.len();
+        Some(SessionParcel { id, session: Box::new(session) })
+    }
+
+    /// Takes in a session of another shard. Where there is no room it ends, as it would if it were evicted; nor can it take
+    /// the place of one that has its id, which takes a shard that has given out all ids and begun again.
+    pub fn put(&mut self, parcel: SessionParcel, now_ms: u64) {
+        let SessionParcel { id, session } = parcel;
+        let partition_count = session.slots.len();
+        if !self.sessions.contains_key(&id) && self.make_room(partition_count, now_ms) {
+            self.partition_count += partition_count;
+            self.sessions.insert(id, *session);
+        }
     }
 
     fn open(&mut self, request: SessionRequest, now_ms: u64) -> Plan {
@@ -362,6 +388,44 @@ mod tests {
         assert_eq!(cache.plan(by_id, 0), Err(ErrorCode::FetchSessionTopicIdError));
         assert_eq!(cache.plan(request(id, -1, &[(0, 0)], &[]), 0).unwrap().session_id, 0);
         assert_eq!(cache.sizes(), (0, 0), "closed by epoch -1");
+    }
+
+    #[test]
+    fn a_session_that_moves_to_another_shard_goes_on_where_it_was() {
+        let (mut here, mut there) = (SessionCache::new(1, 0, 2, 1), SessionCache::new(1, 1, 2, 1));
+        let id = here.plan(request(0, 0, &[(0, 5), (1, 6)], &[]), 0).unwrap().session_id;
+        here.tell(id, &key(0), told(9), true);
+        let parcel = here.take(id).expect("it is there");
+        assert!(here.take(id).is_none() && here.take(0).is_none());
+        assert_eq!(here.sizes(), (0, 0));
+        assert_eq!(here.plan(request(id, 1, &[], &[]), 1), Err(ErrorCode::FetchSessionIdNotFound));
+
+        there.put(parcel, 1);
+        assert_eq!(there.sizes(), (1, 2));
+        let next = there.plan(request(id, 1, &[(0, 9)], &[]), 2).unwrap();
+        assert!(next.incremental);
+        assert_eq!(next.session_id, id);
+        assert_eq!(next.partitions, [(key(1), wanted(6)), (key(0), wanted(9))]);
+        assert!(!there.tell(id, &key(0), told(9), false), "it knows what it was told");
+    }
+
+    #[test]
+    fn a_session_that_moves_finds_no_room_or_its_id_in_use_and_ends() {
+        let (mut here, mut there) = (SessionCache::new(9, 0, 2, 1), SessionCache::new(1, 1, 2, 1));
+        let id = here.plan(request(0, 0, &[(0, 5)], &[]), 0).unwrap().session_id;
+        let own = there.plan(request(0, 0, &[(0, 5)], &[]), 0).unwrap().session_id;
+        there.put(here.take(id).unwrap(), 1);
+        assert_eq!(there.plan(request(id, 1, &[], &[]), 1), Err(ErrorCode::FetchSessionIdNotFound));
+        assert_eq!(there.sizes(), (1, 1));
+        assert!(there.plan(request(own, 1, &[], &[]), 1).is_ok());
+
+        let id = here.plan(request(0, 0, &[(0, 5)], &[]), 0).unwrap().session_id;
+        let mut twin = SessionCache::new(9, 0, 2, 1);
+        while twin.plan(request(0, 0, &[(0, 7), (1, 7)], &[]), 0).unwrap().session_id != id {}
+        let before = here.sizes();
+        here.put(twin.take(id).unwrap(), 1);
+        assert_eq!(here.sizes(), before);
+        assert_eq!(here.plan(request(id, 1, &[], &[]), 1).unwrap().partitions, [(key(0), wanted(5))]);
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Request handlers, a file an API family.
 //!
-//! The ones here answer from the metadata snapshot alone, on whichever shard the connection lives: pure functions
+//! The ones here answer from the metadata snapshot alone, on whichever shard the connection is: pure functions
 //! `(snapshot, request, context) -> response`. None of them waits, and none asks another shard or node for what it answers
 //! (field report 000); `settle` only looks, for a moment, whether the leaders that are about to be named are still there.
 //! Changes of the metadata are planned by `metadata::controller`.
 
 pub mod admin;
+pub mod affinity;
 pub mod cluster;
 pub mod configs;
 mod creation;

@@ -53,7 +53,7 @@ struct Gather {
 /// Sends the batches on their way; `done` is called with the answer, perhaps at once.
 pub fn start(
     broker: &Rc<Broker>,
-    connection: &Connection,
+    connection: &mut Connection,
     header: RequestHeader,
     request: ProduceRequest,
     done: Done,
@@ -84,6 +84,8 @@ pub fn start(
         done: Some(done),
     };
     let slices = gather.cut(request);
+    let filled = slices.iter().enumerate().filter(|(_, slice)| !slice.items.is_empty());
+    connection.note_owners(&broker.router, filled.map(|(shard, _)| ShardId(shard as u16)));
     gather.missing = slices.iter().filter(|slice| !slice.items.is_empty()).count();
     if gather.missing == 0 {
         return gather.answer();

@@ -11,10 +11,12 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use chronik_net::codec::{ErrorCode, TopicRef};
 use chronik_net::connection::{self, Call, CloseReason, ConnectionInfo, Service, Slot};
-use chronik_wal::types::GroupId;
+use chronik_net::rt::clock;
+use chronik_wal::types::{GroupId, ShardId};
 
+use super::affinity::{self, Affinity};
 use super::dispatch::{self, Done, Outcome, Started};
-use super::fetch_session::{PartitionKey, SessionCache, TopicKey};
+use super::fetch_session::{PartitionKey, SessionCache, SessionParcel, TopicKey};
 use super::settle::Witness;
 use crate::metadata::names::is_internal;
 use crate::metadata::snapshot::{Snapshot, TopicView};
@@ -29,13 +31,20 @@ pub struct Broker {
     pub witness: Box<dyn Witness>,
     /// Where requests are counted.
     pub metrics: Arc<ShardMetrics>,
-    /// The fetch sessions of this shard's connections.
+    /// The fetch sessions of the connections that are on this shard.
     pub sessions: RefCell<SessionCache>,
     /// The data directory, for DescribeLogDirs.
     pub data_dir: PathBuf,
 }
 
-/// What is kept of a connection.
+impl Broker {
+    /// Tells the metrics how many fetch sessions there are.
+    pub fn count_sessions(&self) {
+        self.metrics.fetch_sessions.set(self.sessions.borrow().sizes().0 as u64);
+    }
+}
+
+/// What is kept of a connection. It moves from shard to shard with the connection.
 #[derive(Debug)]
 pub struct Connection {
     /// Its number.
@@ -46,6 +55,38 @@ pub struct Connection {
     pub listener: Arc<str>,
     /// What the client says it is (ApiVersions v3 and up).
     pub software: String,
+    /// The fetch session that its client uses; 0 for none.
+    pub session_id: i32,
+    /// That session while the connection moves: it goes along.
+    session: Option<SessionParcel>,
+    affinity: Affinity,
+    /// Where its last request has shown it to belong; taken when that request has started.
+    destination: Option<ShardId>,
+}
+
+impl Connection {
+    /// What is kept of a connection that has just come.
+    #[must_use]
+    pub fn new(info: &ConnectionInfo) -> Self {
+        Self {
+            id: info.id,
+            peer: info.peer,
+            listener: info.listener.clone(),
+            software: String::new(),
+            session_id: 0,
+            session: None,
+            affinity: Affinity::default(),
+            destination: None,
+        }
+    }
+
+    /// Notes which shards a Produce or a Fetch is for.
+    pub fn note_owners(&mut self, router: &Router, owners: impl Iterator<Item = ShardId>) {
+        if router.has_other_shards() {
+            let owner = affinity::sole(owners);
+            self.destination = self.affinity.note(router.shard(), owner, clock::monotonic_ms);
+        }
+    }
 }
 
 /// The service of one shard.
@@ -58,7 +99,7 @@ impl Service for BrokerService {
         tracing::debug!(connection = info.id, peer = %info.peer, listener = &*info.listener, "connection accepted");
         self.0.metrics.connections.add(1);
         self.0.metrics.connections_accepted.add(1);
-        Connection { id: info.id, peer: info.peer, listener: info.listener.clone(), software: String::new() }
+        Connection::new(info)
     }
 
     fn pipelines(&self, frame: &[u8]) -> bool {
@@ -70,7 +111,11 @@ impl Service for BrokerService {
             let responder = slot.responder();
             Box::new(move |outcome| responder.complete(outcome.into()))
         };
-        match dispatch::dispatch(&self.0, connection, frame, done) {
+        let started = dispatch::dispatch(&self.0, connection, frame, done);
+        if let Some(shard) = connection.destination.take() {
+            slot.move_to(usize::from(shard.0));
+        }
+        match started {
             Started::Ended(outcome) => Call::Done(outcome.into()),
             Started::Later(answer) => Call::Later(Box::pin(async move { answer.await.into() })),
             Started::Deferred => Call::Deferred,
@@ -86,6 +131,34 @@ impl Service for BrokerService {
             %reason,
             "connection closed"
         );
+    }
+
+    fn leaves(&self, connection: &mut Connection) {
+        self.0.metrics.connections.sub(1);
+        connection.session = self.0.sessions.borrow_mut().take(connection.session_id);
+        self.0.count_sessions();
+    }
+
+    fn stays(&self, connection: &mut Connection) {
+        self.0.metrics.connections.add(1);
+        self.keep_session(connection);
+    }
+
+    fn arrives(&self, connection: &mut Connection) {
+        self.0.metrics.connections.add(1);
+        self.0.metrics.connections_moved.add(1);
+        connection.affinity.moved(clock::monotonic_ms());
+        self.keep_session(connection);
+    }
+}
+
+impl BrokerService {
+    /// Takes in the session that came with a connection. Without room for it the client is told that it does not exist.
+    fn keep_session(&self, connection: &mut Connection) {
+        if let Some(session) = connection.session.take() {
+            self.0.sessions.borrow_mut().put(session, clock::monotonic_ms());
+            self.0.count_sessions();
+        }
     }
 }
 

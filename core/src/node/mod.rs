@@ -21,9 +21,10 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use chronik_net::acceptor::{Accepted, Acceptor, BoundListener, ConnectionLimits};
+use chronik_net::connection::{Moved, Ways};
 use chronik_net::peer::listener::serve_port;
 use chronik_net::rt::executor::{ShardsConfig, ShardsError, run_shards};
-use chronik_net::rt::mailbox::{Sender, mailbox};
+use chronik_net::rt::mailbox::{Sender, Unbound, mailbox};
 use chronik_net::rt::signal;
 use chronik_wal::disk::Disk;
 use chronik_wal::identity::Identity;
@@ -35,6 +36,7 @@ use self::shard_task::ShardTask;
 use self::start::{Opened, StartError};
 use crate::admin::NodeView;
 use crate::config::server::ServerConfig;
+use crate::handlers::service::Connection;
 use crate::metadata::snapshot::Snapshot;
 use crate::shard::pump::{Mail, Remaining};
 
@@ -44,12 +46,18 @@ const MAILBOX_CAPACITY: usize = 16_384;
 /// Sockets on their way to a shard.
 const SOCKETS_CAPACITY: usize = 1_024;
 
+/// Connections on their way from other shards to a shard; one that finds no room stays where it is.
+const MOVED_CAPACITY: usize = 256;
+
 /// How long a start waits for the metadata to be as new as it is itself before it lets clients in, new or not: what is left of
 /// a cluster answers all the same.
 const CAUGHT_UP_WAIT: Duration = Duration::from_secs(3);
 
 /// How long a start waits for its groups to be led before it lets clients in, led or not.
 const LEADERS_WAIT: Duration = Duration::from_millis(500);
+
+/// Where the connections that move to a shard come in.
+type MovedInbox = Option<Unbound<Moved<Connection>>>;
 
 /// What the main thread of a running node is told.
 #[derive(Debug)]
@@ -97,11 +105,14 @@ fn serve(config: &ServerConfig, opened: Opened) -> Result<(), StartError> {
         }
         inboxes.push((mail_inbox, socket_inbox, peers));
     }
-    let tasks =
-        shards.into_iter().zip(inboxes).map(|(start, (mail_inbox, socket_inbox, network))| ShardTask {
+    let (ways, moved) = ways(shard_count)?;
+    let tasks = shards.into_iter().zip(inboxes).zip(moved).map(
+        |((start, (mail_inbox, socket_inbox, network)), moved)| ShardTask {
             start,
             mail: mail_inbox,
             sockets: socket_inbox,
+            moved,
+            ways: ways.clone(),
             senders: mail.clone(),
             snapshot: published.clone(),
             disk: disk.clone(),
@@ -109,7 +120,8 @@ fn serve(config: &ServerConfig, opened: Opened) -> Result<(), StartError> {
             notices: notice_sender.clone(),
             remaining: remaining.clone(),
             ready: ready_sender.clone(),
-        });
+        },
+    );
     let running = run_shards(&ShardsConfig::new(shard_count), tasks.collect(), |_, task| task.run())?;
     for _ in 0..shard_count {
         match ready.recv() {
@@ -164,6 +176,16 @@ fn serve(config: &ServerConfig, opened: Opened) -> Result<(), StartError> {
     drop(lock);
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The ways by which connections move between shards, and where each ends; none for a shard that has no other.
+fn ways(shard_count: usize) -> Result<(Ways<Connection>, Vec<MovedInbox>), StartError> {
+    if shard_count == 1 {
+        return Ok((Vec::new(), vec![None]));
+    }
+    let mailboxes = (0..shard_count).map(|_| mailbox(MOVED_CAPACITY).map_err(StartError::Mailbox));
+    let mailboxes = mailboxes.collect::<Result<Vec<_>, _>>()?;
+    Ok(mailboxes.into_iter().map(|(sender, inbox)| (sender, Some(inbox))).unzip())
 }
 
 fn stop_shard(mail: &Sender<Mail>) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use chronik_net::acceptor::Accepted;
-use chronik_net::connection::{ConnectionConfig, Connections};
+use chronik_net::connection::{ConnectionConfig, Connections, Moved, Ways};
 use chronik_net::rt::event::Event as Wake;
 use chronik_net::rt::helper::HelperPool;
 use chronik_net::rt::mailbox::{Sender, Unbound};
@@ -21,7 +21,7 @@ use super::data::ShardStart;
 use super::peers::{PeerNetwork, Peers};
 use crate::config::broker::BrokerConfig;
 use crate::handlers::fetch_session::SessionCache;
-use crate::handlers::service::{Broker, BrokerService};
+use crate::handlers::service::{Broker, BrokerService, Connection};
 use crate::metadata::snapshot::Snapshot;
 use crate::shard::pump::{Mail, Pump, Remaining, take_mail};
 use crate::shard::router::Router;
@@ -43,6 +43,10 @@ pub struct ShardTask {
     pub mail: Unbound<Mail>,
     /// Its sockets.
     pub sockets: Unbound<Accepted>,
+    /// The connections that other shards send; none for the only shard.
+    pub moved: Option<Unbound<Moved<Connection>>>,
+    /// The ways to send connections to every shard, in order; empty for the only shard.
+    pub ways: Ways<Connection>,
     /// Every shard's mailbox, in order.
     pub senders: Vec<Sender<Mail>>,
     /// The published metadata.
@@ -70,7 +74,20 @@ impl ShardTask {
     }
 
     async fn serve(self) -> Result<(), String> {
-        let Self { start, mail, sockets, senders, snapshot, disk, network, notices, remaining, ready } = self;
+        let Self {
+            start,
+            mail,
+            sockets,
+            moved,
+            ways,
+            senders,
+            snapshot,
+            disk,
+            network,
+            notices,
+            remaining,
+            ready,
+        } = self;
         let (seed, first_snapshot) = (start.seed.clone(), start.snapshot.clone());
         let config = &first_snapshot.config;
         let shard = start.open(&*disk).map_err(text)?;
@@ -90,8 +107,8 @@ impl ShardTask {
             sessions: RefCell::new(sessions(config, &seed)),
             data_dir: seed.data_dir.clone(),
         });
-        let connections =
-            Connections::new(Rc::new(BrokerService(broker)), connection_config(config, seed.shard_count));
+        let bounds = connection_config(config, seed.shard_count);
+        let connections = Connections::linked(Rc::new(BrokerService(broker)), bounds, ways);
         let stop = Rc::new(Wake::new());
         if let Some(sockets) = peer_sockets {
             let sockets = sockets.bind().map_err(text)?;
@@ -99,6 +116,10 @@ impl ShardTask {
         }
         glommio::spawn_local(take_mail(mailbox, router.clone(), peers.clone(), stop.clone())).detach();
         glommio::spawn_local(connections.clone().serve(sockets)).detach();
+        if let Some(moved) = moved {
+            let moved = moved.bind().map_err(text)?;
+            glommio::spawn_local(connections.clone().serve_moved(moved)).detach();
+        }
         let drained = remaining.serving.clone();
         glommio::spawn_local(async move {
             stop.wait().await;

@@ -130,6 +130,12 @@ impl Router {
         (0..self.shard_count).map(ShardId)
     }
 
+    /// Whether the node has other shards than this one.
+    #[must_use]
+    pub fn has_other_shards(&self) -> bool {
+        self.shard_count > 1
+    }
+
     /// The shard that owns a group.
     #[must_use]
     pub fn owner(&self, group: GroupId) -> ShardId {

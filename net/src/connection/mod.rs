@@ -1,13 +1,15 @@
 //! Connections: from a socket to frames, from frames to a [`Service`], and the answers back in order.
 //!
-//! Each connection lives on one shard, as one task that both reads and writes: what arrives in one read is dispatched and
-//! what is answered at once leaves in one vectored write, without a second task in between.
+//! Each connection lives on one shard at a time, as one task that both reads and writes: what arrives in one read is dispatched
+//! and what is answered at once leaves in one vectored write, without a second task in between. Between two requests it may
+//! move to another shard, when its service asks for that ([`Slot::move_to`]).
 //!
 //! Measured (`examples/echo.rs`, 2 cores shared with a blocking client): a lone 128-byte request 61 µs round trip and
 //! 17 µs of CPU on the shard; 256-byte requests 128 at a time 0.25 µs of CPU each; frames of 1 MiB 3.8 GB/s and 0.09 s of CPU a GB.
 //!
 //! Reading order: this file (the service's view), `pipeline` (order), `budget` (memory), `shared` (state and
-//! answers), `socket`, `reader`, `writer`, `set` (all connections of a shard: adoption, idle clients, shutdown).
+//! answers), `socket`, `reader`, `writer`, `set` (all connections of a shard: adoption, idle clients, shutdown), `moving`
+//! (from one shard to another).
 //!
 //! Invariants: requests start in the order of their arrival, a request that is not pipelined alone; responses leave in
 //! the order of requests; requests, their bytes and unsent answers are bounded per connection, request bytes per shard
@@ -22,6 +24,9 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 mod budget;
+mod moving;
+#[cfg(test)]
+mod moving_tests;
 mod pipeline;
 mod reader;
 mod set;
@@ -30,6 +35,7 @@ mod shared;
 mod tests;
 mod writer;
 
+pub use moving::{Moved, Ways};
 pub use set::{ConnectionStats, Connections};
 pub use shared::{Responder, Slot};
 
@@ -133,8 +139,8 @@ impl fmt::Debug for Call {
 
 /// Answers requests. One instance a shard.
 pub trait Service: 'static {
-    /// What the service keeps for each connection (client id, session, credentials).
-    type Connection: 'static;
+    /// What the service keeps for each connection (client id, session, credentials). It moves along with the connection.
+    type Connection: Send + 'static;
 
     /// A client has come.
     fn connected(&self, info: &ConnectionInfo) -> Self::Connection;
@@ -149,6 +155,21 @@ pub trait Service: 'static {
 
     /// The connection has ended; requests under way may still complete, to no effect.
     fn closed(&self, connection: Self::Connection, reason: &CloseReason);
+
+    /// The connection is about to be sent to another shard: what this one keeps of it goes along in `connection`.
+    fn leaves(&self, connection: &mut Self::Connection) {
+        let _ = connection;
+    }
+
+    /// After [`Service::leaves`]: the other shard takes none now, and the connection goes on here.
+    fn stays(&self, connection: &mut Self::Connection) {
+        let _ = connection;
+    }
+
+    /// A connection has come from another shard. It was announced by [`Service::connected`] on its first one.
+    fn arrives(&self, connection: &mut Self::Connection) {
+        let _ = connection;
+    }
 }
 
 /// Why a connection ended.

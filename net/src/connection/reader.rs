@@ -14,10 +14,10 @@ use bytes::{Buf, BytesMut};
 use futures_lite::future::{or, poll_fn};
 use rustix::net::{RecvFlags, recv};
 
+use super::moving::Unread;
 use super::set::Counters;
 use super::shared::{Ending, Shared, Slot};
 use super::{Call, CloseReason, Service};
-use crate::frame_reader::FrameReader;
 use crate::rt::clock;
 use crate::rt::executor::breathe;
 use crate::rt::scratch::Scratch;
@@ -25,6 +25,9 @@ use crate::rt::socket::Socket;
 
 /// Reads in a row after which a connection lets the others of its shard go first.
 const READS_PER_TURN: usize = 16;
+/// How long a connection that is to move waits for its last answers before it stays: longer than consumers wait for records
+/// (half a second by default), shorter than clients notice.
+const LEAVE_WAIT: Duration = Duration::from_secs(2);
 
 /// Reads one connection until its end.
 pub(super) struct Reader<'a, S: Service> {
@@ -34,11 +37,8 @@ pub(super) struct Reader<'a, S: Service> {
     connection: &'a mut S::Connection,
     scratch: &'a Scratch,
     counters: &'a Counters,
-    frames: FrameReader,
-    /// A frame that may not start yet, whether it is pipelined, and what was received after it.
-    held: Option<(BytesMut, bool)>,
-    rest: BytesMut,
-    /// What the budget knows of all these.
+    unread: Unread,
+    /// What the budget knows of it.
     charged_bytes: usize,
     /// Receives since the connection last waited.
     reads: usize,
@@ -52,24 +52,32 @@ impl<'a, S: Service> Reader<'a, S> {
         connection: &'a mut S::Connection,
         scratch: &'a Scratch,
         counters: &'a Counters,
+        unread: Unread,
     ) -> Self {
-        let frames = FrameReader::new(shared.config.frame_bytes_max);
-        Self {
+        shared.within_frame.set(unread.frames.is_within_frame());
+        let mut reader = Self {
             shared,
             socket,
             service,
             connection,
             scratch,
             counters,
-            frames,
-            held: None,
-            rest: BytesMut::new(),
+            unread,
             charged_bytes: 0,
             reads: 0,
-        }
+        };
+        reader.settle();
+        reader
     }
 
-    /// Reads until the connection is to end; the end has then been asked for.
+    /// What was received and has not become a request, for a reader on another shard.
+    pub(super) fn into_unread(mut self) -> Unread {
+        let frame_bytes_max = self.shared.config.frame_bytes_max;
+        std::mem::replace(&mut self.unread, Unread::new(frame_bytes_max))
+    }
+
+    /// Reads until the connection is to end; the end has then been asked for. May be dropped while the connection is to move,
+    /// and run again.
     pub(super) async fn run(&mut self) {
         if let Err(reason) = self.read_on().await {
             self.shared.end(Ending::Flush, reason);
@@ -78,16 +86,20 @@ impl<'a, S: Service> Reader<'a, S> {
 
     async fn read_on(&mut self) -> Result<(), CloseReason> {
         while self.shared.ending().is_none() {
-            if let Some((frame, pipelined)) = self.held.take() {
+            if self.shared.leaving().is_some() {
+                self.wait_to_leave().await;
+                continue;
+            }
+            if let Some((frame, pipelined)) = self.unread.held.take() {
                 self.wait_to_start(frame.len(), pipelined).await;
                 if self.shared.ending().is_some() {
                     return Ok(());
                 }
                 self.start(frame, pipelined);
-                let mut rest = std::mem::take(&mut self.rest);
+                let mut rest = std::mem::take(&mut self.unread.rest);
                 let consumed = self.absorb(&rest)?;
                 rest.advance(consumed);
-                self.rest = rest;
+                self.unread.rest = rest;
                 self.settle();
                 continue;
             }
@@ -124,7 +136,7 @@ impl<'a, S: Service> Reader<'a, S> {
             Poll::Ready(Ok(count)) => {
                 self.note_received(count);
                 let consumed = self.absorb(&buffer[..count])?;
-                self.rest.extend_from_slice(&buffer[consumed..count]);
+                self.unread.rest.extend_from_slice(&buffer[consumed..count]);
                 self.settle();
                 Poll::Ready(Ok(()))
             }
@@ -134,7 +146,7 @@ impl<'a, S: Service> Reader<'a, S> {
 
     /// Receives into the frame that is being received, when it is large; true when anything came.
     fn receive_direct(&mut self) -> Result<bool, CloseReason> {
-        let Some(space) = self.frames.direct_space() else {
+        let Some(space) = self.unread.frames.direct_space() else {
             return Ok(false);
         };
         let received = self.socket.with_descriptor(|descriptor| recv(descriptor, space, RecvFlags::DONTWAIT));
@@ -149,7 +161,7 @@ impl<'a, S: Service> Reader<'a, S> {
         };
         self.note_received(count);
         // SAFETY: the kernel has written `count` bytes into that space.
-        let frame = unsafe { self.frames.direct_received(count) };
+        let frame = unsafe { self.unread.frames.direct_received(count) };
         if let Some(frame) = frame {
             self.take_frame(frame);
         }
@@ -160,12 +172,12 @@ impl<'a, S: Service> Reader<'a, S> {
     /// Cuts frames from `input` and starts them while they may start; bytes consumed.
     fn absorb(&mut self, input: &[u8]) -> Result<usize, CloseReason> {
         let mut left = input;
-        while self.held.is_none() && !left.is_empty() && self.shared.ending().is_none() {
-            if let Some(frame) = self.frames.feed(&mut left)? {
+        while self.unread.held.is_none() && !left.is_empty() && self.shared.ending().is_none() {
+            if let Some(frame) = self.unread.frames.feed(&mut left)? {
                 self.take_frame(frame);
             }
         }
-        self.shared.within_frame.set(self.frames.is_within_frame());
+        self.shared.within_frame.set(self.unread.frames.is_within_frame());
         Ok(input.len() - left.len())
     }
 
@@ -176,7 +188,7 @@ impl<'a, S: Service> Reader<'a, S> {
         if self.shared.may_start(frame.len(), pipelined) {
             self.start(frame, pipelined);
         } else {
-            self.held = Some((frame, pipelined));
+            self.unread.held = Some((frame, pipelined));
         }
     }
 
@@ -208,6 +220,21 @@ impl<'a, S: Service> Reader<'a, S> {
         }
     }
 
+    /// Receives nothing while the last answers are waited for. The writing side says when all are sent; after too long a time
+    /// the connection stays.
+    async fn wait_to_leave(&self) {
+        let ended = async {
+            while self.shared.ending().is_none() {
+                self.shared.ending_asked.wait().await;
+            }
+        };
+        let too_long = async {
+            glommio::timer::Timer::new(LEAVE_WAIT).await;
+            self.shared.stay();
+        };
+        or(ended, too_long).await;
+    }
+
     async fn wait_for_memory(&self) {
         while !self.shared.budget.may_read(self.shared.info.id) && self.shared.ending().is_none() {
             self.shared.budget.wait(&self.shared.progress);
@@ -217,8 +244,7 @@ impl<'a, S: Service> Reader<'a, S> {
 
     /// Tells the budget what this side holds now.
     fn settle(&mut self) {
-        let held_frame = self.held.as_ref().map_or(0, |(frame, _)| frame.len());
-        self.charge(self.frames.held_bytes() + held_frame + self.rest.len());
+        self.charge(self.unread.held_bytes());
     }
 
     fn charge(&mut self, bytes: usize) {

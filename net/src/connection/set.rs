@@ -1,4 +1,4 @@
-//! All connections of one shard: takes sockets in, closes idle ones, ends them all at shutdown.
+//! All connections of one shard: takes sockets in, closes idle ones, sends away those that move, ends them all at shutdown.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -9,13 +9,14 @@ use futures_lite::future::or;
 use glommio::timer::Timer;
 
 use super::budget::Budget;
+use super::moving::{self, Moved, Unread, Ways};
 use super::reader::Reader;
 use super::shared::{Ending, Shared};
 use super::{CloseReason, ConnectionConfig, ConnectionInfo, Service, writer};
 use crate::acceptor::{Accepted, Permit};
 use crate::rt::clock;
 use crate::rt::event::Event;
-use crate::rt::mailbox::Receiver;
+use crate::rt::mailbox::{Receiver, Sender};
 use crate::rt::scratch::Scratch;
 use crate::rt::socket::Socket;
 
@@ -35,6 +36,8 @@ pub struct ConnectionStats {
     pub sent_bytes: u64,
     /// Requests started.
     pub requests: u64,
+    /// Connections that came from other shards.
+    pub arrivals: u64,
     /// Bytes of requests held now, under way or half received.
     pub request_bytes: usize,
 }
@@ -44,6 +47,7 @@ pub(super) struct Counters {
     received_bytes: Cell<u64>,
     sent_bytes: Cell<u64>,
     requests: Cell<u64>,
+    arrivals: Cell<u64>,
 }
 
 impl Counters {
@@ -58,12 +62,17 @@ impl Counters {
     pub(super) fn count_request(&self) {
         self.requests.set(self.requests.get() + 1);
     }
+
+    pub(super) fn count_arrival(&self) {
+        self.arrivals.set(self.arrivals.get() + 1);
+    }
 }
 
 /// The connections of one shard.
 pub struct Connections<S: Service> {
     service: Rc<S>,
     config: ConnectionConfig,
+    ways: Ways<S::Connection>,
     budget: Rc<Budget>,
     scratch: Scratch,
     counters: Counters,
@@ -79,12 +88,19 @@ impl<S: Service> std::fmt::Debug for Connections<S> {
 }
 
 impl<S: Service> Connections<S> {
-    /// An empty set on the calling shard. Idle connections are watched until the set is dropped.
+    /// An empty set on the calling shard, whose connections stay there. Idle connections are watched until the set is dropped.
     #[must_use]
     pub fn new(service: Rc<S>, config: ConnectionConfig) -> Rc<Self> {
+        Self::linked(service, config, Vec::new())
+    }
+
+    /// As [`Self::new`], with connections that may move to the shards at the end of `ways`.
+    #[must_use]
+    pub fn linked(service: Rc<S>, config: ConnectionConfig, ways: Ways<S::Connection>) -> Rc<Self> {
         let set = Rc::new(Self {
             service,
             config,
+            ways,
             budget: Rc::new(Budget::new(config.shard_request_bytes_max)),
             scratch: Scratch::default(),
             counters: Counters::default(),
@@ -111,9 +127,42 @@ impl<S: Service> Connections<S> {
         }
         let Accepted { id, socket, peer, local, listener, permit } = accepted;
         let info = ConnectionInfo { id, peer, local, listener };
-        let shared = Rc::new(Shared::new(info, self.config, self.budget.clone()));
-        self.open.borrow_mut().insert(id, shared.clone());
-        glommio::spawn_local(serve_one(self.clone(), shared, Socket::adopt(socket), permit)).detach();
+        let connection = self.service.connected(&info);
+        let unread = Unread::new(self.config.frame_bytes_max);
+        self.clone().serve_in_task(self.shared(info), Socket::adopt(socket), permit, connection, unread);
+    }
+
+    /// What the sides of a connection share here.
+    pub(super) fn shared(&self, info: ConnectionInfo) -> Rc<Shared> {
+        Rc::new(Shared::new(info, self.config, self.budget.clone()))
+    }
+
+    pub(super) fn serve_in_task(
+        self: Rc<Self>,
+        shared: Rc<Shared>,
+        socket: Socket,
+        permit: Permit,
+        connection: S::Connection,
+        unread: Unread,
+    ) {
+        self.open.borrow_mut().insert(shared.info.id, shared.clone());
+        glommio::spawn_local(serve_one(self, shared, socket, permit, connection, unread)).detach();
+    }
+
+    pub(super) fn service(&self) -> &S {
+        &self.service
+    }
+
+    pub(super) fn ways(&self) -> &[Sender<Moved<S::Connection>>] {
+        &self.ways
+    }
+
+    pub(super) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.get()
     }
 
     /// Stops reading everywhere, answers what is under way and closes; what is not done by then is cut off.
@@ -145,8 +194,15 @@ impl<S: Service> Connections<S> {
             received_bytes: self.counters.received_bytes.get(),
             sent_bytes: self.counters.sent_bytes.get(),
             requests: self.counters.requests.get(),
+            arrivals: self.counters.arrivals.get(),
             request_bytes: self.budget.used_bytes(),
         }
+    }
+
+    /// The connection is no longer here.
+    fn forget(&self, shared: &Shared) {
+        self.open.borrow_mut().remove(&shared.info.id);
+        self.one_closed.notify();
     }
 
     async fn wait_until_closed(&self) {
@@ -177,24 +233,46 @@ impl<S: Service> Connections<S> {
     }
 }
 
-async fn serve_one<S: Service>(set: Rc<Connections<S>>, shared: Rc<Shared>, socket: Socket, permit: Permit) {
-    let mut connection = set.service.connected(&shared.info);
-    {
-        let mut reader =
-            Reader::new(&shared, &socket, &*set.service, &mut connection, &set.scratch, &set.counters);
+/// Serves a connection until it ends or moves away.
+async fn serve_one<S: Service>(
+    set: Rc<Connections<S>>,
+    shared: Rc<Shared>,
+    socket: Socket,
+    mut permit: Permit,
+    mut connection: S::Connection,
+    mut unread: Unread,
+) {
+    loop {
+        let (service, scratch, counters) = (&*set.service, &set.scratch, &set.counters);
+        let mut reader = Reader::new(&shared, &socket, service, &mut connection, scratch, counters, unread);
         let reading = async {
             reader.run().await;
             std::future::pending::<()>().await;
         };
-        or(reading, writer::run(&shared, &socket, &set.counters)).await;
+        or(reading, writer::run(&shared, &socket, counters)).await;
+        unread = reader.into_unread();
+        if shared.ending().is_some() {
+            break;
+        }
+        let Ok(duplicate) = socket.duplicate() else {
+            // No descriptor is left for a moment: it goes on here.
+            shared.stay();
+            continue;
+        };
+        match set.send_away(&shared, moving::pack(&shared, duplicate, permit, connection, unread)) {
+            Ok(()) => return set.forget(&shared),
+            Err(back) => {
+                shared.stay();
+                Moved { permit, connection, unread, .. } = *back;
+            }
+        }
     }
     shared.forget_requests();
     socket.finish();
     let reason = shared.reason();
     tracing::debug!(connection = shared.info.id, peer = %shared.info.peer, %reason, "connection closed");
     set.service.closed(connection, &reason);
-    set.open.borrow_mut().remove(&shared.info.id);
-    set.one_closed.notify();
+    set.forget(&shared);
     drop(permit);
 }
 

@@ -1,6 +1,6 @@
 //! What the reading and the writing side of a connection share, and the handle by which a request is answered.
 //!
-//! Lives on the connection's shard; kept alive by requests that are still under way when the client has gone.
+//! Lives on the shard where the connection is, one for each stay; kept alive by requests that are still under way when the client has gone.
 //! No `RefCell` here is borrowed across an await or while the service runs.
 
 use std::cell::{Cell, RefCell};
@@ -38,6 +38,8 @@ pub(super) struct Shared {
     pub(super) ending_asked_of_writer: Event,
     ending: Cell<Option<Ending>>,
     reason: RefCell<Option<CloseReason>>,
+    /// The shard that the connection is to go on on, once all is answered.
+    leaving: Cell<Option<usize>>,
     pub(super) muted_until_ms: Cell<u64>,
     pub(super) last_activity_ms: Cell<u64>,
     pub(super) within_frame: Cell<bool>,
@@ -58,6 +60,7 @@ impl Shared {
             ending_asked_of_writer: Event::new(),
             ending: Cell::new(None),
             reason: RefCell::new(None),
+            leaving: Cell::new(None),
             muted_until_ms: Cell::new(0),
             last_activity_ms: Cell::new(clock::monotonic_ms()),
             within_frame: Cell::new(false),
@@ -83,6 +86,22 @@ impl Shared {
 
     pub(super) fn reason(&self) -> CloseReason {
         self.reason.borrow().clone().unwrap_or(CloseReason::Client)
+    }
+
+    /// Where the connection is to go, if anywhere.
+    pub(super) fn leaving(&self) -> Option<usize> {
+        self.leaving.get()
+    }
+
+    fn leave(&self, shard: usize) {
+        self.leaving.set(Some(shard));
+        // The writing side decides when all is answered: it may be so already.
+        self.answered.notify();
+    }
+
+    /// The connection does not leave after all.
+    pub(super) fn stay(&self) {
+        self.leaving.set(None);
     }
 
     /// Gives a request its place.
@@ -139,6 +158,7 @@ impl Shared {
             && pipeline.len() < self.config.requests_max
             && pipeline.answer_bytes() + self.out.borrow().len_bytes() < self.config.unsent_bytes_max
             && self.ending.get().is_none()
+            && self.leaving.get().is_none()
             && !self.is_muted()
     }
 
@@ -164,6 +184,12 @@ impl Slot {
     #[must_use]
     pub fn info(&self) -> &ConnectionInfo {
         &self.shared.info
+    }
+
+    /// Asks that the connection go on on another shard of the node. It does, once this request and those before it have been
+    /// answered and the answers sent, unless that takes too long or that shard takes none now: then it stays.
+    pub fn move_to(&self, shard: usize) {
+        self.shared.leave(shard);
     }
 
     /// A handle that ends this request later, from any task of this shard. To be used with [`super::Call::Deferred`].

@@ -13,12 +13,12 @@ use glommio::timer::Timer;
 use socket2::SockRef;
 
 use super::*;
-use crate::acceptor::{Acceptor, ConnectionLimits, ListenerConfig, bind};
-use crate::rt::executor::{Shards, ShardsConfig, run_shards};
-use crate::rt::mailbox::{Sender, mailbox};
+use crate::acceptor::{Accepted, Acceptor, ConnectionLimits, ListenerConfig, bind};
+use crate::rt::executor::{ShardContext, Shards, ShardsConfig, run_shards};
+use crate::rt::mailbox::{Sender, Unbound, mailbox};
 
 /// The first byte of a request says what is done with it; the second is a number.
-mod kind {
+pub(super) mod kind {
     /// Echo at once, not pipelined.
     pub const ECHO: u8 = b'e';
     /// Echo after so many milliseconds, pipelined.
@@ -39,16 +39,34 @@ mod kind {
     pub const MUTE: u8 = b'm';
     /// The number of requests under way when it started.
     pub const COUNT: u8 = b'?';
+    /// Pipelined: moves the connection to the shard that the second byte says, and is answered as the third says.
+    pub const MOVE: u8 = b'>';
+    /// Echo. What else the third byte of [`MOVE`] may be: no answer, or an answer that mutes for 100 ms.
+    pub const MOVE_SILENT: u8 = b'n';
+    pub const MOVE_MUTE: u8 = b'm';
+    /// The shard, and what the service keeps of the connection: its requests, its arrivals, its failed departures.
+    pub const WHERE: u8 = b'h';
+}
+
+/// What the test's service keeps of a connection.
+#[derive(Debug, Default)]
+pub(super) struct Visitor {
+    requests: u8,
+    arrivals: u8,
+    stays: u8,
+    /// Set between leaving one shard and arriving on another.
+    packed: bool,
 }
 
 #[derive(Default)]
 struct TestService {
+    shard: u8,
     deferred: RefCell<Vec<(Responder, BytesMut)>>,
     under_way: Rc<RefCell<u32>>,
     closed: RefCell<Option<mpsc::Sender<String>>>,
 }
 
-fn response(payload: &[u8]) -> Bytes {
+pub(super) fn response(payload: &[u8]) -> Bytes {
     let mut frame = BytesMut::with_capacity(4 + payload.len());
     frame.put_i32(i32::try_from(payload.len()).unwrap());
     frame.put_slice(payload);
@@ -72,16 +90,34 @@ impl TestService {
 }
 
 impl Service for TestService {
-    type Connection = ();
+    type Connection = Visitor;
 
-    fn connected(&self, _: &ConnectionInfo) {}
-
-    fn pipelines(&self, frame: &[u8]) -> bool {
-        matches!(frame[0], kind::LATER | kind::DEFER | kind::RELEASE)
+    fn connected(&self, _: &ConnectionInfo) -> Visitor {
+        Visitor::default()
     }
 
-    fn call(&self, _: &mut (), frame: BytesMut, slot: &Slot) -> Call {
+    fn pipelines(&self, frame: &[u8]) -> bool {
+        matches!(frame[0], kind::LATER | kind::DEFER | kind::RELEASE | kind::MOVE)
+    }
+
+    fn call(&self, visitor: &mut Visitor, frame: BytesMut, slot: &Slot) -> Call {
+        assert!(!visitor.packed, "a request of a connection that has left");
+        visitor.requests = visitor.requests.wrapping_add(1);
         match frame[0] {
+            kind::MOVE => {
+                slot.move_to(frame[1].into());
+                Call::Done(match frame.get(2) {
+                    Some(&kind::MOVE_SILENT) => Outcome::NoReply,
+                    Some(&kind::MOVE_MUTE) => {
+                        Outcome::ReplyThenMute { frame: response(&frame).into(), mute_ms: 100 }
+                    }
+                    _ => reply(&frame),
+                })
+            }
+            kind::WHERE => {
+                let Visitor { requests, arrivals, stays, .. } = *visitor;
+                Call::Done(reply(&[self.shard, requests, arrivals, stays]))
+            }
             kind::LATER | kind::ALONE => self.echo_after(frame),
             kind::DEFER => {
                 self.deferred.borrow_mut().push((slot.responder(), frame));
@@ -121,7 +157,22 @@ impl Service for TestService {
         }
     }
 
-    fn closed(&self, (): (), reason: &CloseReason) {
+    fn leaves(&self, visitor: &mut Visitor) {
+        assert!(!std::mem::replace(&mut visitor.packed, true));
+    }
+
+    fn stays(&self, visitor: &mut Visitor) {
+        assert!(std::mem::take(&mut visitor.packed));
+        visitor.stays += 1;
+    }
+
+    fn arrives(&self, visitor: &mut Visitor) {
+        assert!(std::mem::take(&mut visitor.packed));
+        visitor.arrivals = visitor.arrivals.wrapping_add(1);
+    }
+
+    fn closed(&self, visitor: Visitor, reason: &CloseReason) {
+        assert!(!visitor.packed);
         if let Some(sender) = &*self.closed.borrow() {
             let _ = sender.send(reason.to_string());
         }
@@ -131,76 +182,146 @@ impl Service for TestService {
 enum Command {
     Drain(Duration, mpsc::Sender<bool>),
     Stats(mpsc::Sender<ConnectionStats>),
+    /// Says that it is there, then keeps the shard from all else until the other side of this is gone.
+    Block(mpsc::Sender<()>, mpsc::Receiver<()>),
 }
 
-struct Server {
+/// What one shard of a test's server is given.
+struct Seed {
+    accepted: Unbound<Accepted>,
+    moved: Unbound<Moved<Visitor>>,
+    commands: Unbound<Command>,
+    closed: mpsc::Sender<String>,
+    ways: Ways<Visitor>,
+    config: ConnectionConfig,
+}
+
+impl Seed {
+    async fn run(self, shard: u8) {
+        let service =
+            TestService { shard, closed: RefCell::new(Some(self.closed)), ..TestService::default() };
+        let connections = Connections::linked(Rc::new(service), self.config, self.ways);
+        let serving = connections.clone().serve(self.accepted.bind().unwrap());
+        let serving_moved = connections.clone().serve_moved(self.moved.bind().unwrap());
+        let mut commands = self.commands.bind().unwrap();
+        let obeying = async {
+            loop {
+                match commands.recv().await {
+                    Command::Stats(reply) => reply.send(connections.stats()).unwrap(),
+                    Command::Drain(grace, reply) => {
+                        reply.send(connections.drain(grace).await).unwrap();
+                        return;
+                    }
+                    Command::Block(there, until) => {
+                        there.send(()).unwrap();
+                        let _ = until.recv();
+                    }
+                }
+            }
+        };
+        or(or(serving, serving_moved), obeying).await;
+    }
+}
+
+pub(super) struct Server {
     address: SocketAddr,
-    acceptor: Acceptor,
-    commands: Sender<Command>,
+    pub(super) acceptor: Acceptor,
+    commands: Vec<Sender<Command>>,
+    pub(super) ways: Ways<Visitor>,
     reasons: mpsc::Receiver<String>,
     shards: Option<Shards>,
 }
 
 impl Server {
-    fn start(config: ConnectionConfig) -> Self {
+    pub(super) fn start(config: ConnectionConfig) -> Self {
+        Self::start_on(1, 1, config)
+    }
+
+    /// Several shards; every client comes to the first. As many connections as said may be on their way to a shard.
+    pub(super) fn start_on(shard_count: usize, moved_max: usize, config: ConnectionConfig) -> Self {
         let listener =
             bind(&ListenerConfig { name: "TEST".to_owned(), address: ([127, 0, 0, 1], 0).into() }).unwrap();
         let address = listener.address();
-        let (accepted, inbox) = mailbox(4_096).unwrap();
-        let (commands, command_inbox) = mailbox(16).unwrap();
         let (closed, reasons) = mpsc::channel();
-        let seeds = vec![(inbox, command_inbox, closed)];
-        let shards =
-            run_shards(&ShardsConfig::new(1), seeds, move |_, (inbox, commands, closed)| async move {
-                let service = TestService { closed: RefCell::new(Some(closed)), ..TestService::default() };
-                let connections = Connections::new(Rc::new(service), config);
-                let serving = connections.clone().serve(inbox.bind().unwrap());
-                let mut commands = commands.bind().unwrap();
-                let obeying = async {
-                    loop {
-                        match commands.recv().await {
-                            Command::Stats(reply) => reply.send(connections.stats()).unwrap(),
-                            Command::Drain(grace, reply) => {
-                                reply.send(connections.drain(grace).await).unwrap();
-                                return;
-                            }
-                        }
-                    }
-                };
-                or(serving, obeying).await;
-            })
-            .unwrap();
-        let acceptor = Acceptor::start(vec![listener], vec![accepted], ConnectionLimits::default()).unwrap();
-        Self { address, acceptor, commands, reasons, shards: Some(shards) }
+        let (accepted, accepted_inboxes): (Vec<_>, Vec<_>) =
+            (0..shard_count).map(|_| mailbox(4_096).unwrap()).unzip();
+        let (commands, command_inboxes): (Vec<_>, Vec<_>) =
+            (0..shard_count).map(|_| mailbox(16).unwrap()).unzip();
+        let (ways, moved_inboxes): (Ways<Visitor>, Vec<_>) =
+            (0..shard_count).map(|_| mailbox(moved_max).unwrap()).unzip();
+        let inboxes = accepted_inboxes.into_iter().zip(moved_inboxes).zip(command_inboxes);
+        let seeds = inboxes.map(|((accepted, moved), commands)| Seed {
+            accepted,
+            moved,
+            commands,
+            closed: closed.clone(),
+            ways: ways.clone(),
+            config,
+        });
+        let run = |context: ShardContext, seed: Seed| seed.run(u8::try_from(context.shard).unwrap());
+        let shards = run_shards(&ShardsConfig::new(shard_count), seeds.collect(), run).unwrap();
+        let accepted = vec![accepted[0].clone()];
+        let acceptor = Acceptor::start(vec![listener], accepted, ConnectionLimits::default()).unwrap();
+        Self { address, acceptor, commands, ways, reasons, shards: Some(shards) }
     }
 
-    fn client(&self) -> TcpStream {
+    pub(super) fn client(&self) -> TcpStream {
         let client = TcpStream::connect(self.address).unwrap();
         client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         client.set_nodelay(true).unwrap();
         client
     }
 
-    fn stats(&self) -> ConnectionStats {
+    pub(super) fn stats(&self) -> ConnectionStats {
+        self.stats_of(0)
+    }
+
+    pub(super) fn stats_of(&self, shard: usize) -> ConnectionStats {
         let (sender, receiver) = mpsc::channel();
-        self.commands.try_send(Command::Stats(sender)).ok().unwrap();
+        self.commands[shard].try_send(Command::Stats(sender)).ok().unwrap();
         receiver.recv_timeout(Duration::from_secs(20)).unwrap()
     }
 
-    fn start_drain(&self, grace: Duration) -> mpsc::Receiver<bool> {
+    pub(super) fn start_drain(&self, grace: Duration) -> mpsc::Receiver<bool> {
+        self.start_drain_of(0, grace)
+    }
+
+    pub(super) fn start_drain_of(&self, shard: usize, grace: Duration) -> mpsc::Receiver<bool> {
         let (sender, receiver) = mpsc::channel();
-        self.commands.try_send(Command::Drain(grace, sender)).ok().unwrap();
+        self.commands[shard].try_send(Command::Drain(grace, sender)).ok().unwrap();
         receiver
     }
 
-    fn reason(&self) -> String {
+    /// Whether a shard is at the last command or beyond it.
+    pub(super) fn has_taken_commands(&self, shard: usize) -> bool {
+        self.commands[shard].is_empty()
+    }
+
+    /// Keeps a shard from doing anything until what this returns is dropped.
+    pub(super) fn block(&self, shard: usize) -> mpsc::Sender<()> {
+        let ((there, is_there), (until, blocks)) = (mpsc::channel(), mpsc::channel());
+        self.commands[shard].try_send(Command::Block(there, blocks)).ok().unwrap();
+        is_there.recv_timeout(Duration::from_secs(20)).unwrap();
+        until
+    }
+
+    pub(super) fn reason(&self) -> String {
         self.reasons.recv_timeout(Duration::from_secs(20)).unwrap()
     }
 
-    fn wait_for(&self, what: &str, condition: impl Fn(ConnectionStats) -> bool) {
+    pub(super) fn wait_for(&self, what: &str, condition: impl Fn(ConnectionStats) -> bool) {
+        self.wait_for_on(0, what, condition);
+    }
+
+    pub(super) fn wait_for_on(&self, shard: usize, what: &str, condition: impl Fn(ConnectionStats) -> bool) {
+        let stats = || self.stats_of(shard);
+        self.wait_until(&format!("{what}; {:?}", stats()), || condition(stats()));
+    }
+
+    pub(super) fn wait_until(&self, what: &str, condition: impl Fn() -> bool) {
         let deadline = Instant::now() + Duration::from_secs(20);
-        while !condition(self.stats()) {
-            assert!(Instant::now() < deadline, "never came true: {what}; {:?}", self.stats());
+        while !condition() {
+            assert!(Instant::now() < deadline, "never came true: {what}");
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -209,8 +330,11 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.acceptor.stop();
-        if !self.commands.is_closed() {
-            let _ = self.start_drain(Duration::from_millis(100)).recv_timeout(Duration::from_secs(20));
+        for shard in 0..self.commands.len() {
+            if !self.commands[shard].is_closed() {
+                let drained = self.start_drain_of(shard, Duration::from_millis(100));
+                let _ = drained.recv_timeout(Duration::from_secs(20));
+            }
         }
         if let Some(shards) = self.shards.take() {
             shards.join();
@@ -218,11 +342,11 @@ impl Drop for Server {
     }
 }
 
-fn send(client: &mut TcpStream, payload: &[u8]) {
+pub(super) fn send(client: &mut TcpStream, payload: &[u8]) {
     client.write_all(&response(payload)).unwrap();
 }
 
-fn receive(client: &mut TcpStream) -> Vec<u8> {
+pub(super) fn receive(client: &mut TcpStream) -> Vec<u8> {
     let mut prefix = [0; 4];
     client.read_exact(&mut prefix).unwrap();
     let mut payload = vec![0; usize::try_from(i32::from_be_bytes(prefix)).unwrap()];
@@ -231,7 +355,7 @@ fn receive(client: &mut TcpStream) -> Vec<u8> {
 }
 
 /// Nothing but an end comes: in order, or as a reset.
-fn assert_closed(client: &mut TcpStream) {
+pub(super) fn assert_closed(client: &mut TcpStream) {
     let mut byte = [0];
     match client.read(&mut byte) {
         Ok(0) => {}

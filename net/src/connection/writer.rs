@@ -1,4 +1,4 @@
-//! The writing side of a connection: sends answers in order, many in one call, and decides when all is said.
+//! The writing side of a connection: sends answers in order, many in one call, and decides when all is said: for the end, or for a move.
 
 use std::future::Future;
 use std::pin::pin;
@@ -17,7 +17,7 @@ use crate::rt::writev::send_some;
 /// How long answers of a client that has closed its side are still waited for: it may only have ended its input.
 const CLIENT_GONE_GRACE: Duration = Duration::from_millis(500);
 
-/// Sends answers until the connection is to end and nothing is left to send, or the socket fails.
+/// Sends answers until the connection is to end or to move and nothing is left to send, or the socket fails.
 pub(super) async fn run(shared: &Shared, socket: &Socket, counters: &Counters) {
     loop {
         if shared.ending() == Some(Ending::Now) {
@@ -25,8 +25,8 @@ pub(super) async fn run(shared: &Shared, socket: &Socket, counters: &Counters) {
         }
         gather(shared);
         if shared.out.borrow().is_empty() {
-            let done = shared.ending().is_some() && shared.pipeline.borrow().is_empty();
-            if done {
+            let leaves = shared.ending().is_some() || shared.leaving().is_some();
+            if leaves && shared.pipeline.borrow().is_empty() {
                 return;
             }
             wait(shared).await;

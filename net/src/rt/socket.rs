@@ -51,6 +51,14 @@ impl Socket {
         act(unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) })
     }
 
+    /// A descriptor of the same socket that outlives this one, for another shard.
+    ///
+    /// glommio's stream does not give up its own. Dropping that one ends its polls on this shard's ring and nothing else, as
+    /// long as [`Self::finish`] is not called: both descriptors are of one socket.
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.with_descriptor(|socket| Ok(rustix::io::fcntl_dupfd_cloexec(socket, 3)?))
+    }
+
     /// Closes in an orderly way: what was sent arrives even when the client had sent more than was read.
     pub(crate) fn finish(self) {
         // Closing with unread input makes the kernel send a reset, which can overtake the last answers: read it away.
