@@ -11,6 +11,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{DeliveryResult, ProducerContext};
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
 use crate::cli::Options;
@@ -41,6 +42,37 @@ impl ClientContext for Log {
 
     fn error(&self, error: KafkaError, reason: &str) {
         print_log(false, &format!("librdkafka: {error}: {reason}"));
+    }
+}
+
+/// What is done with a delivery: the message or why it failed, and when it was meant to be sent.
+type OnDelivery = dyn Fn(&DeliveryResult<'_>, u64) + Send + Sync;
+
+/// librdkafka's callbacks for a producer: its log as [`Log`], and a function for each delivery, called on the thread that polls.
+pub struct Deliveries(Box<OnDelivery>);
+
+impl Deliveries {
+    /// Calls `each` for each delivery.
+    pub fn new(each: impl Fn(&DeliveryResult<'_>, u64) + Send + Sync + 'static) -> Self {
+        Self(Box::new(each))
+    }
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        Log.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        Log.error(error, reason);
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, intended_ns: usize) {
+        (self.0)(result, intended_ns as u64);
     }
 }
 

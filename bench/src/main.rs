@@ -3,7 +3,7 @@
 //! Files in reading order: `cli` (flags), `schedule` (when messages are meant to be sent, what is
 //! measured), `payload` (values with a header that can be checked), `stats` (histograms, one a
 //! thread), `run` (clock, window, reporter), `message` (what a client sends), `intake` (what a
-//! consumer does with records), `outbox` (sending, pacing), `produce`, `consume`, `round_trip`,
+//! consumer does with records), `source` (where these come from), `outbox` (sending, pacing), `produce`, `consume`, `round_trip`,
 //! `follow`, `topics`, `metadata` (what threads do, over librdkafka), `native` (the same over our
 //! own client), `modes` (which of it a mode is made of), `scenario`, `validation`, `proc`,
 //! `broker_process`, `mounts`, `host` (what `/proc` says), `progress`, `live`, `report`, `outputs`.
@@ -35,6 +35,7 @@ mod round_trip;
 mod run;
 mod scenario;
 mod schedule;
+mod source;
 mod stats;
 mod topics;
 mod validation;

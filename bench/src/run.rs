@@ -45,9 +45,9 @@ impl Clock {
         self.base_wall_ns + at_ns
     }
 
-    /// The instant of a wall-clock time; negative before the base.
-    pub fn since_base_of_wall_ns(&self, wall_ns: u64) -> i64 {
-        wall_ns as i64 - self.base_wall_ns as i64
+    /// The instant of a wall-clock time, such as a message's header names; the base if it lies before it.
+    pub fn intended_ns(&self, wall_ns: u64) -> u64 {
+        wall_ns.saturating_sub(self.base_wall_ns)
     }
 }
 

@@ -39,6 +39,15 @@ const RETRY_NS: u64 = 100 * NANOS_PER_MILLISECOND;
 /// How often messages are looked at whose time may be over.
 const EXPIRY_INTERVAL_NS: u64 = 20 * NANOS_PER_MILLISECOND;
 
+/// Where a message's way ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completion {
+    /// With its acknowledgement, which counts in this part.
+    Acknowledgement(Part),
+    /// When it is received: who reads says so. It counts in the main part.
+    Receipt,
+}
+
 /// Batches of different partitions that make the next request to one leader.
 #[derive(Default)]
 struct Outgoing {
@@ -47,7 +56,10 @@ struct Outgoing {
 }
 
 /// One client.
-struct Producer {
+pub struct Producer {
+    completion: Completion,
+    /// Messages that are on their way to who reads them.
+    to_be_received: BTreeSet<u64>,
     options: Options,
     run: Arc<Run>,
     window: Window,
@@ -69,45 +81,65 @@ struct Producer {
     last_trouble: Option<String>,
 }
 
-/// Starts the run's producers; each reports to the run when it is done.
-pub fn start(options: &Options, run: &Arc<Run>, partitions: i32) -> Result<Vec<JoinHandle<Outcome>>> {
-    let lanes = vec![Some(0); partitions as usize];
-    let clusters: Vec<_> = (0..options.clients)
-        .map(|client| {
-            let mut cluster = Cluster::connect(options, lanes.clone(), &run.clock)?;
-            let is_idempotent = options.validate && acks(options) == ACKS_ALL;
-            let producer_id = is_idempotent.then(|| ask_producer_id(&mut cluster, run)).transpose()?;
-            Ok((client, (cluster, producer_id)))
-        })
+/// A client's connections, and its producer id if it is idempotent.
+pub type Connected = (Cluster<Vec<Sent>>, Option<ProducerId>);
+
+/// Starts the producers of a part of the run; each reports to the run when it is done.
+pub fn start(
+    options: &Options,
+    run: &Arc<Run>,
+    partitions: i32,
+    part: Part,
+) -> Result<Vec<JoinHandle<Outcome>>> {
+    let clients: Vec<_> = (0..options.clients)
+        .map(|client| Ok((client, connect(options, run, partitions)?)))
         .collect::<Result<_>>()?;
+    run.producers_start(options.clients);
     let window = run.begin();
-    let begin = |(client, cluster)| {
+    let begin = |(client, connected)| {
         let (options, run) = (options.clone(), Arc::clone(run));
         let work = move || {
-            let mut producer = Producer::new(options, &run, client, cluster, window);
+            let completion = Completion::Acknowledgement(part);
+            let mut producer = Producer::new(options, &run, client, connected, (window, completion));
             let result = producer.produce();
-            producer.recorder.finish();
+            let outcome = producer.finish();
+            run.producer_ended();
             run.tell(Event::Done(result));
-            Outcome { acknowledged: producer.acknowledged, errors: producer.errors }
+            outcome
         };
         spawn(format!("produce-{client}"), work)
     };
-    clusters.into_iter().map(begin).collect()
+    clients.into_iter().map(begin).collect()
+}
+
+/// Connects a client to the leaders of all partitions.
+pub fn connect(options: &Options, run: &Run, partitions: i32) -> Result<Connected> {
+    let mut cluster = Cluster::connect(options, vec![Some(0); partitions as usize], &run.clock)?;
+    let is_idempotent = options.validate && acks(options) == ACKS_ALL;
+    let producer_id = is_idempotent.then(|| ask_producer_id(&mut cluster, run)).transpose()?;
+    Ok((cluster, producer_id))
 }
 
 impl Producer {
-    fn new(
+    /// A client that has sent nothing yet.
+    pub fn new(
         options: Options,
         run: &Arc<Run>,
         client: u32,
-        (cluster, producer_id): (Cluster<Vec<Sent>>, Option<ProducerId>),
-        window: Window,
+        (cluster, producer_id): Connected,
+        (window, completion): (Window, Completion),
     ) -> Self {
         let partition_count = cluster.partition_count();
         let tasks = tasks_of(&options, client);
+        let part = match completion {
+            Completion::Acknowledgement(part) => part,
+            Completion::Receipt => Part::Main,
+        };
         Self {
             window,
-            recorder: run.recorder(Part::Main, window),
+            completion,
+            to_be_received: BTreeSet::new(),
+            recorder: run.recorder(part, window),
             messages: Messages::new(&options, run, client),
             pacing: Pacing::new(&options, window, client, options.clients),
             free_tasks: tasks,
@@ -129,24 +161,54 @@ impl Producer {
     /// The event loop: until the window is over and every message has its end.
     fn produce(&mut self) -> Result<()> {
         loop {
-            let now_ns = self.run.clock.now_ns();
-            self.recorder.advance(now_ns);
-            self.cluster.turn(now_ns)?;
-            while let Some(event) = self.cluster.next_event(now_ns) {
-                self.handle(event);
-            }
-            self.expire(now_ns);
-            self.fill();
-            while self.dispatch()? {}
-            if self.free_tasks == self.tasks && self.has_ended() {
+            self.turn()?;
+            if self.is_done() {
                 return Ok(());
             }
-            self.cluster.wait(self.sleep_ns())?;
+            self.wait()?;
+        }
+    }
+
+    /// Takes what has come, and sends what is due.
+    pub fn turn(&mut self) -> Result<()> {
+        let now_ns = self.run.clock.now_ns();
+        self.recorder.advance(now_ns);
+        self.cluster.turn(now_ns)?;
+        while let Some(event) = self.cluster.next_event(now_ns) {
+            self.handle(event);
+        }
+        self.expire(now_ns);
+        self.fill();
+        while self.dispatch()? {}
+        Ok(())
+    }
+
+    /// Sleeps until there is something to do.
+    pub fn wait(&mut self) -> Result<()> {
+        self.cluster.wait(self.sleep_ns())
+    }
+
+    /// No message will be sent any more, and none is on its way.
+    pub fn is_done(&self) -> bool {
+        self.free_tasks == self.tasks && self.has_ended()
+    }
+
+    /// Hands the measurements over.
+    pub fn finish(self) -> Outcome {
+        self.recorder.finish();
+        Outcome { acknowledged: self.acknowledged, checker: None, errors: self.errors }
+    }
+
+    /// A message of this client that was meant for `intended_ns` was received. One that is received twice counts once.
+    pub fn received(&mut self, sequence: u64, intended_ns: u64, now_ns: u64) {
+        if self.to_be_received.remove(&sequence) {
+            self.recorder.complete(now_ns, intended_ns, self.options.message_size);
+            self.free_tasks += 1;
         }
     }
 
     /// No message will be sent any more.
-    fn has_ended(&self) -> bool {
+    pub fn has_ended(&self) -> bool {
         let is_over = self.pacing.is_over(self.run.clock.now_ns());
         is_over || self.run.stopped() || self.run.count_reached()
     }
@@ -167,6 +229,9 @@ impl Producer {
 
     fn enqueue(&mut self, intended_ns: u64, now: (u64, i64)) {
         let message = self.messages.next(self.run.clock.wall_ns(intended_ns));
+        if self.completion == Completion::Receipt {
+            self.to_be_received.insert(message.sequence);
+        }
         let partition = match message.key {
             Some(key) => partition_of_key(key, self.queues.len()),
             None => self.sticky.current(),
@@ -308,6 +373,9 @@ impl Producer {
     fn acknowledge(&mut self, sent: Sent, now_ns: u64) {
         self.left_the_wire(&sent);
         self.queues[sent.partition].stored(sent.batch.stamps.len() as i32);
+        if self.completion == Completion::Receipt {
+            return;
+        }
         for stamp in &sent.batch.stamps {
             self.recorder.complete(now_ns, stamp.intended_ns, self.options.message_size);
             if let Some(acknowledged) = &mut self.acknowledged {
@@ -333,9 +401,16 @@ impl Producer {
     }
 
     fn fail(&mut self, stamps: &[Stamp], reason: String, now_ns: u64) {
-        if !stamps.is_empty() {
-            stamps.iter().for_each(|_| self.recorder.fail(now_ns));
-            self.free_tasks += stamps.len() as u32;
+        let failed_count = match self.completion {
+            Completion::Acknowledgement(_) => stamps.len(),
+            // One that was received has had its end.
+            Completion::Receipt => {
+                stamps.iter().filter(|stamp| self.to_be_received.remove(&stamp.sequence)).count()
+            }
+        };
+        if failed_count > 0 {
+            (0..failed_count).for_each(|_| self.recorder.fail(now_ns));
+            self.free_tasks += failed_count as u32;
             self.errors.insert(reason);
         }
     }
