@@ -14,6 +14,7 @@ use rdkafka::consumer::BaseConsumer;
 use crate::cli::{Client, Options};
 use crate::client::{Log, high_watermark, high_watermarks};
 use crate::intake::age_ns;
+use crate::interrupt;
 use crate::payload::{Header, read_header};
 use crate::run::{Clock, Event, Run, spawn};
 use crate::schedule::Window;
@@ -53,23 +54,22 @@ pub fn prepare(options: &Options, clock: Clock, starts: &[i64]) -> Result<Vec<Fo
     Ok(sources.into_iter().enumerate().map(follower).collect())
 }
 
-/// Reads what lies between these offsets and the topic's end and checks each record. For produce mode. It is librdkafka that
-/// reads, also what our own client wrote.
-pub fn read_back(options: &Options, checker: &mut Checker, starts: &[i64]) -> Result<()> {
-    let ends = Arc::new(high_watermarks(options, starts.len() as i32)?);
+/// Reads what lies between these offsets and the topic's end and checks the records of a run. For produce mode. Nothing if a signal
+/// asks for the end meanwhile. It is librdkafka that reads, also what our own client wrote.
+pub fn read_back(options: &Options, run: u64, starts: &[i64]) -> Result<Option<Checker>> {
+    let until = Until::Offsets(Arc::new(high_watermarks(options, starts.len() as i32)?));
+    let mut checker = Checker::new(Some(run));
     let alone = Options { client: Client::Librdkafka, consumers: Some(1), ..options.clone() };
     for follower in prepare(&alone, Clock::start(), starts)? {
         let check = |record: Option<&Received<'_>>| {
             if let Some(record) = record {
                 checker.record(record.partition, record.value);
             }
-            true
+            !interrupt::asked()
         };
-        follower
-            .read(&Until::Offsets(Arc::clone(&ends)), || true, check)
-            .context("cannot read the topic back")?;
+        follower.read(&until, || true, check).context("cannot read the topic back")?;
     }
-    Ok(())
+    Ok(Some(checker).filter(|_| !interrupt::asked()))
 }
 
 impl Follower {

@@ -1,6 +1,7 @@
 //! What each mode does: prepares the topic, starts the threads of a run or of two in turn, waits, and makes the report.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -10,7 +11,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::cli::{Client, Mode, Options};
 use crate::follow::Until;
+use crate::interrupt;
 use crate::live::Live;
+use crate::notes;
+use crate::proc::Usage;
 use crate::produce::Outcome;
 use crate::report::{Beside, Report};
 use crate::run::{Event, Measurement, Reporter, Run};
@@ -31,6 +35,14 @@ const FILES_BESIDE: u64 = 200;
 /// Carries out one run, from the making of its topic to its deletion.
 pub fn carry_out(options: &Options, live: Option<&Live>) -> Result<Report> {
     options.check()?;
+    if let Some(process_id) = options.broker_pid {
+        Usage::read(process_id)
+            .with_context(|| format!("--broker-pid {process_id} is no process that can be read"))?;
+    }
+    if let Some(text) = notes::before(options) {
+        // A warning that nobody can read is no reason not to measure.
+        let _ = writeln!(std::io::stderr(), "chronik-bench: {text}");
+    }
     if options.mode == Mode::Topics {
         return many_topics(options, live);
     }
@@ -45,8 +57,11 @@ pub fn carry_out(options: &Options, live: Option<&Live>) -> Result<Report> {
         Mode::Backlog => backlog(options, partitions, live),
         Mode::Topics | Mode::Scenario => unreachable!("these have no topic of their own"),
     };
-    if options.delete_topic_after {
-        client::delete_topic(options)?;
+    if options.delete_topic_after
+        && let Err(error) = client::delete_topic(options)
+    {
+        // What was measured, or why nothing was, is not lost for it.
+        return measured.map(|report| report.with_failure(format!("{error:#}")));
     }
     measured
 }
@@ -67,6 +82,7 @@ impl<'a> Started<'a> {
     }
 
     fn wait(self, thread_count: usize) -> Result<Measurement> {
+        interrupt::expect()?;
         self.reporter.wait(&self.events, thread_count)
     }
 }
@@ -82,12 +98,10 @@ fn produced(options: &Options, partitions: i32, live: Option<&Live>) -> Result<R
     let measurement = started.wait(threads.len())?;
     let Outcomes { acknowledged, errors, .. } = outcomes(threads);
     let findings = match options.validate {
-        true => {
-            let mut checker = Checker::new(Some(run.id));
-            follow::read_back(options, &mut checker, &starts)?;
-            Some(checker.against_acknowledged(run.id, &acknowledged))
-        }
-        false => None,
+        // Who interrupts wants the end, not a check of part of the records.
+        true if !measurement.is_interrupted => follow::read_back(options, run.id, &starts)?
+            .map(|checker| checker.against_acknowledged(run.id, &acknowledged)),
+        _ => None,
     };
     Ok(Report::new(options, partitions, &measurement, Vec::new(), findings, errors))
 }
@@ -217,8 +231,9 @@ fn backlog(options: &Options, partitions: i32, live: Option<&Live>) -> Result<Re
         .collect::<Result<Vec<_>>>()?;
     let measurement = started.wait(producers.len() + consumers.len())?;
     errors.extend(outcomes(producers).errors);
-    let findings = merged(consumers.into_iter().filter_map(joined))
-        .map(|checker| checker.against_acknowledged(id, &acknowledged));
+    // What was not read because of an interruption is not lost.
+    let checked = merged(consumers.into_iter().filter_map(joined)).filter(|_| !measurement.is_interrupted);
+    let findings = checked.map(|checker| checker.against_acknowledged(id, &acknowledged));
     let mut beside = vec![Beside::of_step("written before", &fill)];
     if options.rate_limit.is_some() {
         beside.push(Beside::of_part("written meanwhile", &measurement));
@@ -239,7 +254,8 @@ fn many_topics(options: &Options, live: Option<&Live>) -> Result<Report> {
         true => None,
         false => {
             let unbounded = Options { duration: SECOND_HALF_MAX, ..no_warm_up.clone() };
-            let started = Started::new(&unbounded, live);
+            let mut started = Started::new(&unbounded, live);
+            started.reporter = started.reporter.until_done();
             let run = Arc::clone(&started.run);
             let threads = topics::start(options, &run, Step::Delete, made)?;
             let deletion = started.wait(threads.len())?;

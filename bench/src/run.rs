@@ -12,10 +12,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 
 use crate::cli::Options;
+use crate::interrupt;
 use crate::live::Live;
 use crate::proc::Usage;
 use crate::progress::Progress;
-use crate::schedule::Window;
+use crate::schedule::{Extent, Span, Window};
 use crate::stats::{Part, Recorder, Sample, Totals};
 
 /// How late after an interval's end its line is printed, so that all threads have reported.
@@ -82,6 +83,8 @@ pub struct Run {
     begin_ns: AtomicU64,
     measured_count: AtomicU64,
     stop: AtomicBool,
+    /// When a signal ended it, if one did.
+    interrupted_ns: AtomicU64,
     at_last_record: AtomicBool,
     /// Producers that are not done yet, for consumers that read what these write.
     producers_left: AtomicU32,
@@ -90,7 +93,7 @@ pub struct Run {
     events: Sender<Event>,
 }
 
-const NOT_BEGUN: u64 = u64::MAX;
+const NEVER: u64 = u64::MAX;
 
 impl Run {
     /// A run that has not begun. Its threads report through `events`.
@@ -101,9 +104,10 @@ impl Run {
             durations_ns: (options.warmup_duration.as_nanos() as u64, options.duration.as_nanos() as u64),
             interval_ns: u64::from(options.report_interval_secs) * 1_000_000_000,
             message_count: options.message_count,
-            begin_ns: AtomicU64::new(NOT_BEGUN),
+            begin_ns: AtomicU64::new(NEVER),
             measured_count: AtomicU64::new(0),
             stop: AtomicBool::new(false),
+            interrupted_ns: AtomicU64::new(NEVER),
             at_last_record: AtomicBool::new(false),
             producers_left: AtomicU32::new(0),
             readers_left: AtomicI64::new(0),
@@ -114,7 +118,7 @@ impl Run {
     /// Begins the warm-up now, unless another thread has; returns the window.
     pub fn begin(&self) -> Window {
         let now_ns = self.clock.now_ns();
-        let first = self.begin_ns.compare_exchange(NOT_BEGUN, now_ns, Ordering::AcqRel, Ordering::Acquire);
+        let first = self.begin_ns.compare_exchange(NEVER, now_ns, Ordering::AcqRel, Ordering::Acquire);
         let begin_ns = first.err().unwrap_or(now_ns);
         let start_ns = begin_ns + self.durations_ns.0;
         let window = Window { start_ns, end_ns: start_ns + self.durations_ns.1 };
@@ -126,7 +130,7 @@ impl Run {
 
     /// True once any thread has begun.
     pub fn has_begun(&self) -> bool {
-        self.begin_ns.load(Ordering::Acquire) != NOT_BEGUN
+        self.begin_ns.load(Ordering::Acquire) != NEVER
     }
 
     /// A recorder of `part` that reports to this run's reporter.
@@ -200,6 +204,17 @@ impl Run {
         self.stop.store(true, Ordering::Release);
     }
 
+    /// A signal asks for the end.
+    fn interrupt(&self) {
+        self.interrupted_ns.store(self.clock.now_ns(), Ordering::Release);
+        self.stop();
+    }
+
+    /// When a signal asked for the end, if one did.
+    fn interrupted_ns(&self) -> Option<u64> {
+        Some(self.interrupted_ns.load(Ordering::Acquire)).filter(|at_ns| *at_ns != NEVER)
+    }
+
     /// True when the run was ended early.
     pub fn stopped(&self) -> bool {
         self.stop.load(Ordering::Acquire)
@@ -212,8 +227,10 @@ pub struct Measurement {
     pub totals: Totals,
     /// Exact length of what throughput is divided by.
     pub elapsed_ns: u64,
-    /// Length of the warm-up before it.
-    pub warmup_ns: u64,
+    /// The time that its intervals share out.
+    pub extent: Extent,
+    /// A signal ended it.
+    pub is_interrupted: bool,
     /// The broker's use of the machine at the measurement's start and end.
     pub usage: Option<(Usage, Usage)>,
 }
@@ -228,6 +245,8 @@ pub struct Reporter<'a> {
     window: Option<Window>,
     usage: (Option<Usage>, Option<Usage>),
     next_line: i64,
+    /// Whether a signal ends the run.
+    heeds_signals: bool,
 }
 
 impl<'a> Reporter<'a> {
@@ -242,7 +261,13 @@ impl<'a> Reporter<'a> {
             window: None,
             usage: (None, None),
             next_line: 0,
+            heeds_signals: true,
         }
+    }
+
+    /// The run goes to its end although a signal asks for another one, which is for what cleans up.
+    pub fn until_done(self) -> Self {
+        Self { heeds_signals: false, ..self }
     }
 
     /// Waits until `thread_count` threads are done.
@@ -250,6 +275,11 @@ impl<'a> Reporter<'a> {
         let mut running = thread_count;
         let mut failure = None;
         while running > 0 {
+            if self.heeds_signals && self.run.interrupted_ns().is_none() && interrupt::asked() {
+                self.run.interrupt();
+                self.progress
+                    .say("interrupted: what is on its way comes to its end; once more ends all at once");
+            }
             match events.recv_timeout(self.until_next()) {
                 Ok(Event::Begun(window)) => self.begun(window),
                 Ok(Event::Sample(sample)) => {
@@ -268,11 +298,14 @@ impl<'a> Reporter<'a> {
             }
             self.on_time(self.run.clock.now_ns());
         }
-        self.on_time(u64::MAX / 4);
+        let now_ns = self.run.clock.now_ns();
+        self.on_time(now_ns);
+        let extent = self.extent(self.elapsed_ns(now_ns));
+        self.tell_rest(extent);
         self.progress.finish();
         match failure {
             Some(error) => Err(error),
-            None => Ok(self.measurement()),
+            None => Ok(self.measurement(extent)),
         }
     }
 
@@ -311,37 +344,64 @@ impl<'a> Reporter<'a> {
         if self.usage.1.is_none() && ended {
             self.usage.1 = self.read_usage();
         }
-        while now_ns >= self.line_due_ns(window) {
-            let line_end_ns = self.line_due_ns(window) - LINE_DELAY_NS;
-            let ended_before = line_end_ns >= self.run.clock.now_ns() + self.run.interval_ns;
-            if line_end_ns > window.end_ns || ended_before {
+        // The last interval of a run that ended early is told when its end is known.
+        let ended_early = self.run.stopped() || self.run.count_reached();
+        while now_ns >= self.line_due_ns(window) && !ended_early {
+            if self.line_due_ns(window) - LINE_DELAY_NS > window.end_ns {
                 break;
             }
-            let empty = Totals::default().measured;
-            let sample = self.totals.intervals.get(&self.next_line).unwrap_or(&empty);
-            self.progress.interval(self.next_line, self.run.interval_ns, sample);
-            self.live.inspect(|live| live.interval(self.run.interval_ns, sample));
-            self.next_line += 1;
+            self.tell_interval(self.extent(window.end_ns - window.start_ns).span(self.next_line));
         }
+    }
+
+    /// Tells what came after the last whole interval.
+    fn tell_rest(&mut self, extent: Extent) {
+        while self.next_line * (extent.interval_ns as i64) < extent.elapsed_ns as i64 {
+            self.tell_interval(extent.span(self.next_line));
+        }
+    }
+
+    /// Tells of the next interval, which was so long.
+    fn tell_interval(&mut self, span: Span) {
+        let empty = Totals::default().measured;
+        let sample = self.totals.intervals.get(&self.next_line).unwrap_or(&empty);
+        self.progress.interval(span, sample);
+        self.live.inspect(|live| live.interval(span, sample));
+        self.next_line += 1;
+    }
+
+    fn extent(&self, elapsed_ns: u64) -> Extent {
+        Extent { warmup_ns: self.run.durations_ns.0, elapsed_ns, interval_ns: self.run.interval_ns }
+    }
+
+    /// The exact length of the measurement, known now that all threads are done.
+    fn elapsed_ns(&self, now_ns: u64) -> u64 {
+        let Some(window) = self.window else { return 0 };
+        let at_last_record = self.run.at_last_record.load(Ordering::Acquire);
+        let ended_early = self.run.stopped() || self.run.count_reached() || at_last_record;
+        let last_ns = self.totals.measured.last_ns;
+        let end_ns = match self.run.interrupted_ns() {
+            Some(at_ns) if !at_last_record || last_ns == 0 => at_ns.max(last_ns).min(window.end_ns),
+            _ if ended_early && last_ns > 0 => last_ns,
+            _ if ended_early => now_ns.min(window.end_ns),
+            _ => window.end_ns,
+        };
+        end_ns.saturating_sub(window.start_ns)
     }
 
     fn read_usage(&self) -> Option<Usage> {
         Usage::read(self.options.broker_pid?).ok()
     }
 
-    fn measurement(mut self) -> Measurement {
-        let at_last_record = self.run.at_last_record.load(Ordering::Acquire);
-        let ended_early = self.run.stopped() || self.run.count_reached() || at_last_record;
+    fn measurement(mut self, extent: Extent) -> Measurement {
         let end_of_usage = self.usage.1.take().or_else(|| self.read_usage());
-        let elapsed_ns = match self.window {
-            None => 0,
-            Some(window) if ended_early && self.totals.measured.message_count > 0 => {
-                self.totals.measured.last_ns.saturating_sub(window.start_ns)
-            }
-            Some(window) => window.end_ns - window.start_ns,
-        };
-        let warmup_ns = self.options.warmup_duration.as_nanos() as u64;
-        Measurement { totals: self.totals, elapsed_ns, warmup_ns, usage: self.usage.0.zip(end_of_usage) }
+        Measurement {
+            elapsed_ns: extent.elapsed_ns,
+            extent,
+            is_interrupted: self.run.interrupted_ns().is_some(),
+            totals: self.totals,
+            usage: self.usage.0.zip(end_of_usage),
+        }
     }
 }
 
@@ -368,6 +428,43 @@ mod tests {
         assert_eq!(run.begin(), window);
         assert!(matches!(events.try_recv(), Ok(Event::Begun(w)) if w == window));
         assert!(events.try_recv().is_err());
+    }
+
+    /// The lengths of the intervals of a run whose messages were completed at these milliseconds of the measurement.
+    fn measured(arguments: &[&str], ends: impl Fn(&Run), completed_ms: &[u64]) -> Measurement {
+        let (run, events) = run(arguments);
+        let options = Options::parse_from(["chronik-bench"].iter().chain(arguments));
+        let window = run.begin();
+        let mut recorder = run.recorder(Part::Main, window);
+        for at_ms in completed_ms {
+            let at_ns = window.start_ns + at_ms * 1_000_000;
+            recorder.complete(at_ns, at_ns, 1);
+        }
+        recorder.finish();
+        ends(&run);
+        run.tell(Event::Done(Ok(())));
+        Reporter::new(&options, &run, None).wait(&events, 1).unwrap()
+    }
+
+    #[test]
+    fn the_last_interval_is_as_long_as_it_was() {
+        let counted = measured(&["-w", "0", "-d", "60s", "-n", "3"], |run| run.stop(), &[100, 1_200, 2_250]);
+        assert_eq!((counted.elapsed_ns, counted.is_interrupted), (2_250_000_000, false));
+        assert_eq!(counted.extent.span(2).seconds(), 0.25);
+        let whole = measured(&["-w", "250ms", "-d", "2500ms"], |_| (), &[100]);
+        assert_eq!(whole.elapsed_ns, 2_500_000_000);
+        assert_eq!([-1, 1, 2].map(|number| whole.extent.span(number).seconds()), [0.25, 1.0, 0.5]);
+    }
+
+    #[test]
+    fn an_interruption_ends_the_measurement_when_it_comes() {
+        let early = measured(&["-w", "0", "-d", "60s"], Run::interrupt, &[]);
+        assert!(early.is_interrupted && early.elapsed_ns < 60_000_000_000);
+        let stopped = measured(&["-w", "0", "-d", "60s"], Run::stop, &[]);
+        assert!(!stopped.is_interrupted && stopped.elapsed_ns < 60_000_000_000);
+        // What was completed after it counts, and so does its time.
+        let drained = measured(&["-w", "0", "-d", "60s"], Run::interrupt, &[2_000]);
+        assert_eq!(drained.elapsed_ns, 2_000_000_000);
     }
 
     #[test]

@@ -137,7 +137,7 @@ fn round_trips_come_back_clean() {
     let cluster = cluster("t", 2);
     for client in CLIENTS {
         for rate in ["", " --rate-limit 200"] {
-            let line = format!("-t t -m round-trip -c 4 --clients 2 -d 1s -w 200ms --validate{rate}");
+            let line = format!("-t t -m round-trip -c 64 --clients 2 -d 1s -w 200ms --validate{rate}");
             let report = report(&cluster, &format!("{client} {line}"));
             assert!(report["messages"].as_u64() > Some(0), "{report}");
             assert_eq!(report["validation"]["lost"], 0);

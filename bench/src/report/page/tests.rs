@@ -4,6 +4,7 @@ use clap::Parser;
 
 use super::*;
 use crate::run::Measurement;
+use crate::schedule::Extent;
 use crate::stats::Totals;
 use crate::validation::Findings;
 
@@ -11,8 +12,13 @@ const HOSTILE: &str = "</script><img src=x onerror=alert(1)>&\"'";
 
 fn report(options: &[&str], errors: Vec<String>) -> Report {
     let options = Options::parse_from(["chronik-bench"].iter().chain(options));
-    let measurement =
-        Measurement { totals: Totals::default(), elapsed_ns: 2_000_000_000, warmup_ns: 0, usage: None };
+    let measurement = Measurement {
+        totals: Totals::default(),
+        elapsed_ns: 2_000_000_000,
+        extent: Extent { warmup_ns: 0, elapsed_ns: 2_000_000_000, interval_ns: 1_000_000_000 },
+        is_interrupted: false,
+        usage: None,
+    };
     Report::new(&options, 1, &measurement, Vec::new(), None, errors)
 }
 
