@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{RangedI64ValueParser, RangedU64ValueParser};
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
 
@@ -11,6 +12,13 @@ use crate::payload::{HEADER_BYTES, PayloadPattern};
 
 /// Tasks at once at most; more would only measure the client's queue.
 const CONCURRENCY_MAX: u32 = 1_000_000;
+
+/// Bytes of a message at most, as librdkafka has it.
+const MESSAGE_BYTES_MAX: u64 = 1_000_000_000;
+/// The longest of the flags in milliseconds, as librdkafka has it.
+const MILLISECONDS_MAX: i64 = 900_000;
+/// The longest warm-up and the longest measurement: a year.
+const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
 
 /// Load generator for any Kafka-compatible broker.
 #[derive(Clone, Debug, Parser, Serialize)]
@@ -59,7 +67,8 @@ pub struct Options {
     pub consumers: Option<u32>,
 
     /// Bytes of a message's value.
-    #[arg(short = 's', long, default_value_t = 1024)]
+    #[arg(short = 's', long, default_value_t = 1024,
+        value_parser = RangedU64ValueParser::<usize>::new().range(0..=MESSAGE_BYTES_MAX))]
     pub message_size: usize,
 
     /// How long to measure, after the warm-up: `500ms`, `10s`, `2m`; a bare number is seconds.
@@ -72,7 +81,7 @@ pub struct Options {
 
     /// Stop after this many measured messages if they come before the end of the duration. In backlog mode: the backlog. In
     /// topics mode: topics, 1000 without it.
-    #[arg(short = 'n', long)]
+    #[arg(short = 'n', long, value_parser = clap::value_parser!(u64).range(1..))]
     pub message_count: Option<u64>,
 
     /// Messages a second, all clients together. The schedule is open: each message has an
@@ -86,11 +95,12 @@ pub struct Options {
     pub compression: Compression,
 
     /// Partitions of a topic that is created. A topic that exists must have as many.
-    #[arg(short = 'p', long)]
+    #[arg(short = 'p', long, value_parser = clap::value_parser!(u32).range(1..=i32::MAX as i64))]
     pub partitions: Option<u32>,
 
     /// Replicas of a topic that is created.
-    #[arg(short = 'r', long, default_value_t = 1)]
+    #[arg(short = 'r', long, default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=i16::MAX as i64))]
     pub replication_factor: u32,
 
     /// Create the topic if it is missing.
@@ -111,19 +121,20 @@ pub struct Options {
     pub acks: String,
 
     /// How long the client waits to fill a batch, in milliseconds.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = milliseconds(0))]
     pub linger_ms: u32,
 
     /// Greatest batch of the client, in bytes.
-    #[arg(long, default_value_t = 1_000_000)]
+    #[arg(long, default_value_t = 1_000_000,
+        value_parser = clap::value_parser!(u32).range(1..=i32::MAX as i64))]
     pub batch_size: u32,
 
     /// How long the broker may take for a request, in milliseconds.
-    #[arg(long, default_value_t = 30_000)]
+    #[arg(long, default_value_t = 30_000, value_parser = milliseconds(1))]
     pub request_timeout_ms: u32,
 
     /// How long a message may stay unacknowledged before it counts as failed, in milliseconds.
-    #[arg(long, default_value_t = 60_000)]
+    #[arg(long, default_value_t = 60_000, value_parser = milliseconds(1))]
     pub message_timeout_ms: u32,
 
     /// Keys of the messages; without it they have none and the client chooses partitions.
@@ -300,6 +311,13 @@ impl Options {
                 self.mode.name()
             );
         }
+        if self.rate_limit.is_some() && matches!(self.mode, Mode::Consume | Mode::Topics) {
+            anyhow::bail!("--rate-limit is not for {} mode, which has no schedule", self.mode.name());
+        }
+        let has_followers = matches!(self.mode, Mode::EndToEnd | Mode::Backlog | Mode::Scenario);
+        if self.consumers.is_some() && !has_followers {
+            anyhow::bail!("--consumers is for end-to-end and backlog mode, not for {}", self.mode.name());
+        }
         if self.keep_topics && self.mode != Mode::Topics {
             anyhow::bail!(
                 "--keep-topics is for topics mode; other modes keep theirs unless --delete-topic-after is given"
@@ -355,7 +373,16 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         "h" => number * 3600.0,
         _ => return Err(format!("unknown unit `{unit}`: use ms, s, m or h")),
     };
-    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(duration) if duration <= DURATION_MAX => Ok(duration),
+        Ok(_) => Err(format!("`{text}` is longer than a year")),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Milliseconds from `least` on.
+fn milliseconds(least: i64) -> RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(least..=MILLISECONDS_MAX)
 }
 
 #[cfg(test)]
@@ -370,6 +397,7 @@ mod tests {
         assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
         assert!(parse_duration("10y").is_err());
         assert!(parse_duration("").is_err());
+        assert!(parse_duration("9999999h").unwrap_err().contains("longer than a year"));
     }
 
     #[test]
@@ -400,6 +428,38 @@ mod tests {
         assert!(parse("chronik-bench -s 10").is_ok());
         assert!(Options::try_parse_from(["chronik-bench", "--disable-auto-commit"]).is_err());
         assert!(parse("chronik-bench -m metadata --validate").is_err());
+        assert!(parse("chronik-bench -m consume --rate-limit 5").is_err());
+        assert!(parse("chronik-bench -m topics --rate-limit 5").is_err());
+        assert!(parse("chronik-bench --consumers 2").is_err());
+        assert!(parse("chronik-bench -m backlog --consumers 2 --rate-limit 5").is_ok());
+        assert!(parse("chronik-bench -m produce --consumer-group g").is_err());
+        assert!(parse("chronik-bench --keep-topics").is_err());
+        assert!(parse("chronik-bench -d 0").is_err());
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused_with_the_name_of_the_flag() {
+        for (flag, value) in [
+            ("--partitions", "0"),
+            ("--replication-factor", "0"),
+            ("--replication-factor", "40000"),
+            ("--message-count", "0"),
+            ("--message-size", "1000000001"),
+            ("--batch-size", "0"),
+            ("--linger-ms", "900001"),
+            ("--request-timeout-ms", "0"),
+            ("--message-timeout-ms", "0"),
+            ("--report-interval-secs", "0"),
+            ("--rate-limit", "0"),
+            ("--clients", "0"),
+            ("--prometheus-port", "0"),
+            ("--key-pattern", "none"),
+            ("--payload-pattern", "none"),
+            ("--compression", "lz5"),
+        ] {
+            let error = Options::try_parse_from(["chronik-bench", flag, value]).unwrap_err().to_string();
+            assert!(error.contains(flag) && error.contains(value), "{flag} {value}: {error}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Ctrl-C and SIGTERM. Before anything is measured they end this program at once, as ever. From then on the first one is asked for
-//! here: what runs comes to its end, and what was measured is written. The second one ends it at once.
+//! here: what runs comes to its end, and what was measured is written. Once that was noticed the next one ends it at once; not before,
+//! because `timeout` sends each signal twice.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -27,10 +28,8 @@ pub fn expect() -> Result<()> {
     let interrupt =
         Interrupt { asked: Arc::new(AtomicBool::new(false)), kills: Arc::new(AtomicBool::new(false)) };
     for signal in [SIGINT, SIGTERM] {
-        // In this order: the signal that sets `kills` is not itself one that kills.
         flag::register_conditional_default(signal, Arc::clone(&interrupt.kills))
             .and_then(|_| flag::register(signal, Arc::clone(&interrupt.asked)))
-            .and_then(|_| flag::register(signal, Arc::clone(&interrupt.kills)))
             .context("cannot watch for signals")?;
     }
     // If another thread was faster, both hear of every signal.
@@ -40,5 +39,9 @@ pub fn expect() -> Result<()> {
 
 /// Whether a signal has asked for the end.
 pub fn asked() -> bool {
-    INTERRUPT.get().is_some_and(|interrupt| interrupt.asked.load(Ordering::Acquire))
+    INTERRUPT.get().is_some_and(|interrupt| {
+        let asked = interrupt.asked.load(Ordering::Acquire);
+        interrupt.kills.store(asked, Ordering::Release);
+        asked
+    })
 }

@@ -64,7 +64,8 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::from(EXIT_UNCLEAN),
         Err(error) => {
             // If standard error is closed there is nobody left to tell.
-            let _ = writeln!(std::io::stderr(), "chronik-bench: {error:#}");
+            let text = format!("{error:#}").replace('\n', " ");
+            let _ = writeln!(std::io::stderr(), "chronik-bench: {text}");
             ExitCode::FAILURE
         }
     }

@@ -1,5 +1,7 @@
 //! What a reader of the figures must know to take them for what they are. Pure.
 
+use std::time::Duration;
+
 use crate::cli::{Mode, Options};
 
 /// The share of a rate at which it counts as kept.
@@ -33,7 +35,10 @@ pub fn after(options: &Options, ending: Ending) -> Vec<String> {
     let interrupted = ending
         .is_interrupted
         .then(|| format!("interrupted after {:.1} s of {:?}", ending.elapsed_seconds, options.duration));
-    let nothing = (ending.messages == 0).then(|| "nothing was measured".to_owned());
+    let nothing = (ending.messages == 0).then(|| match options.warmup_duration {
+        Duration::ZERO => "nothing was measured".to_owned(),
+        warmup => format!("nothing was measured after the --warmup-duration of {warmup:?}"),
+    });
     interrupted.into_iter().chain(nothing.or_else(|| behind(options, ending))).collect()
 }
 
@@ -128,7 +133,9 @@ mod tests {
 
     #[test]
     fn nothing_and_an_interruption_are_told() {
-        assert_eq!(after_a_second("-d 5s", 0), ["nothing was measured"]);
+        assert_eq!(after_a_second("-d 5s -w 0", 0), ["nothing was measured"]);
+        let warm = after_a_second("-d 5s -w 3s", 0);
+        assert_eq!(warm, ["nothing was measured after the --warmup-duration of 3s"]);
         let ending = Ending { messages: 9, elapsed_seconds: 1.25, is_interrupted: true };
         assert_eq!(after(&options("-d 5s"), ending), ["interrupted after 1.2 s of 5s"]);
     }
