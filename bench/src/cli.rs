@@ -50,7 +50,7 @@ pub struct Options {
     pub concurrency: u32,
 
     /// What talks to the broker. `native` is light enough to load a broker from one core; it
-    /// knows all modes but topics, no compression and no consumer groups.
+    /// knows all modes, no compression and no consumer groups.
     /// It keeps up to five requests on a connection and is not idempotent: a batch that is sent
     /// again may come behind a younger one, or twice. With --validate one request at a time is
     /// outstanding for each partition, and with acks=all too it is idempotent.
@@ -344,9 +344,6 @@ impl Options {
     /// Refuses what our own client does not know.
     fn check_native(&self) -> anyhow::Result<()> {
         let instead = "use --client librdkafka";
-        if self.mode == Mode::Topics {
-            anyhow::bail!("--client native does not know --mode topics: {instead}");
-        }
         if self.compression != Compression::None {
             anyhow::bail!(
                 "--client native does not know --compression {}: {instead}, or leave it out",
@@ -467,7 +464,6 @@ mod tests {
         for (line, named) in [
             ("--compression zstd", "--compression zstd"),
             ("-m consume --consumer-group g", "--consumer-group"),
-            ("-m topics", "--mode topics"),
         ] {
             let parse = |client: &str| {
                 let line = format!("chronik-bench --client {client} {line}");

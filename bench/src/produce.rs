@@ -16,7 +16,7 @@ use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, DeliveryResult, Producer};
 
 use crate::cli::Options;
-use crate::client::{Deliveries, producer_config};
+use crate::client::{Deliveries, metadata, producer_config};
 use crate::outbox::{Outbox, Permits, Sent, pace};
 use crate::payload::read_header;
 use crate::run::{Event, Run, spawn};
@@ -27,7 +27,6 @@ use crate::validation::{Checker, SequenceSet};
 /// How long one poll for deliveries lasts; callbacks run at once, this only bounds how late the
 /// end of the run is noticed.
 const POLL: Duration = Duration::from_millis(20);
-const METADATA_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What one client learned from its deliveries, or from its messages that came back.
 #[derive(Debug, Default)]
@@ -140,10 +139,7 @@ fn delivered(result: &DeliveryResult<'_>, intended_ns: u64) {
 pub fn connected_producer(options: &Options, context: Deliveries) -> Result<Arc<BaseProducer<Deliveries>>> {
     let producer: BaseProducer<Deliveries> =
         producer_config(options).create_with_context(context).context("cannot create a producer")?;
-    producer
-        .client()
-        .fetch_metadata(Some(&options.topic), METADATA_TIMEOUT)
-        .context("cannot reach a broker")?;
+    metadata(producer.client(), options, Some(&options.topic))?;
     Ok(Arc::new(producer))
 }
 

@@ -2,7 +2,8 @@
 //! wrote, every acknowledgement level keeps its word, a broker may be killed under load. One test at a time: each loads a broker.
 
 use chronik_net::codec::ErrorCode;
-use chronik_tests::broker::{Broker, bench_binary};
+use chronik_tests::bench_run::{bench, broker_with, end, start};
+use chronik_tests::broker::Broker;
 use chronik_tests::cluster::Cluster;
 use chronik_tests::lock;
 use chronik_tests::process::eventually;
@@ -11,88 +12,12 @@ use chronik_tests::reference::ReferenceKafka;
 use chronik_tests::toolchain::Toolchain;
 use chronik_tests::topics::{create, create_replicated};
 use chronik_tests::wire::Connection;
-use serde_json::Value;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
-use tempfile::TempDir;
 
 /// Any run here is over by then, on a machine busy with other tests.
 const RUN_TIMEOUT: Duration = Duration::from_secs(120);
 /// What acks=0 promises nothing about arrives soon nevertheless.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// One run of chronik-bench: how it ended, and its report.
-struct Run {
-    output: Output,
-    report: Value,
-}
-
-impl Run {
-    fn number(&self, field: &str) -> u64 {
-        self.report[field].as_u64().unwrap_or_else(|| panic!("no {field} in {}", self.report))
-    }
-
-    fn found(&self, field: &str) -> u64 {
-        self.report["validation"][field].as_u64().unwrap_or_else(|| panic!("no {field} in {}", self.report))
-    }
-
-    fn error_text(&self) -> String {
-        String::from_utf8_lossy(&self.output.stderr).into_owned()
-    }
-
-    /// The run must have ended well, nothing failed.
-    #[track_caller]
-    fn succeeded(self) -> Self {
-        assert!(self.output.status.success(), "{:?}", self.output);
-        assert_eq!(self.number("failures"), 0, "{}", self.report);
-        self
-    }
-}
-
-fn command(address: &str, arguments: &str, report: &Path) -> Command {
-    let mut command = Command::new(bench_binary());
-    command.args(["-b", address, "--json-output"]).arg(report);
-    command.args(arguments.split_whitespace());
-    command
-}
-
-fn report_in(directory: &TempDir) -> PathBuf {
-    directory.path().join("report.json")
-}
-
-fn finished(output: Output, directory: &TempDir) -> Run {
-    let report = std::fs::read(report_in(directory))
-        .map_or(Value::Null, |bytes| serde_json::from_slice(&bytes).expect("the report is JSON"));
-    Run { output, report }
-}
-
-/// A broker that has `topics` of so many partitions.
-fn broker_with(name: &str, partitions: i32, topics: &[&str]) -> Broker {
-    let broker = Broker::start(name);
-    let mut connection = broker.connect();
-    topics.iter().for_each(|topic| create(&mut connection, topic, partitions, &[]));
-    broker
-}
-
-/// Runs chronik-bench to its end.
-fn bench(broker: &Broker, arguments: &str) -> Run {
-    let directory = tempfile::tempdir().expect("a directory");
-    let output = command(&broker.address(), arguments, &report_in(&directory))
-        .output()
-        .expect("chronik-bench can be started");
-    finished(output, &directory)
-}
-
-/// Starts chronik-bench, for those who do something while it runs.
-fn start(address: &str, arguments: &str, directory: &TempDir) -> Child {
-    let mut command = command(address, arguments, &report_in(directory));
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("chronik-bench can be started")
-}
-
-fn end(child: Child, directory: &TempDir) -> Run {
-    finished(child.wait_with_output().expect("chronik-bench ends"), directory)
-}
 
 fn record_count(broker: &Broker, topic: &str, partitions: i32) -> usize {
     let mut connection = broker.connect();

@@ -5,7 +5,7 @@
 //! loop no allocation for a record. Files in reading order: `poller` (epoll), `connection`
 //! (bytes and frames of a socket), `channel` (requests outstanding on a connection), `cluster`
 //! (who leads what, reconnecting), `partitioner`, `batch`, `producer_id`, `queue` (what waits for
-//! a partition), `request`, `produce`, `fetch`, `round_trip`, `metadata`.
+//! a partition), `request`, `produce`, `fetch`, `round_trip`, `metadata`, `admin`.
 //!
 //! Invariants: answers are taken in the order of requests; no length from the network is used
 //! before it was checked; nothing blocks but the resolution of a broker's name when it appears.
@@ -13,6 +13,7 @@
 //! It speaks fixed versions, served by Kafka since 2.7. It is an idempotent producer only with
 //! `--validate`; otherwise a batch whose answer was lost is sent again and may be stored twice.
 
+pub mod admin;
 mod batch;
 mod channel;
 mod cluster;
