@@ -174,7 +174,7 @@ fn leaders_may_move_under_load() {
 }
 
 /// Apache Kafka, which the codecs were written after and which never saw them: all acknowledgement levels, an idempotent
-/// producer, reading back, Metadata.
+/// producer, reading back, sending and reading at once, Metadata, topics made and deleted.
 #[test]
 fn apache_kafka_is_served_as_well() {
     if !Toolchain::Java.ready() {
@@ -199,6 +199,14 @@ fn apache_kafka_is_served_as_well() {
     let read = run("-t kafka-1 -m consume -c 4 --clients 2 -d 100s -w 0s --validate");
     assert_eq!((read.number("messages"), read.found("checked")), (8000, 8000));
     assert_eq!(run("-t kafka-1 -m metadata -c 5 -d 100s -w 0s -n 300").number("messages"), 300);
+    let round = run("-t kafka-all -m round-trip -c 16 -s 150 -n 500 -d 100s -w 0s --validate");
+    assert_eq!((round.number("messages"), round.found("checked")), (500, 500));
+    let followed = run("-t kafka-all -m end-to-end -c 64 -s 150 -d 2s -w 0s --rate-limit 300 --validate");
+    assert_eq!(followed.found("checked"), 600);
+    let behind = run("-t kafka-all -m backlog -c 64 -s 150 -n 5000 -d 100s --consumers 2 --validate");
+    assert_eq!((behind.number("messages"), behind.found("lost")), (5000, 0));
+    let topics = run("-m topics -t many -n 20 -c 4 -p 2");
+    assert_eq!((topics.number("messages"), topics.report["beside"][0]["messages"].as_u64()), (20, Some(20)));
 }
 
 /// Records that the partitions led by this node hold.
