@@ -153,6 +153,8 @@ pub struct Partition {
     pub unwritten_bytes: u64,
     /// When the oldest of these was applied (monotonic ms).
     pub unwritten_since_ms: Option<u64>,
+    /// When a fetch last had to read the files (monotonic ms).
+    pub files_read_at_ms: Option<u64>,
     /// Bytes of batches applied since the producer state was last kept in a file.
     pub unkept_bytes: u64,
     /// This replica led until a moment ago: until then (monotonic ms) requests wait for word of the new leader.
@@ -195,6 +197,7 @@ impl Partition {
             fetch_waiters: BTreeSet::new(),
             unwritten_bytes: 0,
             unwritten_since_ms: None,
+            files_read_at_ms: None,
             unkept_bytes: 0,
             successor_until_ms: 0,
             leaderless_since_ms: None,

@@ -188,6 +188,7 @@ impl Shard {
         at_least_one: bool,
     ) {
         let Some(partition) = self.partitions.get_mut(&group) else { return };
+        partition.files_read_at_ms = Some(self.now.mono_ms);
         let Some(job) = partition.files.read(from, below, max_bytes, at_least_one) else { return };
         if let Some(pending) = self.fetches.get_mut(&fetch) {
             pending.reads += 1;

@@ -11,7 +11,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use chronik_raft::leadership::Leadership;
 use chronik_wal::entry::{LogEntry, LogStart};
 use chronik_wal::partition::{FileDone, FilesError, ProducerSnapshot, RollPolicy};
 use chronik_wal::types::{GroupId, RaftIndex, TurnNumber};
@@ -23,6 +22,11 @@ const FILE_JOBS_MAX: usize = 16;
 
 /// Most entries looked at for one append.
 const APPEND_BYTES_MAX: u64 = 8 << 20;
+
+/// A consumer that is behind what is in memory will soon want what is written now: as long as one has read a partition's files within
+/// this time, what is written to them stays in the page cache. Else nobody needs it there, and large pieces are written past
+/// it. Measured, 64 KiB batches: 2.1 against 1.55 s of CPU a GB on one node, 4.25 against 3.15 on three together.
+const READ_LATELY_MS: u64 = 60_000;
 
 /// Bytes of batches that a start replays at most, about, to find a partition's producers again.
 const KEEP_PRODUCERS_BYTES: u64 = 16 << 20;
@@ -212,10 +216,6 @@ impl Shard {
         let (Some(partition), Some(tail)) = (self.partitions.get_mut(&group), self.driver.tail(group)) else {
             return;
         };
-        // Consumers that are behind read from the leader's files; what a follower writes hardly anybody reads.
-        let leads = self.driver.leadership(group).is_some_and(|leadership| {
-            matches!(leadership, Leadership::Leader { .. } | Leadership::Elected { .. })
-        });
         let written = partition.files.written().index;
         let entries: Vec<LogEntry> =
             tail.entries(written.next(), partition.applied.next(), APPEND_BYTES_MAX).cloned().collect();
@@ -226,7 +226,9 @@ impl Shard {
         let producers = &partition.producers;
         // Without any producer too: a start reads the log from the newest snapshot on.
         let mut snapshot = |_| Some(ProducerSnapshot { offset, bytes: producers.encode_snapshot().into() });
-        partition.files.set_past_cache(!leads);
+        let read_at_ms = partition.files_read_at_ms;
+        let is_read = read_at_ms.is_some_and(|at_ms| at_ms + READ_LATELY_MS > self.now.mono_ms);
+        partition.files.set_past_cache(!is_read);
         let job = partition.files.append(&entries, policy, self.now.wall_ms, &mut snapshot);
         self.write_behind.last = group;
         if let Some(job) = job {

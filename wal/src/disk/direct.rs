@@ -1,5 +1,5 @@
-//! O_DIRECT writes of whole blocks, from a buffer that each thread keeps: what is written this way takes no pages of the page
-//! cache. In a virtual machine that gives free memory back to its host, finding those costs several times the copy.
+//! O_DIRECT: writes of whole blocks, from a buffer that each thread keeps, and reads of whole blocks. Neither takes pages of
+//! the page cache. In a virtual machine that gives free memory back to its host, finding those costs several times the copy.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -7,22 +7,16 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use rustix::io::Errno;
-use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-/// What O_DIRECT needs of position, length and memory, on every file system that we know of.
-const BLOCK_BYTES: usize = 4096;
-/// How much is copied and written at a time. Longer pieces gain nothing.
-const BUFFER_BYTES: usize = 1 << 20;
+use super::aligned::{AlignedBuffer, BLOCK_BYTES};
+
+/// How much is copied and written at a time: a huge page of most machines.
+const BUFFER_BYTES: usize = 2 << 20;
 /// Below this the wait for the disk costs more than the pages.
 pub const BYTES_MIN: usize = 64 << 10;
 
-/// Memory that O_DIRECT takes.
-#[derive(Clone, FromBytes, IntoBytes)]
-#[repr(C, align(4096))]
-struct Block([u8; BLOCK_BYTES]);
-
 thread_local! {
-    static BUFFER: RefCell<Vec<Block>> = const { RefCell::new(Vec::new()) };
+    static BUFFER: RefCell<Option<AlignedBuffer>> = const { RefCell::new(None) };
 }
 
 /// How many of `total` bytes at `position` lie before the first whole block, and how many in whole blocks.
@@ -42,10 +36,11 @@ pub fn whole_blocks(position: u64, total: usize) -> (usize, usize) {
 /// Those of the write.
 pub fn write(file: &File, slices: &[&[u8]], position: u64) -> io::Result<bool> {
     BUFFER.with_borrow_mut(|buffer| {
-        if buffer.is_empty() {
-            buffer.resize_with(BUFFER_BYTES / BLOCK_BYTES, Block::new_zeroed);
-        }
-        let buffer = buffer.as_mut_slice().as_mut_bytes();
+        let buffer = match buffer {
+            Some(buffer) => buffer,
+            None => buffer.insert(AlignedBuffer::new(BUFFER_BYTES)?),
+        };
+        let buffer = buffer.as_mut_bytes();
         let (mut filled, mut at) = (0, position);
         for mut slice in slices.iter().copied() {
             while !slice.is_empty() {
@@ -78,6 +73,31 @@ fn write_blocks(file: &File, mut blocks: &[u8], mut at: u64) -> io::Result<bool>
         }
     }
     Ok(true)
+}
+
+/// Reads whole blocks into a buffer from a file that was opened for O_DIRECT; fewer bytes only at the end of the file. Gives none
+/// when the file system does not take that.
+///
+/// # Errors
+/// Those of the read.
+pub fn read(file: &File, buffer: &mut [u8], position: u64) -> io::Result<Option<usize>> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match file.read_at(&mut buffer[done..], position + done as u64) {
+            Ok(0) => break,
+            Ok(count) => {
+                done += count;
+                if count % BLOCK_BYTES != 0 {
+                    // The end of the file; what follows could not be asked for at a block.
+                    break;
+                }
+            }
+            Err(error) if error.raw_os_error() == Some(Errno::INTR.raw_os_error()) => {}
+            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Some(done))
 }
 
 #[cfg(test)]

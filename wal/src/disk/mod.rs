@@ -16,6 +16,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+mod aligned;
 mod direct;
 pub mod os;
 pub mod sim;
@@ -23,6 +24,7 @@ mod sim_file;
 mod sim_names;
 pub mod uring;
 
+pub use aligned::{AlignedBuffer, BLOCK_BYTES};
 pub use os::OsDisk;
 pub use sim::SimDisk;
 
@@ -83,6 +85,12 @@ pub trait DiskFile: Send + Sync {
     fn write_past_cache_at(&self, slices: &[&[u8]], position: u64) -> io::Result<()> {
         self.write_vectored_at(slices, position)
     }
+    /// Reads as [`DiskFile::read_at`] does, for bytes that are not in memory and that hardly anybody reads again soon: the
+    /// system is asked to keep no copy. A hint; it takes effect where `position` is a multiple of [`BLOCK_BYTES`] and `buf` is
+    /// of an [`AlignedBuffer`] and whole blocks long.
+    fn read_past_cache_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
+        self.read_at(buf, position)
+    }
     /// Reserves blocks for a range so that writes to it cannot meet a full disk; lengthens the file to its end.
     fn allocate(&self, position: u64, len: u64) -> io::Result<()>;
     /// Cuts the file or lengthens it with zeros.
@@ -129,6 +137,8 @@ pub trait Mapping: Send + Sync {
     /// Brings the pages of a range into memory, blocking. An unreadable sector, or a range beyond the end of the
     /// file, is an error here rather than a SIGBUS when the bytes are touched.
     fn populate(&self, range: Range<usize>) -> io::Result<()>;
+    /// How many bytes of a range the system holds in memory now, about; all of them where it does not tell.
+    fn resident_bytes(&self, range: Range<usize>) -> usize;
     /// Nobody reads the range for now: its pages need not count as this process's memory. They may be read all the same,
     /// and are then brought in again.
     fn release(&self, range: Range<usize>);

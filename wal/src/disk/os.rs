@@ -29,6 +29,7 @@ use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
+use super::aligned::BLOCK_BYTES;
 use super::direct;
 use super::{DirEntry, Disk, DiskFile, Mapping, OpenMode};
 
@@ -56,7 +57,8 @@ impl Disk for OsDisk {
                 options.write(true).create_new(true);
             }
         }
-        Ok(Arc::new(OsFile { file: options.open(path)?, direct: OnceLock::new() }))
+        let writable = !matches!(mode, OpenMode::Read);
+        Ok(Arc::new(OsFile { file: options.open(path)?, writable, direct: OnceLock::new() }))
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -110,6 +112,7 @@ impl Disk for OsDisk {
 #[derive(Debug)]
 pub struct OsFile {
     file: File,
+    writable: bool,
     /// The same file, opened again for O_DIRECT when it is first needed; none where that does not work.
     direct: OnceLock<Option<File>>,
 }
@@ -119,7 +122,7 @@ impl OsFile {
         let open = || {
             let again = format!("/proc/self/fd/{}", self.file.as_raw_fd());
             let flags = i32::try_from(OFlags::DIRECT.bits()).unwrap_or(0);
-            fs::OpenOptions::new().write(true).custom_flags(flags).open(again).ok()
+            fs::OpenOptions::new().read(true).write(self.writable).custom_flags(flags).open(again).ok()
         };
         self.direct.get_or_init(open).as_ref()
     }
@@ -174,6 +177,17 @@ impl DiskFile for OsFile {
                 result => return result,
             }
         }
+    }
+
+    fn read_past_cache_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
+        let blocks = position.is_multiple_of(BLOCK_BYTES as u64) && buf.len().is_multiple_of(BLOCK_BYTES);
+        if blocks
+            && let Some(file) = self.direct()
+            && let Some(count) = direct::read(file, buf, position)?
+        {
+            return Ok(count);
+        }
+        self.read_at(buf, position)
     }
 
     fn write_all_at(&self, buf: &[u8], position: u64) -> io::Result<()> {
@@ -274,6 +288,22 @@ impl Mapping for OsMapping {
             }
         }
         Ok(())
+    }
+
+    fn resident_bytes(&self, range: Range<usize>) -> usize {
+        self.check(&range);
+        let page = rustix::param::page_size();
+        let start = range.start / page * page;
+        let mut told = vec![0_u8; (range.end - start).div_ceil(page)];
+        // SAFETY: the range lies within the mapping, and there is a byte to be written for each page of it.
+        let result = unsafe {
+            let at = self.map.as_mut_ptr().add(start).cast();
+            libc::mincore(at, range.end - start, told.as_mut_ptr())
+        };
+        match result {
+            0 => range.len().min(told.iter().filter(|page| **page & 1 == 1).count() * page),
+            _ => range.len(),
+        }
     }
 
     fn release(&self, range: Range<usize>) {

@@ -269,6 +269,12 @@ impl Mapping for SimMapping {
         Ok(())
     }
 
+    /// None: what can be read past the cache is.
+    fn resident_bytes(&self, range: Range<usize>) -> usize {
+        assert!(range.start <= range.end && range.end <= self.map.len(), "range within the mapping");
+        0
+    }
+
     fn release(&self, range: Range<usize>) {
         assert!(range.start <= range.end && range.end <= self.map.len(), "range within the mapping");
     }

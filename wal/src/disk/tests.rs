@@ -154,10 +154,10 @@ fn the_machine_crashes_at_the_step_asked_for() {
     assert_eq!(disk.crash(Survival::SyncedOnly).contents(Path::new("f")).unwrap(), [0u8; 0]);
 }
 
-/// Appends past the cache while others read through a mapping, the page that is still growing above all: no reader may ever
-/// see other bytes than those written.
+/// Appends past the cache while others read through a mapping, or past the cache too, the page that is still growing above all:
+/// no reader may ever see other bytes than those written.
 #[test]
-fn a_mapping_shows_what_is_written_past_the_cache() {
+fn readers_see_what_is_written_past_the_cache() {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use rand::rngs::SmallRng;
@@ -194,6 +194,7 @@ fn a_mapping_shows_what_is_written_past_the_cache() {
     let read = |seed| {
         let mut rng = SmallRng::seed_from_u64(seed);
         let mapping = file.map(TOTAL).unwrap();
+        let mut buffer = AlignedBuffer::new(LOOK_MAX + 2 * BLOCK_BYTES).unwrap();
         let mut looks = 0;
         while looks < 200 || written.load(Ordering::Acquire) < TOTAL {
             let end = written.load(Ordering::Acquire);
@@ -205,7 +206,18 @@ fn a_mapping_shows_what_is_written_past_the_cache() {
             // Half of the looks end where the written bytes end just now.
             let to = if rng.random_bool(0.5) { end } else { rng.random_range(1..=end) };
             let from = to.saturating_sub(rng.random_range(1..LOOK_MAX));
+            if rng.random_bool(0.3) {
+                let start = from / BLOCK_BYTES * BLOCK_BYTES;
+                let blocks = &mut buffer.as_mut_bytes()[..(to - start).next_multiple_of(BLOCK_BYTES)];
+                let count = file.read_past_cache_at(blocks, start as u64).unwrap();
+                assert!(count >= to - start, "{from}..{to} of {end} ends after {count} bytes");
+                assert!(
+                    blocks[from - start..to - start] == *bytes_at(from, to - from),
+                    "{from}..{to} of {end}"
+                );
+            }
             mapping.populate(from..to).unwrap();
+            assert!(mapping.resident_bytes(from..to) > 0, "what was just brought in is there");
             assert!(mapping.bytes(from..to) == bytes_at(from, to - from), "{from}..{to} of {end}");
             if rng.random_bool(0.5) {
                 mapping.release(from..to);

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::mapped::{IdleWindows, MappedLog};
 use super::names::{Part, SegmentFiles};
+use super::read_past::ReadBuffers;
 use crate::disk::{Disk, DiskFile, Mapping, OpenMode};
 
 /// The mapping of a growing segment reaches this much beyond its end, so that it serves later reads too.
@@ -22,6 +23,8 @@ pub struct FileCache {
     capacity: usize,
     next_id: AtomicU64,
     idle: Arc<IdleWindows>,
+    /// For reads past the page cache.
+    pub(super) buffers: Arc<ReadBuffers>,
 }
 
 #[derive(Default)]
@@ -54,8 +57,8 @@ impl FileCache {
     /// A cache of at most `capacity` descriptors and mappings; 4096 suits a limit of 16,384 open files.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        let (state, idle) = (Mutex::default(), Arc::default());
-        Self { state, capacity: capacity.max(1), next_id: AtomicU64::new(1), idle }
+        let (state, idle, buffers) = (Mutex::default(), Arc::default(), Arc::default());
+        Self { state, capacity: capacity.max(1), next_id: AtomicU64::new(1), idle, buffers }
     }
 
     /// How many descriptors and mappings are held now.
@@ -166,6 +169,8 @@ impl FileCache {
         for key in keys {
             state.remove(key);
         }
+        drop(state);
+        self.buffers.forget(files.id);
     }
 
     fn get(&self, key: Key) -> Option<Held> {

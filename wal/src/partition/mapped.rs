@@ -13,6 +13,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use super::read_past::ReadPast;
 use crate::disk::Mapping;
 
 /// What is let go of at once.
@@ -47,6 +48,8 @@ impl IdleWindows {
 /// A mapping and who holds what of it.
 pub(super) struct MappedLog {
     map: Arc<dyn Mapping>,
+    /// What has been read past the cache: see [`super::read_past`].
+    pub(super) read_past: ReadPast,
     /// Of each window: how many hold some of it, and [`QUEUED`].
     holders: Box<[AtomicU32]>,
     idle: Arc<IdleWindows>,
@@ -56,7 +59,12 @@ impl MappedLog {
     pub(super) fn new(map: Arc<dyn Mapping>, idle: &Arc<IdleWindows>) -> Arc<Self> {
         let windows = map.len().div_ceil(WINDOW_BYTES);
         let holders = (0..windows).map(|_| AtomicU32::new(0)).collect();
-        Arc::new(Self { map, holders, idle: Arc::clone(idle) })
+        Arc::new(Self { map, read_past: ReadPast::default(), holders, idle: Arc::clone(idle) })
+    }
+
+    /// How many bytes of a range are in the page cache now, about.
+    pub(super) fn resident_bytes(&self, range: Range<usize>) -> usize {
+        self.map.resident_bytes(range)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -150,6 +158,10 @@ mod tests {
 
         fn populate(&self, _range: Range<usize>) -> std::io::Result<()> {
             Ok(())
+        }
+
+        fn resident_bytes(&self, _range: Range<usize>) -> usize {
+            0
         }
 
         fn release(&self, range: Range<usize>) {

@@ -14,7 +14,7 @@
 //!     partition.metadata                  which topic it is
 //! ```
 //!
-//! Reading order: this file, `segment`, `write` (over `append`), `read` (over `view`, `mapped`, `index`), `retention`, `open` (over
+//! Reading order: this file, `segment`, `write` (over `append`), `read` (over `view`, `mapped`, `read_past`, `index`), `retention`, `open` (over
 //! `open_segment`, `scan`), `salvage`, `delete`; `jobs` is what helper threads run.
 //!
 //! Invariants:
@@ -42,6 +42,7 @@ mod open;
 mod open_segment;
 mod raft_log_file;
 mod read;
+mod read_past;
 mod retention;
 mod salvage;
 mod scan;

@@ -18,7 +18,7 @@ use super::names::{Part, SegmentFiles};
 use super::raft_log_file::OtherEntry;
 use super::segment::{NO_TIMESTAMP, Segment, Shape};
 use super::view::LogView;
-use crate::batch::BatchError;
+use crate::batch::{BatchError, HEADER_BYTES};
 use crate::compress::DecompressCaps;
 use crate::disk::Disk;
 use crate::entry::{EntryKind, LogEntry};
@@ -104,9 +104,16 @@ impl SegmentView {
     ) -> Result<ReadBatches, FilesError> {
         let mut log = self.log(disk)?;
         let mut cursor = self.seek(disk, |entry| entry.offset <= from)?;
+        let open = || self.cache.reader(disk, &self.files, Part::Log);
+        let bytes = max_bytes.min(READ_BYTES_MAX);
+        log.load(open, self.files.id, &self.cache.buffers, cursor.position, bytes)?;
         let mut next_offset = from;
         let mut start = None;
         while cursor.position < log.end() {
+            let header_end = cursor.position + HEADER_BYTES as u64;
+            if start.is_some() && !log.is_at_hand(&(cursor.position..header_end)) {
+                break;
+            }
             let info = match log.header(cursor.position, cursor.offset) {
                 Ok(info) => info,
                 // What comes before the damage is given; the next read, from there, tells.
@@ -126,7 +133,8 @@ impl SegmentView {
                 let bytes = end - first;
                 // The bound on what is populated must not keep back a first batch that fits what was asked for.
                 let is_first = first == cursor.position;
-                let fits = bytes <= max_bytes as u64 && (is_first || bytes <= READ_BYTES_MAX as u64);
+                let is_near = is_first || bytes <= READ_BYTES_MAX as u64 && log.is_at_hand(&(first..end));
+                let fits = bytes <= max_bytes as u64 && is_near;
                 let goes_anyway = is_first && min_one_batch;
                 if !fits && !goes_anyway {
                     break;

@@ -1,5 +1,5 @@
 //! A segment's `.log` seen through its mapping: the one way in which batches are read back, be it for a fetch, for
-//! recovery or for a dump.
+//! recovery or for a dump. A part of it may have been read past the page cache ([`super::read_past`]) and is then seen there.
 //!
 //! Pages are brought in before they are touched, so that an unreadable sector is an error and not a SIGBUS (SAFETY.md,
 //! rule 7). A `LogView` is used on helper threads and at start, never on a shard.
@@ -12,7 +12,9 @@ use bytes::Bytes;
 
 use super::error::FilesError;
 use super::mapped::{Held, MappedLog};
+use super::read_past::{Loaded, ReadBuffers, Wanted};
 use crate::batch::{BatchInfo, HEADER_BYTES, check_crc, peek};
+use crate::disk::DiskFile;
 use crate::types::KafkaOffset;
 
 /// Pages brought in ahead while headers are walked.
@@ -28,6 +30,8 @@ pub(super) struct LogView {
     populated: Range<u64>,
     /// What was populated stays mapped while it is walked.
     held: Held,
+    /// What was read past the page cache.
+    loaded: Option<Loaded>,
 }
 
 impl LogView {
@@ -35,7 +39,37 @@ impl LogView {
     pub(super) fn new(map: Arc<MappedLog>, path: PathBuf, end: u64) -> Self {
         assert!(end <= map.len() as u64, "the mapping covers what is read");
         let held = map.hold(0..0);
-        Self { map, path, end, populated: 0..0, held }
+        Self { map, path, end, populated: 0..0, held, loaded: None }
+    }
+
+    /// Reads up to `bytes` from `position` on past the page cache, where that is of use.
+    pub(super) fn load(
+        &mut self,
+        open: impl FnOnce() -> std::io::Result<Arc<dyn DiskFile>>,
+        segment: u64,
+        buffers: &Arc<ReadBuffers>,
+        position: u64,
+        bytes: usize,
+    ) -> Result<(), FilesError> {
+        let (end, range) = (self.end, position..self.end.min(position + bytes as u64));
+        let loaded = Wanted { segment, map: &self.map, buffers, range, end }.load(open);
+        self.loaded = loaded.map_err(|error| FilesError::read(&self.path, error))?;
+        Ok(())
+    }
+
+    /// Whether a range needs no other way of reading than what was read before it.
+    pub(super) fn is_at_hand(&self, range: &Range<u64>) -> bool {
+        self.loaded.as_ref().is_none_or(|loaded| range.end <= loaded.range.end)
+    }
+
+    /// A range of what was read past the page cache.
+    fn loaded(&self, range: &Range<u64>) -> Option<(&Bytes, Range<usize>)> {
+        let loaded = self.loaded.as_ref()?;
+        let covers = loaded.range.start <= range.start && range.end <= loaded.range.end;
+        covers.then(|| {
+            let base = loaded.range.start;
+            (&loaded.bytes, to_usize(range.start - base..range.end - base))
+        })
     }
 
     /// Where the written bytes end.
@@ -82,12 +116,15 @@ impl LogView {
         self.bytes(range)
     }
 
-    /// A slice that keeps the mapping alive. No copy.
+    /// A slice that keeps the mapping alive, or the buffer that was read into. No copy.
     pub(super) fn slice(&self, range: Range<u64>) -> Bytes {
         if range.is_empty() {
             return Bytes::new();
         }
         assert!(range.end <= self.end, "only written bytes are handed out");
+        if let Some((bytes, range)) = self.loaded(&range) {
+            return bytes.slice(range);
+        }
         Bytes::from_owner(self.map.hold(to_usize(range)))
     }
 
@@ -98,6 +135,9 @@ impl LogView {
 
     fn bytes(&mut self, range: Range<u64>) -> Result<&[u8], FilesError> {
         assert!(range.start <= range.end && range.end <= self.end, "only written bytes are read");
+        if self.loaded(&range).is_some() {
+            return Ok(self.loaded(&range).map_or(&[], |(bytes, range)| &bytes[range]));
+        }
         if range.start < self.populated.start || range.end > self.populated.end {
             let window = range.start..self.end.min(range.end.max(range.start + WINDOW_BYTES));
             let held = self.map.hold(to_usize(window.clone()));

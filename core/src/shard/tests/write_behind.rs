@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use chronik_wal::types::GroupId;
 
 use super::*;
-use crate::shard::message::Acks;
 use crate::shard::{JobOwner, ShardLimits};
 
 #[test]
@@ -81,25 +80,21 @@ fn a_start_goes_on_where_files_and_wal_end() {
 }
 
 #[test]
-fn only_who_leads_keeps_what_it_writes_in_the_page_cache() {
-    let mut cluster = Cluster::new();
-    let group = cluster.topic(TOPIC, 1, &[]);
-    for round in 1..=2 {
-        let leader = cluster.leader(group);
-        cluster.produce(leader, group, records_of(&[b"value"], WALL_MS), Acks::All);
-        cluster.wait_until("all have written it", |cluster| {
-            let written = |node| cluster[node].shard.partitions[&group].files.written().next_offset.0;
-            cluster.names().into_iter().all(|node| written(node) >= round)
-        });
-        let past_cache = |node| cluster[node].shard.partitions[&group].files.writes_past_cache();
-        assert!(!past_cache(leader), "node {leader} leads");
-        assert!(cluster.others(leader).into_iter().all(past_cache), "but for node {leader} all follow");
-        if round == 1 {
-            // Another one leads: what it writes from then on is kept.
-            cluster.kill(leader, true);
-            let other = cluster.leader(group);
-            assert_ne!(other, leader);
-            cluster.restart(leader);
-        }
-    }
+fn what_consumers_read_from_the_files_stays_in_the_page_cache() {
+    let limits = ShardLimits { tail_bytes_max: 512 << 10, ..Setup::default().limits };
+    let mut rig = Rig::with(Setup { limits, ..Setup::default() });
+    let group = rig.topic(TOPIC, 1, &[]);
+    let past_cache = |rig: &mut Rig| {
+        rig.fill(group, 20, 50 << 10);
+        rig.advance(3_000);
+        rig.shard.partitions[&group].files.writes_past_cache()
+    };
+    assert!(past_cache(&mut rig), "nobody has read");
+    let end = rig.shard.partitions[&group].high_watermark;
+    rig.fetch(group, end.0);
+    assert!(past_cache(&mut rig), "who reads at the end reads from memory");
+    assert!(!rig.read_all(group, 0).is_empty());
+    assert!(!past_cache(&mut rig), "somebody is behind");
+    rig.advance(60_000);
+    assert!(past_cache(&mut rig), "nobody is any more");
 }

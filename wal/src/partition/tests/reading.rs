@@ -135,6 +135,62 @@ fn bytes_outlive_the_segment_that_they_come_from() {
     assert!(rig.try_read(0, 100, true).is_none());
 }
 
+/// Batches of up to 90 KB, some longer than a whole read, read in large pieces: what comes from a buffer is what comes from
+/// the mapping, whichever of the two it was.
+fn large_reads(mut rig: Rig) -> Rig {
+    rig.policy.segment_bytes = 6 << 20;
+    rig.log.set_past_cache(true);
+    let mut maker = Maker::new();
+    let entries: Vec<_> = (0..200_usize)
+        .map(|number| maker.batch(2, if number % 67 == 40 { 700_000 } else { number * 7_919 % 45_000 }))
+        .collect();
+    rig.append(&entries);
+    assert!(rig.log.segment_count() > 1);
+    let all = batch_bytes(&entries);
+    for max_bytes in [300_000, 1 << 20, 2 << 20] {
+        for _ in 0..2 {
+            let (mut read_bytes, mut next) = (Vec::new(), 0);
+            while let Some(read) = rig.try_read(next, max_bytes, true) {
+                let read = read.unwrap();
+                assert!(read.next_offset.0 > next, "a read goes on");
+                read_bytes.extend_from_slice(&read.data);
+                next = read.next_offset.0;
+            }
+            assert!(read_bytes == all, "{} bytes of {}", read_bytes.len(), all.len());
+        }
+    }
+    rig
+}
+
+#[test]
+fn large_reads_of_what_is_not_in_memory_go_past_the_cache_once() {
+    let rig = large_reads(Rig::new(SimDisk::new(1)));
+    let out = |rig: &Rig| rig.store.cache.buffers.out();
+    let forget =
+        |rig: &Rig| rig.log.segments.iter().for_each(|segment| rig.store.cache.let_go(&segment.files));
+    forget(&rig);
+    assert_eq!(out(&rig), 0, "every buffer has come back");
+    // Opened anew, nothing is known of what was read before.
+    let first = rig.try_read(0, 1 << 20, true).unwrap().unwrap();
+    assert_eq!(out(&rig), 1, "read past the cache");
+    let second = rig.try_read(first.next_offset.0, 900_000, true).unwrap().unwrap();
+    assert_eq!(out(&rig), 1, "what follows was read with it");
+    assert!(!first.data.is_empty() && !second.data.is_empty());
+    drop(second);
+    rig.store.cache.buffers.forget(rig.log.segments[0].files.id);
+    let again = rig.try_read(0, 1 << 20, true).unwrap().unwrap();
+    assert!(first.data == again.data && out(&rig) == 1, "read a second time by the mapping");
+    drop((first, again));
+    let small = rig.try_read(0, 200_000, true).unwrap().unwrap();
+    assert!(!small.data.is_empty() && out(&rig) == 0, "small reads are left to the page cache");
+}
+
+#[test]
+fn large_reads_of_a_real_file_give_what_was_written() {
+    let (store, _guard) = on_disk();
+    large_reads(Rig::at(Arc::new(crate::disk::OsDisk), store));
+}
+
 #[test]
 fn the_cache_stays_bounded() {
     let (mut store, _guard) = on_disk();
