@@ -118,16 +118,22 @@ impl Admin {
     }
 }
 
+/// A request for one topic, up to its name.
+fn begun(header: &RequestHeader, topic: &str) -> Writer {
+    let mut writer = Writer::new(false, 64 + topic.len());
+    header.encode(&mut writer);
+    writer.length(1);
+    writer.string(topic);
+    writer
+}
+
 fn encode_creation(
     header: &RequestHeader,
     topic: &str,
     (partitions, replicas): (i32, i16),
     timeout_ms: i32,
 ) -> Result<ResponseFrame, EncodeError> {
-    let mut writer = Writer::new(false, 64 + topic.len());
-    header.encode(&mut writer);
-    writer.length(1);
-    writer.string(topic);
+    let mut writer = begun(header, topic);
     writer.i32(partitions);
     writer.i16(replicas);
     // No assignment of replicas, no configuration.
@@ -144,10 +150,7 @@ fn encode_deletion(
     topic: &str,
     timeout_ms: i32,
 ) -> Result<ResponseFrame, EncodeError> {
-    let mut writer = Writer::new(false, 64 + topic.len());
-    header.encode(&mut writer);
-    writer.length(1);
-    writer.string(topic);
+    let mut writer = begun(header, topic);
     writer.i32(timeout_ms);
     writer.finish()
 }

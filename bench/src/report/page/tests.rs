@@ -91,3 +91,9 @@ fn what_the_validation_found_is_the_verdict() {
     report.failures = 1_234;
     assert!(page(&report).contains("1,234 messages failed"));
 }
+
+#[test]
+fn notes_stand_below_the_title() {
+    let page = page(&report(&["-w", "0"], Vec::new()));
+    assert!(page.contains("<p class=\"load note\"><b>note</b> nothing was measured</p>"), "{page}");
+}
