@@ -16,6 +16,10 @@ pub fn append(report: &Report, path: &Path) -> Result<()> {
 
 /// Refuses a file whose columns are others: its lines would not fit below each other.
 pub fn check_header(path: &Path) -> Result<()> {
+    // A pipe or a terminal has no earlier lines, and reading it would wait for some.
+    if !path.is_file() {
+        return Ok(());
+    }
     let Ok(text) = std::fs::read_to_string(path) else { return Ok(()) };
     let names = join(COLUMNS.iter().map(|(name, _)| (*name).to_owned()));
     let is_ours = text.is_empty() || text.lines().next() == Some(names.trim_end());
