@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{RangedI64ValueParser, RangedU64ValueParser};
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
 
@@ -11,6 +12,13 @@ use crate::payload::{HEADER_BYTES, PayloadPattern};
 
 /// Tasks at once at most; more would only measure the client's queue.
 const CONCURRENCY_MAX: u32 = 1_000_000;
+
+/// Bytes of a message at most, as librdkafka has it.
+const MESSAGE_BYTES_MAX: u64 = 1_000_000_000;
+/// The longest of the flags in milliseconds, as librdkafka has it.
+const MILLISECONDS_MAX: i64 = 900_000;
+/// The longest warm-up and the longest measurement: a year.
+const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
 
 /// Load generator for any Kafka-compatible broker.
 #[derive(Clone, Debug, Parser, Serialize)]
@@ -42,7 +50,7 @@ pub struct Options {
     pub concurrency: u32,
 
     /// What talks to the broker. `native` is light enough to load a broker from one core; it
-    /// knows the modes produce, consume and metadata, no compression and no consumer groups.
+    /// knows all modes, no compression and no consumer groups.
     /// It keeps up to five requests on a connection and is not idempotent: a batch that is sent
     /// again may come behind a younger one, or twice. With --validate one request at a time is
     /// outstanding for each partition, and with acks=all too it is idempotent.
@@ -59,7 +67,8 @@ pub struct Options {
     pub consumers: Option<u32>,
 
     /// Bytes of a message's value.
-    #[arg(short = 's', long, default_value_t = 1024)]
+    #[arg(short = 's', long, default_value_t = 1024,
+        value_parser = RangedU64ValueParser::<usize>::new().range(0..=MESSAGE_BYTES_MAX))]
     pub message_size: usize,
 
     /// How long to measure, after the warm-up: `500ms`, `10s`, `2m`; a bare number is seconds.
@@ -72,7 +81,7 @@ pub struct Options {
 
     /// Stop after this many measured messages if they come before the end of the duration. In backlog mode: the backlog. In
     /// topics mode: topics, 1000 without it.
-    #[arg(short = 'n', long)]
+    #[arg(short = 'n', long, value_parser = clap::value_parser!(u64).range(1..))]
     pub message_count: Option<u64>,
 
     /// Messages a second, all clients together. The schedule is open: each message has an
@@ -86,11 +95,12 @@ pub struct Options {
     pub compression: Compression,
 
     /// Partitions of a topic that is created. A topic that exists must have as many.
-    #[arg(short = 'p', long)]
+    #[arg(short = 'p', long, value_parser = clap::value_parser!(u32).range(1..=i32::MAX as i64))]
     pub partitions: Option<u32>,
 
     /// Replicas of a topic that is created.
-    #[arg(short = 'r', long, default_value_t = 1)]
+    #[arg(short = 'r', long, default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=i16::MAX as i64))]
     pub replication_factor: u32,
 
     /// Create the topic if it is missing.
@@ -111,19 +121,20 @@ pub struct Options {
     pub acks: String,
 
     /// How long the client waits to fill a batch, in milliseconds.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = milliseconds(0))]
     pub linger_ms: u32,
 
     /// Greatest batch of the client, in bytes.
-    #[arg(long, default_value_t = 1_000_000)]
+    #[arg(long, default_value_t = 1_000_000,
+        value_parser = clap::value_parser!(u32).range(1..=i32::MAX as i64))]
     pub batch_size: u32,
 
     /// How long the broker may take for a request, in milliseconds.
-    #[arg(long, default_value_t = 30_000)]
+    #[arg(long, default_value_t = 30_000, value_parser = milliseconds(1))]
     pub request_timeout_ms: u32,
 
     /// How long a message may stay unacknowledged before it counts as failed, in milliseconds.
-    #[arg(long, default_value_t = 60_000)]
+    #[arg(long, default_value_t = 60_000, value_parser = milliseconds(1))]
     pub message_timeout_ms: u32,
 
     /// Keys of the messages; without it they have none and the client chooses partitions.
@@ -300,6 +311,13 @@ impl Options {
                 self.mode.name()
             );
         }
+        if self.rate_limit.is_some() && matches!(self.mode, Mode::Consume | Mode::Topics) {
+            anyhow::bail!("--rate-limit is not for {} mode, which has no schedule", self.mode.name());
+        }
+        let has_followers = matches!(self.mode, Mode::EndToEnd | Mode::Backlog | Mode::Scenario);
+        if self.consumers.is_some() && !has_followers {
+            anyhow::bail!("--consumers is for end-to-end and backlog mode, not for {}", self.mode.name());
+        }
         if self.keep_topics && self.mode != Mode::Topics {
             anyhow::bail!(
                 "--keep-topics is for topics mode; other modes keep theirs unless --delete-topic-after is given"
@@ -326,11 +344,6 @@ impl Options {
     /// Refuses what our own client does not know.
     fn check_native(&self) -> anyhow::Result<()> {
         let instead = "use --client librdkafka";
-        // The runs of a scenario are checked one by one.
-        let known = [Mode::Produce, Mode::Consume, Mode::Metadata, Mode::Connections, Mode::Scenario];
-        if !known.contains(&self.mode) {
-            anyhow::bail!("--client native does not know --mode {}: {instead}", self.mode.name());
-        }
         if self.compression != Compression::None {
             anyhow::bail!(
                 "--client native does not know --compression {}: {instead}, or leave it out",
@@ -357,77 +370,17 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         "h" => number * 3600.0,
         _ => return Err(format!("unknown unit `{unit}`: use ms, s, m or h")),
     };
-    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(duration) if duration <= DURATION_MAX => Ok(duration),
+        Ok(_) => Err(format!("`{text}` is longer than a year")),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Milliseconds from `least` on.
+fn milliseconds(least: i64) -> RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(least..=MILLISECONDS_MAX)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations() {
-        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!(parse_duration("10"), Ok(Duration::from_secs(10)));
-        assert_eq!(parse_duration("1.5s"), Ok(Duration::from_millis(1500)));
-        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
-        assert!(parse_duration("10y").is_err());
-        assert!(parse_duration("").is_err());
-    }
-
-    #[test]
-    fn the_reference_workload_can_be_expressed() {
-        let line = "chronik-bench -c 128 --linger-ms 0 -p 1 -s 256 --acks all -d 10s -w 3s";
-        let options = Options::try_parse_from(line.split(' ')).unwrap();
-        options.check().unwrap();
-        assert_eq!((options.concurrency, options.clients, options.partitions), (128, 1, Some(1)));
-        assert_eq!(options.warmup_duration, Duration::from_secs(3));
-        assert!(options.create_topic);
-    }
-
-    #[test]
-    fn every_acknowledgement_level_can_be_written() {
-        for acks in ["0", "1", "-1", "all"] {
-            let options = Options::try_parse_from(["chronik-bench", "--acks", acks]).unwrap();
-            assert_eq!(options.acks, acks);
-        }
-        assert!(Options::try_parse_from(["chronik-bench", "--acks", "-2"]).is_err());
-    }
-
-    #[test]
-    fn combinations_are_checked() {
-        let parse = |line: &str| Options::try_parse_from(line.split(' ')).unwrap().check();
-        assert!(parse("chronik-bench --validate -s 10").is_err());
-        assert!(parse("chronik-bench -m round-trip -s 47").is_err());
-        assert!(parse("chronik-bench -c 2 --clients 3").is_err());
-        assert!(parse("chronik-bench -s 10").is_ok());
-        assert!(Options::try_parse_from(["chronik-bench", "--disable-auto-commit"]).is_err());
-        assert!(parse("chronik-bench -m metadata --validate").is_err());
-    }
-
-    #[test]
-    fn what_the_native_client_lacks_is_refused_in_one_line() {
-        for (line, named) in [
-            ("--compression zstd", "--compression zstd"),
-            ("-m consume --consumer-group g", "--consumer-group"),
-            ("-m round-trip", "--mode round-trip"),
-            ("-m end-to-end", "--mode end-to-end"),
-            ("-m backlog", "--mode backlog"),
-            ("-m topics", "--mode topics"),
-        ] {
-            let parse = |client: &str| {
-                let line = format!("chronik-bench --client {client} {line}");
-                Options::try_parse_from(line.split(' ')).unwrap().check()
-            };
-            parse("librdkafka").unwrap();
-            let error = parse("native").unwrap_err().to_string();
-            assert!(error.contains(named) && error.contains("--client librdkafka"), "{error}");
-            assert!(!error.contains('\n'), "{error}");
-        }
-    }
-
-    #[test]
-    fn the_definition_is_sound() {
-        use clap::CommandFactory;
-        Options::command().debug_assert();
-    }
-}
+mod tests;

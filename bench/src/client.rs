@@ -5,12 +5,14 @@ use std::io::Write;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use futures_lite::future::block_on;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::Metadata;
+use rdkafka::producer::{DeliveryResult, ProducerContext};
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
 use crate::cli::Options;
@@ -41,6 +43,37 @@ impl ClientContext for Log {
 
     fn error(&self, error: KafkaError, reason: &str) {
         print_log(false, &format!("librdkafka: {error}: {reason}"));
+    }
+}
+
+/// What is done with a delivery: the message or why it failed, and when it was meant to be sent.
+type OnDelivery = dyn Fn(&DeliveryResult<'_>, u64) + Send + Sync;
+
+/// librdkafka's callbacks for a producer: its log as [`Log`], and a function for each delivery, called on the thread that polls.
+pub struct Deliveries(Box<OnDelivery>);
+
+impl Deliveries {
+    /// Calls `each` for each delivery.
+    pub fn new(each: impl Fn(&DeliveryResult<'_>, u64) + Send + Sync + 'static) -> Self {
+        Self(Box::new(each))
+    }
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        Log.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        Log.error(error, reason);
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, intended_ns: usize) {
+        (self.0)(result, intended_ns as u64);
     }
 }
 
@@ -134,11 +167,22 @@ pub fn assign(consumer: &BaseConsumer<Log>, topic: &str, starts: &[(i32, Offset)
     consumer.assign(&list).context("cannot assign partitions")
 }
 
+/// Asks for metadata, of one topic or of all; who does not answer is named.
+pub fn metadata<C: ClientContext>(
+    client: &rdkafka::client::Client<C>,
+    options: &Options,
+    topic: Option<&str>,
+) -> Result<Metadata> {
+    client.fetch_metadata(topic, ADMIN_TIMEOUT).map_err(|error| {
+        let code = error.rdkafka_error_code().map_or(error.to_string(), |code| code.to_string());
+        anyhow!("no broker answers at {}: {code}", options.bootstrap_servers)
+    })
+}
+
 /// The number of the topic's partitions, `None` if there is no such topic.
-pub fn partition_count(consumer: &BaseConsumer<Log>, topic: &str) -> Result<Option<i32>> {
-    let metadata = consumer
-        .fetch_metadata(Some(topic), ADMIN_TIMEOUT)
-        .with_context(|| format!("cannot reach a broker for the metadata of {topic}"))?;
+pub fn partition_count(consumer: &BaseConsumer<Log>, options: &Options) -> Result<Option<i32>> {
+    let topic = options.topic.as_str();
+    let metadata = metadata(consumer.client(), options, Some(topic))?;
     let found = metadata.topics().iter().find(|t| t.name() == topic);
     match found.map(|t| (t.error().map(RDKafkaErrorCode::from), t.partitions())) {
         None
@@ -157,7 +201,7 @@ pub fn partition_count(consumer: &BaseConsumer<Log>, topic: &str) -> Result<Opti
 pub fn prepare_topic(options: &Options) -> Result<i32> {
     let consumer = consumer(options)?;
     let topic = options.topic.as_str();
-    if partition_count(&consumer, topic)?.is_none() {
+    if partition_count(&consumer, options)?.is_none() {
         if !options.create_topic {
             bail!("there is no topic {topic}, and --create-topic is false");
         }
@@ -165,7 +209,7 @@ pub fn prepare_topic(options: &Options) -> Result<i32> {
     }
     let deadline = Instant::now() + TOPIC_READY_TIMEOUT;
     let partitions = loop {
-        match partition_count(&consumer, topic)? {
+        match partition_count(&consumer, options)? {
             Some(count) if count > 0 => break count,
             _ if Instant::now() > deadline => bail!("the topic {topic} has partitions without a leader"),
             _ => std::thread::sleep(Duration::from_millis(20)),

@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tiny_http::{Header, Method, Request, Response, Server};
 
-use crate::schedule::Phase;
+use crate::schedule::{Phase, Span};
 use crate::stats::{Part, Sample};
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -89,8 +89,8 @@ impl Live {
     }
 
     /// An interval is complete.
-    pub fn interval(&self, interval_ns: u64, sample: &Sample) {
-        self.messages_per_second.set(sample.message_count as f64 / (interval_ns as f64 / 1e9));
+    pub fn interval(&self, span: Span, sample: &Sample) {
+        self.messages_per_second.set(sample.message_count as f64 / span.seconds());
         for (name, quantile) in QUANTILES {
             let latency_us = sample.latency_us.value_at_quantile(quantile);
             self.latency_seconds.get_or_create(&Quantile { quantile: name }).set(latency_us as f64 / 1e6);
@@ -107,4 +107,19 @@ fn answer(request: Request, registry: &Registry) -> std::io::Result<()> {
     encode(&mut text, registry).map_err(std::io::Error::other)?;
     let kind = Header::from_bytes("Content-Type", CONTENT_TYPE).expect("a constant header is valid");
     request.respond(Response::from_string(text).with_header(kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stats::Totals;
+
+    #[test]
+    fn a_short_interval_has_its_true_rate() {
+        let live = Live::default();
+        let mut sample = Totals::default().measured;
+        sample.message_count = 500;
+        live.interval(Span { start_ns: 3_000_000_000, end_ns: 3_250_000_000 }, &sample);
+        assert_eq!(live.messages_per_second.get(), 2_000.0);
+    }
 }

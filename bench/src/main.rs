@@ -2,11 +2,11 @@
 //!
 //! Files in reading order: `cli` (flags), `schedule` (when messages are meant to be sent, what is
 //! measured), `payload` (values with a header that can be checked), `stats` (histograms, one a
-//! thread), `run` (clock, window, reporter), `message` (what a client sends), `intake` (what a
-//! consumer does with records), `outbox` (sending, pacing), `produce`, `consume`, `round_trip`,
+//! thread), `run` (clock, window, reporter), `interrupt` (Ctrl-C), `message` (what a client sends), `intake` (what a
+//! consumer does with records), `source` (where these come from), `outbox` (sending, pacing), `produce`, `consume`, `round_trip`,
 //! `follow`, `topics`, `metadata` (what threads do, over librdkafka), `native` (the same over our
 //! own client), `modes` (which of it a mode is made of), `scenario`, `validation`, `proc`,
-//! `broker_process`, `mounts`, `host` (what `/proc` says), `progress`, `live`, `report`, `outputs`.
+//! `broker_process`, `mounts`, `host` (what `/proc` says), `progress`, `live`, `notes` (how to take the figures), `report`, `outputs`.
 //!
 //! Invariants: latency counts from the intended time; no thread shares a histogram; the warm-up
 //! is never part of a result; the elapsed time is that of the window, not of the reporter.
@@ -18,12 +18,14 @@ mod consume;
 mod follow;
 mod host;
 mod intake;
+mod interrupt;
 mod live;
 mod message;
 mod metadata;
 mod modes;
 mod mounts;
 mod native;
+mod notes;
 mod outbox;
 mod outputs;
 mod payload;
@@ -35,6 +37,7 @@ mod round_trip;
 mod run;
 mod scenario;
 mod schedule;
+mod source;
 mod stats;
 mod topics;
 mod validation;
@@ -49,18 +52,20 @@ use crate::cli::Options;
 use crate::live::Live;
 use crate::outputs::Outputs;
 
-/// Exit code when messages failed or the validation found something wrong.
+/// Exit code when messages failed, nothing was measured or the validation found something wrong.
 const EXIT_UNCLEAN: u8 = 2;
 
 fn main() -> ExitCode {
     let matches = Options::command().get_matches();
     let options = Options::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match bench(&options, &matches) {
+        Ok(_) if interrupt::asked() => ExitCode::from(interrupt::EXIT_INTERRUPTED),
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(EXIT_UNCLEAN),
         Err(error) => {
             // If standard error is closed there is nobody left to tell.
-            let _ = writeln!(std::io::stderr(), "chronik-bench: {error:#}");
+            let text = format!("{error:#}").replace('\n', " ");
+            let _ = writeln!(std::io::stderr(), "chronik-bench: {text}");
             ExitCode::FAILURE
         }
     }
@@ -70,8 +75,7 @@ fn main() -> ExitCode {
 fn bench(options: &Options, command_line: &ArgMatches) -> Result<bool> {
     options.check()?;
     let planned = options.scenario.as_deref().map(|path| scenario::read(path, command_line)).transpose()?;
-    let names = planned.iter().flatten().map(|run| run.name.clone()).collect::<Vec<_>>();
-    let mut outputs = Outputs::prepare(options, planned.is_some().then_some(&names[..]))?;
+    let mut outputs = Outputs::prepare(options, planned.as_deref())?;
     let live = options.prometheus_port.map(Live::serve).transpose()?;
     let Some(planned) = planned else {
         outputs.add(String::new(), modes::carry_out(options, live.as_ref())?)?;
@@ -85,6 +89,9 @@ fn bench(options: &Options, command_line: &ArgMatches) -> Result<bool> {
                 outcome = Err(error);
                 break;
             }
+        }
+        if interrupt::asked() {
+            break;
         }
     }
     // What was measured before an error is written all the same.

@@ -11,7 +11,8 @@ use anyhow::Result;
 use rdkafka::producer::{BaseProducer, Producer};
 
 use crate::cli::Options;
-use crate::produce::{Deliveries, Outcome, connected_producer};
+use crate::client::Deliveries;
+use crate::produce::{Outcome, connected_producer};
 use crate::run::{Event, Run, spawn};
 use crate::schedule::{Pacing, Window};
 use crate::stats::Part;
@@ -23,8 +24,9 @@ const SLEEP_NS_MAX: u64 = 20_000_000;
 
 /// Starts the tasks' threads; each reports to the run when it is done.
 pub fn start(options: &Options, run: &Arc<Run>) -> Result<Vec<JoinHandle<Outcome>>> {
-    let clients: Vec<Arc<BaseProducer<Deliveries>>> =
-        (0..options.clients).map(|_| connected_producer(options, Deliveries)).collect::<Result<_>>()?;
+    let clients: Vec<Arc<BaseProducer<Deliveries>>> = (0..options.clients)
+        .map(|_| connected_producer(options, Deliveries::new(|_, _| {})))
+        .collect::<Result<_>>()?;
     let window = run.begin();
     let thread_count = options.concurrency.min(THREADS_MAX);
     let begin = |index: u32| {
@@ -34,7 +36,7 @@ pub fn start(options: &Options, run: &Arc<Run>) -> Result<Vec<JoinHandle<Outcome
         let work = move || {
             let errors = ask(&options, &run, &client, pacing, window);
             run.tell(Event::Done(Ok(())));
-            Outcome { acknowledged: None, errors }
+            Outcome { errors, ..Outcome::default() }
         };
         spawn(format!("metadata-{index}"), work)
     };

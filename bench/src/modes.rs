@@ -1,6 +1,7 @@
 //! What each mode does: prepares the topic, starts the threads of a run or of two in turn, waits, and makes the report.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -10,7 +11,11 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::cli::{Client, Mode, Options};
 use crate::follow::Until;
+use crate::interrupt;
 use crate::live::Live;
+use crate::notes;
+use crate::proc::Usage;
+use crate::produce::Outcome;
 use crate::report::{Beside, Report};
 use crate::run::{Event, Measurement, Reporter, Run};
 use crate::stats::Part;
@@ -30,6 +35,14 @@ const FILES_BESIDE: u64 = 200;
 /// Carries out one run, from the making of its topic to its deletion.
 pub fn carry_out(options: &Options, live: Option<&Live>) -> Result<Report> {
     options.check()?;
+    if let Some(process_id) = options.broker_pid {
+        Usage::read(process_id)
+            .with_context(|| format!("--broker-pid {process_id} is no process that can be read"))?;
+    }
+    if let Some(text) = notes::before(options) {
+        // A warning that nobody can read is no reason not to measure.
+        let _ = writeln!(std::io::stderr(), "chronik-bench: {text}");
+    }
     if options.mode == Mode::Topics {
         return many_topics(options, live);
     }
@@ -38,13 +51,17 @@ pub fn carry_out(options: &Options, live: Option<&Live>) -> Result<Report> {
         Mode::Produce => produced(options, partitions, live),
         Mode::Metadata => asked(options, partitions, live),
         Mode::Connections => connections(options, partitions, live),
-        Mode::Consume | Mode::RoundTrip => read(options, partitions, live),
+        Mode::Consume => read(options, partitions, live),
+        Mode::RoundTrip => sent_and_received(options, partitions, live),
         Mode::EndToEnd => end_to_end(options, partitions, live),
         Mode::Backlog => backlog(options, partitions, live),
         Mode::Topics | Mode::Scenario => unreachable!("these have no topic of their own"),
     };
-    if options.delete_topic_after {
-        client::delete_topic(options)?;
+    if options.delete_topic_after
+        && let Err(error) = client::delete_topic(options)
+    {
+        // What was measured, or why nothing was, is not lost for it.
+        return measured.map(|report| report.with_failure(format!("{error:#}")));
     }
     measured
 }
@@ -65,6 +82,7 @@ impl<'a> Started<'a> {
     }
 
     fn wait(self, thread_count: usize) -> Result<Measurement> {
+        interrupt::expect()?;
         self.reporter.wait(&self.events, thread_count)
     }
 }
@@ -76,33 +94,49 @@ fn produced(options: &Options, partitions: i32, live: Option<&Live>) -> Result<R
         true => client::high_watermarks(options, partitions)?,
         false => Vec::new(),
     };
-    let threads = match options.client {
-        Client::Librdkafka => produce::start(options, &run, Part::Main)?,
-        Client::Native => native::produce::start(options, &run, partitions)?,
-    };
+    let threads = start_producers(options, &run, partitions, Part::Main)?;
     let measurement = started.wait(threads.len())?;
-    let (acknowledged, errors) = outcomes(threads);
+    let Outcomes { acknowledged, errors, .. } = outcomes(threads);
     let findings = match options.validate {
-        true => {
-            let mut checker = Checker::new(Some(run.id));
-            consume::read_back(options, &mut checker, &starts)?;
-            Some(checker.against_acknowledged(run.id, &acknowledged))
-        }
-        false => None,
+        // Who interrupts wants the end, not a check of part of the records.
+        true if !measurement.is_interrupted => follow::read_back(options, run.id, &starts)?
+            .map(|checker| checker.against_acknowledged(run.id, &acknowledged)),
+        _ => None,
     };
     Ok(Report::new(options, partitions, &measurement, Vec::new(), findings, errors))
 }
 
+/// Starts producers over the client that the flags name.
+fn start_producers(
+    options: &Options,
+    run: &Arc<Run>,
+    partitions: i32,
+    part: Part,
+) -> Result<Vec<JoinHandle<Outcome>>> {
+    match options.client {
+        Client::Librdkafka => produce::start(options, run, part),
+        Client::Native => native::produce::start(options, run, partitions, part),
+    }
+}
+
 fn read(options: &Options, partitions: i32, live: Option<&Live>) -> Result<Report> {
     let started = Started::new(options, live);
-    let threads = match (options.mode, options.client) {
-        (Mode::Consume, Client::Librdkafka) => consume::start(options, &started.run, partitions)?,
-        (Mode::Consume, Client::Native) => native::consume::start(options, &started.run, partitions)?,
-        _ => round_trip::start(options, &started.run, partitions)?,
+    let threads = consume::start(options, &started.run, partitions)?;
+    let measurement = started.wait(threads.len())?;
+    let findings = merged(threads.into_iter().filter_map(joined)).map(Checker::against_gaps);
+    Ok(Report::new(options, partitions, &measurement, Vec::new(), findings, Vec::new()))
+}
+
+fn sent_and_received(options: &Options, partitions: i32, live: Option<&Live>) -> Result<Report> {
+    let started = Started::new(options, live);
+    let threads = match options.client {
+        Client::Librdkafka => round_trip::start(options, &started.run, partitions)?,
+        Client::Native => native::round_trip::start(options, &started.run, partitions)?,
     };
     let measurement = started.wait(threads.len())?;
-    let findings = merged(threads).map(Checker::against_gaps);
-    Ok(Report::new(options, partitions, &measurement, Vec::new(), findings, Vec::new()))
+    let Outcomes { checkers, errors, .. } = outcomes(threads);
+    let findings = merged(checkers.into_iter()).map(Checker::against_gaps);
+    Ok(Report::new(options, partitions, &measurement, Vec::new(), findings, errors))
 }
 
 fn asked(options: &Options, partitions: i32, live: Option<&Live>) -> Result<Report> {
@@ -112,7 +146,7 @@ fn asked(options: &Options, partitions: i32, live: Option<&Live>) -> Result<Repo
         Client::Native => native::metadata::start(options, &started.run)?.0,
     };
     let measurement = started.wait(threads.len())?;
-    let (_, errors) = outcomes(threads);
+    let Outcomes { errors, .. } = outcomes(threads);
     Ok(Report::new(options, partitions, &measurement, Vec::new(), None, errors))
 }
 
@@ -125,7 +159,7 @@ fn connections(options: &Options, partitions: i32, live: Option<&Live>) -> Resul
     let started = Started::new(&paced, live);
     let (threads, connecting) = native::metadata::start(&paced, &started.run)?;
     let measurement = started.wait(threads.len())?;
-    let (_, errors) = outcomes(threads);
+    let Outcomes { errors, .. } = outcomes(threads);
     let beside = Beside::of_latencies("connected", connecting.elapsed_ns, &connecting.latency_us);
     Ok(Report::new(&paced, partitions, &measurement, vec![beside], None, errors))
 }
@@ -150,16 +184,20 @@ fn allow_open_files(count: u64) -> Result<()> {
 fn end_to_end(options: &Options, partitions: i32, live: Option<&Live>) -> Result<Report> {
     let started = Started::new(options, live);
     let run = Arc::clone(&started.run);
-    let followers = follow::prepare(options, &client::high_watermarks(options, partitions)?)?;
-    let producers = produce::start(options, &run, Part::Beside)?;
+    let asked = Arc::new(client::consumer(options)?);
+    let starts = client::watermarks(&asked, &options.topic, partitions)?;
+    let starts: Vec<i64> = starts.into_iter().map(|(_, next)| next).collect();
+    let followers = follow::prepare(options, run.clock, &starts)?;
+    let producers = start_producers(options, &run, partitions, Part::Beside)?;
     let window = run.begin();
     let consumers = followers
         .into_iter()
-        .map(|follower| follower.start(options, &run, window, Until::Produced))
+        .map(|follower| follower.start(options, &run, window, Until::Produced(Arc::clone(&asked))))
         .collect::<Result<Vec<_>>>()?;
     let measurement = started.wait(producers.len() + consumers.len())?;
-    let (acknowledged, errors) = outcomes(producers);
-    let findings = merged(consumers).map(|checker| checker.against_acknowledged(run.id, &acknowledged));
+    let Outcomes { acknowledged, errors, .. } = outcomes(producers);
+    let findings = merged(consumers.into_iter().filter_map(joined))
+        .map(|checker| checker.against_acknowledged(run.id, &acknowledged));
     let beside = vec![Beside::of_part("acknowledged", &measurement)];
     Ok(Report::new(options, partitions, &measurement, beside, findings, errors))
 }
@@ -170,9 +208,9 @@ fn backlog(options: &Options, partitions: i32, live: Option<&Live>) -> Result<Re
     let filling = Options { rate_limit: None, warmup_duration: Duration::ZERO, ..options.clone() };
     let filled = Started::new(&filling, live);
     let id = filled.run.id;
-    let threads = produce::start(&filling, &filled.run, Part::Main)?;
+    let threads = start_producers(&filling, &filled.run, partitions, Part::Main)?;
     let fill = filled.wait(threads.len())?;
-    let (acknowledged, mut errors) = outcomes(threads);
+    let Outcomes { acknowledged, mut errors, .. } = outcomes(threads);
 
     let reading = Options { duration: SECOND_HALF_MAX, message_count: None, ..filling.clone() };
     let writing = Options { rate_limit: options.rate_limit, ..reading.clone() };
@@ -180,9 +218,9 @@ fn backlog(options: &Options, partitions: i32, live: Option<&Live>) -> Result<Re
     let run = Arc::clone(&started.run);
     run.end_at_last_record();
     let ends = Arc::new(client::high_watermarks(options, partitions)?);
-    let followers = follow::prepare(options, &starts)?;
+    let followers = follow::prepare(options, run.clock, &starts)?;
     let producers = match options.rate_limit {
-        Some(_) => produce::start(&writing, &run, Part::Beside)?,
+        Some(_) => start_producers(&writing, &run, partitions, Part::Beside)?,
         None => Vec::new(),
     };
     let window = run.begin();
@@ -192,8 +230,10 @@ fn backlog(options: &Options, partitions: i32, live: Option<&Live>) -> Result<Re
         .map(|follower| follower.start(options, &run, window, Until::Offsets(Arc::clone(&ends))))
         .collect::<Result<Vec<_>>>()?;
     let measurement = started.wait(producers.len() + consumers.len())?;
-    errors.extend(outcomes(producers).1);
-    let findings = merged(consumers).map(|checker| checker.against_acknowledged(id, &acknowledged));
+    errors.extend(outcomes(producers).errors);
+    // What was not read because of an interruption is not lost.
+    let checked = merged(consumers.into_iter().filter_map(joined)).filter(|_| !measurement.is_interrupted);
+    let findings = checked.map(|checker| checker.against_acknowledged(id, &acknowledged));
     let mut beside = vec![Beside::of_step("written before", &fill)];
     if options.rate_limit.is_some() {
         beside.push(Beside::of_part("written meanwhile", &measurement));
@@ -214,7 +254,8 @@ fn many_topics(options: &Options, live: Option<&Live>) -> Result<Report> {
         true => None,
         false => {
             let unbounded = Options { duration: SECOND_HALF_MAX, ..no_warm_up.clone() };
-            let started = Started::new(&unbounded, live);
+            let mut started = Started::new(&unbounded, live);
+            started.reporter = started.reporter.until_done();
             let run = Arc::clone(&started.run);
             let threads = topics::start(options, &run, Step::Delete, made)?;
             let deletion = started.wait(threads.len())?;
@@ -230,15 +271,23 @@ fn many_topics(options: &Options, live: Option<&Live>) -> Result<Report> {
     Ok(report)
 }
 
-/// What producers had acknowledged, in the order of the clients, and why they failed.
-fn outcomes(threads: Vec<JoinHandle<produce::Outcome>>) -> (Vec<SequenceSet>, Vec<String>) {
-    let mut acknowledged = Vec::new();
-    let mut errors = BTreeSet::new();
+/// What producers and askers learned together.
+struct Outcomes {
+    /// What was acknowledged, in the order of the clients.
+    acknowledged: Vec<SequenceSet>,
+    checkers: Vec<Checker>,
+    /// Why they failed, each text once.
+    errors: Vec<String>,
+}
+
+fn outcomes(threads: Vec<JoinHandle<Outcome>>) -> Outcomes {
+    let (mut acknowledged, mut checkers, mut errors) = (Vec::new(), Vec::new(), BTreeSet::new());
     for outcome in threads.into_iter().map(joined) {
         acknowledged.extend(outcome.acknowledged);
+        checkers.extend(outcome.checker);
         errors.extend(outcome.errors);
     }
-    (acknowledged, errors.into_iter().collect())
+    Outcomes { acknowledged, checkers, errors: errors.into_iter().collect() }
 }
 
 fn done_to(threads: Vec<JoinHandle<topics::Outcome>>) -> (Vec<String>, Vec<String>) {
@@ -250,9 +299,8 @@ fn done_to(threads: Vec<JoinHandle<topics::Outcome>>) -> (Vec<String>, Vec<Strin
     (all.topics, all.errors)
 }
 
-/// What the threads checked together, if they did.
-fn merged(threads: Vec<JoinHandle<Option<Checker>>>) -> Option<Checker> {
-    let mut checkers = threads.into_iter().filter_map(joined);
+/// What several checked together, if they did.
+fn merged(mut checkers: impl Iterator<Item = Checker>) -> Option<Checker> {
     let mut all = checkers.next()?;
     checkers.for_each(|other| all.merge(other));
     Some(all)

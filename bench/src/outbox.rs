@@ -10,9 +10,10 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{BaseProducer, BaseRecord, ProducerContext};
+use rdkafka::producer::{BaseProducer, BaseRecord};
 
 use crate::cli::Options;
+use crate::client::Deliveries;
 use crate::message::Messages;
 use crate::run::Run;
 use crate::schedule::{LATE_MAX_NS, Schedule, Window};
@@ -23,8 +24,8 @@ const PACER_SLEEP_MAX: Duration = Duration::from_millis(20);
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(1);
 
 /// One client's sending side.
-pub struct Outbox<C: ProducerContext<DeliveryOpaque = usize> + 'static> {
-    producer: Arc<BaseProducer<C>>,
+pub struct Outbox {
+    producer: Arc<BaseProducer<Deliveries>>,
     run: Arc<Run>,
     topic: String,
     messages: Messages,
@@ -41,9 +42,14 @@ pub enum Sent {
     Refused,
 }
 
-impl<C: ProducerContext<DeliveryOpaque = usize> + 'static> Outbox<C> {
+impl Outbox {
     /// The sending side of client `client`.
-    pub fn new(producer: Arc<BaseProducer<C>>, run: Arc<Run>, options: &Options, client: u32) -> Self {
+    pub fn new(
+        producer: Arc<BaseProducer<Deliveries>>,
+        run: Arc<Run>,
+        options: &Options,
+        client: u32,
+    ) -> Self {
         Self { producer, topic: options.topic.clone(), messages: Messages::new(options, &run, client), run }
     }
 
@@ -122,10 +128,7 @@ impl Permits {
 
 /// Sends along the schedule until the window ends. A message whose permit comes late is sent
 /// late and keeps its intended time.
-pub fn pace<C>(outbox: &mut Outbox<C>, schedule: &mut Schedule, window: Window, permits: &Permits) -> u64
-where
-    C: ProducerContext<DeliveryOpaque = usize> + 'static,
-{
+pub fn pace(outbox: &mut Outbox, schedule: &mut Schedule, window: Window, permits: &Permits) -> u64 {
     let run = Arc::clone(&outbox.run);
     let mut refused = 0;
     while !run.stopped() && schedule.next_ns() < window.end_ns {
@@ -153,10 +156,7 @@ where
 }
 
 /// Sends one message, waiting while the client's queue is full. True if it was refused.
-fn send_patiently<C>(outbox: &mut Outbox<C>, run: &Run, intended_ns: u64, permits: &Permits) -> bool
-where
-    C: ProducerContext<DeliveryOpaque = usize> + 'static,
-{
+fn send_patiently(outbox: &mut Outbox, run: &Run, intended_ns: u64, permits: &Permits) -> bool {
     loop {
         match outbox.send(intended_ns) {
             Sent::Queued => return false,

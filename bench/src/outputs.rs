@@ -4,14 +4,16 @@
 //! Invariant: what is wrong with a file shows before anything is measured, as far as that can be
 //! known; what was measured is written although a later run fails.
 
-use std::io::Write;
+use std::fs::{self, OpenOptions};
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::cli::Options;
-use crate::report::compare::{Comparison, Earlier};
+use crate::report::compare::{Comparison, Earlier, Planned};
 use crate::report::{Named, Report, compare, csv, json, page, table};
+use crate::scenario;
 
 /// The results so far.
 pub struct Outputs<'a> {
@@ -23,13 +25,17 @@ pub struct Outputs<'a> {
 }
 
 impl<'a> Outputs<'a> {
-    /// Looks at the files before the run, or before a scenario's runs of these names.
-    pub fn prepare(options: &'a Options, names: Option<&[String]>) -> Result<Self> {
+    /// Looks at the files before the run, or before a scenario's runs.
+    pub fn prepare(options: &'a Options, scenario: Option<&[scenario::Planned]>) -> Result<Self> {
         for path in [&options.csv_output, &options.json_output, &options.report].into_iter().flatten() {
-            check_directory(path)?;
+            check_writable(path)?;
         }
-        let earlier = options.compare.as_deref().map(|path| Earlier::read(path, names)).transpose()?;
-        let is_scenario = names.is_some();
+        if let Some(path) = &options.csv_output {
+            csv::check_header(path)?;
+        }
+        let planned = scenario.map_or(Planned::Single(options), Planned::Scenario);
+        let earlier = options.compare.as_deref().map(|path| Earlier::read(path, planned)).transpose()?;
+        let is_scenario = scenario.is_some();
         Ok(Self { options, is_scenario, earlier, runs: Vec::new(), comparisons: Vec::new() })
     }
 
@@ -82,10 +88,18 @@ impl<'a> Outputs<'a> {
     }
 }
 
-fn check_directory(path: &Path) -> Result<()> {
+/// Opens a file for writing as it is, or makes it and takes it away again.
+fn check_writable(path: &Path) -> Result<()> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     if path.is_dir() || !parent.unwrap_or(Path::new(".")).is_dir() {
         bail!("cannot write {}: name a file in a directory that exists", path.display());
     }
-    Ok(())
+    let opened = match OpenOptions::new().write(true).create_new(true).open(path) {
+        Ok(_) => fs::remove_file(path),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            OpenOptions::new().append(true).open(path).map(drop)
+        }
+        Err(error) => Err(error),
+    };
+    opened.with_context(|| format!("cannot write {}", path.display()))
 }

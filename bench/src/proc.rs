@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// CPU time and memory of a process at one instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct Usage {
 }
 
 /// What a run cost the broker.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Cost {
     /// CPU seconds of the broker while measuring.
     pub cpu_seconds: f64,

@@ -12,58 +12,31 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use rdkafka::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
-use rdkafka::producer::{BaseProducer, DeliveryResult, Producer, ProducerContext};
+use rdkafka::producer::{BaseProducer, DeliveryResult, Producer};
 
 use crate::cli::Options;
-use crate::client::{Log, producer_config};
+use crate::client::{Deliveries, metadata, producer_config};
 use crate::outbox::{Outbox, Permits, Sent, pace};
 use crate::payload::read_header;
 use crate::run::{Event, Run, spawn};
 use crate::schedule::{Schedule, Window};
 use crate::stats::{Part, Recorder};
-use crate::validation::SequenceSet;
+use crate::validation::{Checker, SequenceSet};
 
 /// How long one poll for deliveries lasts; callbacks run at once, this only bounds how late the
 /// end of the run is noticed.
 const POLL: Duration = Duration::from_millis(20);
-const METADATA_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What one client learned from its deliveries.
+/// What one client learned from its deliveries, or from its messages that came back.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// Sequences, with `--validate`.
+    /// Sequences that were acknowledged, with `--validate`.
     pub acknowledged: Option<SequenceSet>,
+    /// What came back, with `--validate`.
+    pub checker: Option<Checker>,
     /// Error texts, each once.
     pub errors: BTreeSet<String>,
-}
-
-/// librdkafka's callbacks for a producer.
-pub struct Deliveries;
-
-impl ClientContext for Deliveries {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        Log.log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        Log.error(error, reason);
-    }
-}
-
-impl ProducerContext for Deliveries {
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, intended_ns: usize) {
-        CLIENT.with_borrow_mut(|client| {
-            if let Some(client) = client {
-                client.delivered(result, intended_ns as u64);
-            }
-        });
-    }
 }
 
 thread_local! {
@@ -73,7 +46,7 @@ thread_local! {
 /// How a client's next message comes about.
 enum Sending {
     /// At once when a task is free.
-    Closed { outbox: Outbox<Deliveries>, idle: u32, outstanding: u32 },
+    Closed { outbox: Outbox, idle: u32, outstanding: u32 },
     /// By the pacer.
     Open(Arc<Permits>),
 }
@@ -153,17 +126,20 @@ impl Client {
     }
 }
 
+/// Hands a delivery to the client of this thread.
+fn delivered(result: &DeliveryResult<'_>, intended_ns: u64) {
+    CLIENT.with_borrow_mut(|client| {
+        if let Some(client) = client {
+            client.delivered(result, intended_ns);
+        }
+    });
+}
+
 /// A producer that has its metadata, so that connecting is not part of what is measured.
-pub fn connected_producer<C>(options: &Options, context: C) -> Result<Arc<BaseProducer<C>>>
-where
-    C: ProducerContext + 'static,
-{
-    let producer: BaseProducer<C> =
+pub fn connected_producer(options: &Options, context: Deliveries) -> Result<Arc<BaseProducer<Deliveries>>> {
+    let producer: BaseProducer<Deliveries> =
         producer_config(options).create_with_context(context).context("cannot create a producer")?;
-    producer
-        .client()
-        .fetch_metadata(Some(&options.topic), METADATA_TIMEOUT)
-        .context("cannot reach a broker")?;
+    metadata(producer.client(), options, Some(&options.topic))?;
     Ok(Arc::new(producer))
 }
 
@@ -175,7 +151,7 @@ pub fn tasks_of(options: &Options, client: u32) -> u32 {
 /// Starts the run's producers; each reports to the run when it is done. What they measure is `part` of the run.
 pub fn start(options: &Options, run: &Arc<Run>, part: Part) -> Result<Vec<thread::JoinHandle<Outcome>>> {
     let producers: Vec<_> = (0..options.clients)
-        .map(|client| Ok((client, connected_producer(options, Deliveries)?)))
+        .map(|client| Ok((client, connected_producer(options, Deliveries::new(delivered))?)))
         .collect::<Result<_>>()?;
     run.producers_start(options.clients);
     let window = run.begin();
@@ -222,19 +198,16 @@ fn produce(
     receive_deliveries(options, &producer, pacer);
     let state = CLIENT.take().expect("only this function takes it");
     state.recorder.finish();
-    Outcome { acknowledged: state.acknowledged, errors: state.errors }
+    Outcome { acknowledged: state.acknowledged, checker: None, errors: state.errors }
 }
 
 /// A thread that sends along the schedule and returns how many messages the client refused.
-pub fn spawn_pacer<C>(
-    mut outbox: Outbox<C>,
+pub fn spawn_pacer(
+    mut outbox: Outbox,
     mut schedule: Schedule,
     window: Window,
     permits: &Arc<Permits>,
-) -> thread::JoinHandle<u64>
-where
-    C: ProducerContext<DeliveryOpaque = usize> + 'static,
-{
+) -> thread::JoinHandle<u64> {
     let permits = Arc::clone(permits);
     thread::spawn(move || pace(&mut outbox, &mut schedule, window, &permits))
 }

@@ -5,56 +5,31 @@
 //! receives all partitions, records and sends. A client receives the other clients' messages too
 //! and leaves them alone.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::BaseConsumer;
-use rdkafka::error::KafkaError;
-use rdkafka::message::Message;
-use rdkafka::producer::{BaseProducer, DeliveryResult, ProducerContext};
-use rdkafka::{ClientContext, Offset};
+use anyhow::{Result, anyhow};
+use rdkafka::producer::{BaseProducer, DeliveryResult};
 
 use crate::cli::Options;
-use crate::client::{Log, assign, consumer, watermarks};
+use crate::client::{Deliveries, high_watermarks};
 use crate::outbox::{Outbox, Permits, Sent};
 use crate::payload::{Header, read_header};
-use crate::produce::{connected_producer, spawn_pacer, tasks_of};
+use crate::produce::{Outcome, connected_producer, spawn_pacer, tasks_of};
 use crate::run::{Event, Run, spawn};
 use crate::schedule::{Schedule, Window};
+use crate::source::{Received, Source};
 use crate::stats::{Part, Recorder};
 use crate::validation::Checker;
 
 const POLL: Duration = Duration::from_millis(20);
 
-/// Counts the failed deliveries that the receiving thread has not seen yet.
-struct Failures(Arc<AtomicU32>);
-
-impl ClientContext for Failures {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        Log.log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        Log.error(error, reason);
-    }
-}
-
-impl ProducerContext for Failures {
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, _intended_ns: usize) {
-        if result.is_err() {
-            self.0.fetch_add(1, Ordering::AcqRel);
-        }
-    }
-}
-
 enum Sending {
-    Closed { outbox: Outbox<Failures>, idle: u32 },
+    Closed { outbox: Outbox, idle: u32 },
     Open { permits: Arc<Permits>, pacer: Option<JoinHandle<u64>> },
 }
 
@@ -66,41 +41,48 @@ struct Client {
     sending: Sending,
     outstanding_max: u32,
     checker: Option<Checker>,
-    failures: Arc<AtomicU32>,
+    /// Why deliveries failed, one text for each.
+    failures: Receiver<String>,
+    errors: BTreeSet<String>,
 }
 
 /// Starts the clients; each reports to the run when it is done.
-pub fn start(options: &Options, run: &Arc<Run>, partitions: i32) -> Result<Vec<JoinHandle<Option<Checker>>>> {
+pub fn start(options: &Options, run: &Arc<Run>, partitions: i32) -> Result<Vec<JoinHandle<Outcome>>> {
+    let starts = high_watermarks(options, partitions)?;
     let mut clients = Vec::new();
     for id in 0..options.clients {
-        let failures = Arc::new(AtomicU32::new(0));
-        let producer = connected_producer(options, Failures(Arc::clone(&failures)))?;
-        let consumer = consumer(options)?;
-        let ends = watermarks(&consumer, &options.topic, partitions)?;
-        let starts: Vec<_> =
-            (0..partitions).zip(&ends).map(|(p, (_, next))| (p, Offset::Offset(*next))).collect();
-        assign(&consumer, &options.topic, &starts)?;
-        clients.push((id, failures, producer, consumer));
+        let (failed, failures) = mpsc::channel();
+        let note_failure = move |result: &DeliveryResult<'_>, _intended_ns| {
+            if let Err((error, _)) = result {
+                // Nobody asks any more once the client has ended.
+                let _ = failed.send(error.to_string());
+            }
+        };
+        let producer = connected_producer(options, Deliveries::new(note_failure))?;
+        clients.push((id, failures, producer, Source::of_all(options, run.clock, &starts)?));
     }
     let window = run.begin();
-    clients
-        .into_iter()
-        .map(|(id, failures, producer, consumer)| {
-            let (options, run) = (options.clone(), Arc::clone(run));
-            let work = move || {
-                let client = Client::new(&options, &run, id, window, failures, &producer);
-                let stop_polling = poll_in_background(&producer);
-                let (result, checker) = client.receive(&options, &consumer);
-                stop_polling.store(true, Ordering::Release);
-                run.tell(Event::Done(result));
-                checker
-            };
-            spawn(format!("round-trip-{id}"), work)
-        })
-        .collect()
+    let begin = |(id, failures, producer, mut source)| {
+        let (options, run) = (options.clone(), Arc::clone(run));
+        let work = move || {
+            let client = Client::new(&options, &run, (id, window), failures, &producer);
+            let stop_polling = poll_in_background(&producer);
+            let (result, outcome) = client.receive(&options, &mut source);
+            stop_polling.store(true, Ordering::Release);
+            run.tell(Event::Done(result));
+            outcome
+        };
+        spawn(format!("round-trip-{id}"), work)
+    };
+    clients.into_iter().map(begin).collect()
 }
 
-fn poll_in_background(producer: &Arc<BaseProducer<Failures>>) -> Arc<AtomicBool> {
+/// What a client says whose messages do not come back.
+pub fn not_back_within(timeout: Duration) -> anyhow::Error {
+    anyhow!("messages that were sent did not come back within {timeout:?}")
+}
+
+fn poll_in_background(producer: &Arc<BaseProducer<Deliveries>>) -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     let (stopped, producer) = (Arc::clone(&stop), Arc::clone(producer));
     thread::spawn(move || {
@@ -115,10 +97,9 @@ impl Client {
     fn new(
         options: &Options,
         run: &Arc<Run>,
-        id: u32,
-        window: Window,
-        failures: Arc<AtomicU32>,
-        producer: &Arc<BaseProducer<Failures>>,
+        (id, window): (u32, Window),
+        failures: Receiver<String>,
+        producer: &Arc<BaseProducer<Deliveries>>,
     ) -> Self {
         let outbox = Outbox::new(Arc::clone(producer), Arc::clone(run), options, id);
         let tasks = tasks_of(options, id);
@@ -139,23 +120,21 @@ impl Client {
             outstanding_max: tasks,
             checker: options.validate.then(|| Checker::of_client(run.id, id)),
             failures,
+            errors: BTreeSet::new(),
         }
     }
 
-    fn receive(mut self, options: &Options, consumer: &BaseConsumer<Log>) -> (Result<()>, Option<Checker>) {
+    fn receive(mut self, options: &Options, source: &mut Source) -> (Result<()>, Outcome) {
         let timeout = Duration::from_millis(options.message_timeout_ms.into());
         let mut drain_deadline = None;
-        let mut result = Ok(());
         self.fill();
-        loop {
-            match consumer.poll(POLL) {
-                Some(Ok(message)) => self.received(message.partition(), message.payload().unwrap_or(&[])),
-                Some(Err(error)) => {
-                    result = Err(error).context("the consumer failed");
-                    self.run.stop();
-                    break;
-                }
-                None => {}
+        let result = loop {
+            let polled = source.poll(|record| {
+                self.received(&record);
+                true
+            });
+            if let Err(error) = polled {
+                break Err(error);
             }
             self.note_failures();
             self.recorder.advance(self.run.clock.now_ns());
@@ -164,36 +143,38 @@ impl Client {
             }
             let deadline = *drain_deadline.get_or_insert_with(|| Instant::now() + timeout);
             if !self.outstanding() {
-                break;
+                break Ok(());
             }
             if Instant::now() > deadline {
-                result = Err(anyhow::anyhow!("messages that were sent did not come back within {timeout:?}"));
-                break;
+                break Err(not_back_within(timeout));
             }
+        };
+        if result.is_err() {
+            // The pacer of this client must not go on.
+            self.run.stop();
         }
         self.recorder.finish();
-        (result, self.checker)
+        (result, Outcome { acknowledged: None, checker: self.checker, errors: self.errors })
     }
 
-    fn received(&mut self, partition: i32, value: &[u8]) {
-        let now_ns = self.run.clock.now_ns();
+    fn received(&mut self, record: &Received<'_>) {
         let header = match &mut self.checker {
-            Some(checker) => checker.record(partition, value),
-            None => read_header(value).ok(),
+            Some(checker) => checker.record(record.partition, record.value),
+            None => read_header(record.value).ok(),
         };
         let Some(Header { run, client, intended_wall_ns, .. }) = header else { return };
         if run != self.run.id || client != self.id {
             return;
         }
-        let intended_ns = self.run.clock.since_base_of_wall_ns(intended_wall_ns).max(0) as u64;
-        self.recorder.complete(now_ns, intended_ns, value.len());
+        let intended_ns = self.run.clock.intended_ns(intended_wall_ns);
+        self.recorder.complete(record.now_ns, intended_ns, record.value.len());
         self.release();
     }
 
     fn note_failures(&mut self) {
-        let failed = self.failures.swap(0, Ordering::AcqRel);
-        for _ in 0..failed {
+        while let Ok(error) = self.failures.try_recv() {
             self.recorder.fail(self.run.clock.now_ns());
+            self.errors.insert(error);
             self.release();
         }
         self.fill();

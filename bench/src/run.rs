@@ -1,25 +1,22 @@
-//! One run: its clock, its measured window, and the reporter that waits while threads measure.
+//! One run: its clock, its measured window, and (in `reporter`) who waits while threads measure.
 //!
 //! The window's end is an instant fixed in advance, not the moment somebody noticed it; it moves
 //! only when `--message-count` or the end of a topic stops the run earlier.
 
+mod reporter;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::Sender;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 
+pub use self::reporter::{Measurement, Reporter};
 use crate::cli::Options;
-use crate::live::Live;
-use crate::proc::Usage;
-use crate::progress::Progress;
 use crate::schedule::Window;
-use crate::stats::{Part, Recorder, Sample, Totals};
-
-/// How late after an interval's end its line is printed, so that all threads have reported.
-const LINE_DELAY_NS: u64 = 50_000_000;
+use crate::stats::{Part, Recorder, Sample};
 
 /// Instants as nanoseconds since the run's base, on the monotonic clock.
 #[derive(Clone, Copy, Debug)]
@@ -45,9 +42,9 @@ impl Clock {
         self.base_wall_ns + at_ns
     }
 
-    /// The instant of a wall-clock time; negative before the base.
-    pub fn since_base_of_wall_ns(&self, wall_ns: u64) -> i64 {
-        wall_ns as i64 - self.base_wall_ns as i64
+    /// The instant of a wall-clock time, such as a message's header names; the base if it lies before it.
+    pub fn intended_ns(&self, wall_ns: u64) -> u64 {
+        wall_ns.saturating_sub(self.base_wall_ns)
     }
 }
 
@@ -82,6 +79,8 @@ pub struct Run {
     begin_ns: AtomicU64,
     measured_count: AtomicU64,
     stop: AtomicBool,
+    /// When a signal ended it, if one did.
+    interrupted_ns: AtomicU64,
     at_last_record: AtomicBool,
     /// Producers that are not done yet, for consumers that read what these write.
     producers_left: AtomicU32,
@@ -90,7 +89,7 @@ pub struct Run {
     events: Sender<Event>,
 }
 
-const NOT_BEGUN: u64 = u64::MAX;
+const NEVER: u64 = u64::MAX;
 
 impl Run {
     /// A run that has not begun. Its threads report through `events`.
@@ -101,9 +100,10 @@ impl Run {
             durations_ns: (options.warmup_duration.as_nanos() as u64, options.duration.as_nanos() as u64),
             interval_ns: u64::from(options.report_interval_secs) * 1_000_000_000,
             message_count: options.message_count,
-            begin_ns: AtomicU64::new(NOT_BEGUN),
+            begin_ns: AtomicU64::new(NEVER),
             measured_count: AtomicU64::new(0),
             stop: AtomicBool::new(false),
+            interrupted_ns: AtomicU64::new(NEVER),
             at_last_record: AtomicBool::new(false),
             producers_left: AtomicU32::new(0),
             readers_left: AtomicI64::new(0),
@@ -114,7 +114,7 @@ impl Run {
     /// Begins the warm-up now, unless another thread has; returns the window.
     pub fn begin(&self) -> Window {
         let now_ns = self.clock.now_ns();
-        let first = self.begin_ns.compare_exchange(NOT_BEGUN, now_ns, Ordering::AcqRel, Ordering::Acquire);
+        let first = self.begin_ns.compare_exchange(NEVER, now_ns, Ordering::AcqRel, Ordering::Acquire);
         let begin_ns = first.err().unwrap_or(now_ns);
         let start_ns = begin_ns + self.durations_ns.0;
         let window = Window { start_ns, end_ns: start_ns + self.durations_ns.1 };
@@ -126,7 +126,7 @@ impl Run {
 
     /// True once any thread has begun.
     pub fn has_begun(&self) -> bool {
-        self.begin_ns.load(Ordering::Acquire) != NOT_BEGUN
+        self.begin_ns.load(Ordering::Acquire) != NEVER
     }
 
     /// A recorder of `part` that reports to this run's reporter.
@@ -200,154 +200,26 @@ impl Run {
         self.stop.store(true, Ordering::Release);
     }
 
+    /// A signal asks for the end.
+    fn interrupt(&self) {
+        self.interrupted_ns.store(self.clock.now_ns(), Ordering::Release);
+        self.stop();
+    }
+
+    /// When a signal asked for the end, if one did.
+    fn interrupted_ns(&self) -> Option<u64> {
+        Some(self.interrupted_ns.load(Ordering::Acquire)).filter(|at_ns| *at_ns != NEVER)
+    }
+
     /// True when the run was ended early.
     pub fn stopped(&self) -> bool {
         self.stop.load(Ordering::Acquire)
     }
 }
 
-/// What a run measured.
-pub struct Measurement {
-    /// All samples.
-    pub totals: Totals,
-    /// Exact length of what throughput is divided by.
-    pub elapsed_ns: u64,
-    /// Length of the warm-up before it.
-    pub warmup_ns: u64,
-    /// The broker's use of the machine at the measurement's start and end.
-    pub usage: Option<(Usage, Usage)>,
-}
-
-/// The thread that waits, prints progress and merges.
-pub struct Reporter<'a> {
-    options: &'a Options,
-    run: Arc<Run>,
-    totals: Totals,
-    progress: Progress,
-    live: Option<&'a Live>,
-    window: Option<Window>,
-    usage: (Option<Usage>, Option<Usage>),
-    next_line: i64,
-}
-
-impl<'a> Reporter<'a> {
-    /// A reporter of `run`, which also tells `live` what it hears.
-    pub fn new(options: &'a Options, run: &Arc<Run>, live: Option<&'a Live>) -> Self {
-        Self {
-            options,
-            run: Arc::clone(run),
-            totals: Totals::default(),
-            progress: Progress::new(options),
-            live,
-            window: None,
-            usage: (None, None),
-            next_line: 0,
-        }
-    }
-
-    /// Waits until `thread_count` threads are done.
-    pub fn wait(mut self, events: &Receiver<Event>, thread_count: usize) -> Result<Measurement> {
-        let mut running = thread_count;
-        let mut failure = None;
-        while running > 0 {
-            match events.recv_timeout(self.until_next()) {
-                Ok(Event::Begun(window)) => self.begun(window),
-                Ok(Event::Sample(sample)) => {
-                    self.totals.add(&sample);
-                    self.live.inspect(|live| live.add(&sample));
-                }
-                Ok(Event::Done(result)) => {
-                    running -= 1;
-                    if let Err(error) = result {
-                        self.run.stop();
-                        failure = failure.or(Some(error));
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
-            }
-            self.on_time(self.run.clock.now_ns());
-        }
-        self.on_time(u64::MAX / 4);
-        self.progress.finish();
-        match failure {
-            Some(error) => Err(error),
-            None => Ok(self.measurement()),
-        }
-    }
-
-    fn begun(&mut self, window: Window) {
-        self.window = Some(window);
-        self.next_line = window.interval(self.run.clock.now_ns(), self.run.interval_ns);
-    }
-
-    fn line_due_ns(&self, window: Window) -> u64 {
-        let end = (self.next_line + 1) * self.run.interval_ns as i64 + window.start_ns as i64;
-        end.max(0) as u64 + LINE_DELAY_NS
-    }
-
-    fn until_next(&self) -> Duration {
-        let Some(window) = self.window else { return Duration::from_millis(100) };
-        let now_ns = self.run.clock.now_ns();
-        let mut next_ns = self.line_due_ns(window);
-        if next_ns <= now_ns {
-            // No line is left to print.
-            next_ns = now_ns + 100_000_000;
-        }
-        for at_ns in [window.start_ns, window.end_ns] {
-            if at_ns > now_ns {
-                next_ns = next_ns.min(at_ns);
-            }
-        }
-        Duration::from_nanos(next_ns.saturating_sub(now_ns).min(100_000_000))
-    }
-
-    fn on_time(&mut self, now_ns: u64) {
-        let Some(window) = self.window else { return };
-        if self.usage.0.is_none() && now_ns >= window.start_ns {
-            self.usage.0 = self.read_usage();
-        }
-        let ended = now_ns >= window.end_ns || self.run.stopped() || self.run.count_reached();
-        if self.usage.1.is_none() && ended {
-            self.usage.1 = self.read_usage();
-        }
-        while now_ns >= self.line_due_ns(window) {
-            let line_end_ns = self.line_due_ns(window) - LINE_DELAY_NS;
-            let ended_before = line_end_ns >= self.run.clock.now_ns() + self.run.interval_ns;
-            if line_end_ns > window.end_ns || ended_before {
-                break;
-            }
-            let empty = Totals::default().measured;
-            let sample = self.totals.intervals.get(&self.next_line).unwrap_or(&empty);
-            self.progress.interval(self.next_line, self.run.interval_ns, sample);
-            self.live.inspect(|live| live.interval(self.run.interval_ns, sample));
-            self.next_line += 1;
-        }
-    }
-
-    fn read_usage(&self) -> Option<Usage> {
-        Usage::read(self.options.broker_pid?).ok()
-    }
-
-    fn measurement(mut self) -> Measurement {
-        let at_last_record = self.run.at_last_record.load(Ordering::Acquire);
-        let ended_early = self.run.stopped() || self.run.count_reached() || at_last_record;
-        let end_of_usage = self.usage.1.take().or_else(|| self.read_usage());
-        let elapsed_ns = match self.window {
-            None => 0,
-            Some(window) if ended_early && self.totals.measured.message_count > 0 => {
-                self.totals.measured.last_ns.saturating_sub(window.start_ns)
-            }
-            Some(window) => window.end_ns - window.start_ns,
-        };
-        let warmup_ns = self.options.warmup_duration.as_nanos() as u64;
-        Measurement { totals: self.totals, elapsed_ns, warmup_ns, usage: self.usage.0.zip(end_of_usage) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::sync::mpsc::{self, Receiver};
 
     use clap::Parser;
 

@@ -91,6 +91,45 @@ impl Window {
     }
 }
 
+/// The time of a run that its report intervals share out. The first and the last of them may be short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Length of the warm-up.
+    pub warmup_ns: u64,
+    /// Length of the measurement.
+    pub elapsed_ns: u64,
+    /// Length of a whole interval.
+    pub interval_ns: u64,
+}
+
+/// A report interval as it was: in nanoseconds since the start of the measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Its start, negative in the warm-up.
+    pub start_ns: i64,
+    /// Its end.
+    pub end_ns: i64,
+}
+
+impl Extent {
+    /// Interval `number`, counted as [`Window::interval`] does.
+    pub fn span(&self, number: i64) -> Span {
+        let whole_ns = number * self.interval_ns as i64;
+        let whole = Span { start_ns: whole_ns, end_ns: whole_ns + self.interval_ns as i64 };
+        let start_ns = whole.start_ns.max(-(self.warmup_ns as i64));
+        let end_ns = whole.end_ns.min(self.elapsed_ns as i64);
+        // A sample may lie outside of both, if all it holds are failures after the last message.
+        if end_ns > start_ns { Span { start_ns, end_ns } } else { whole }
+    }
+}
+
+impl Span {
+    /// Its length in seconds.
+    pub fn seconds(&self) -> f64 {
+        (self.end_ns - self.start_ns) as f64 / 1e9
+    }
+}
+
 /// When the next message of a client comes: at once when a task is free, or along a schedule.
 pub struct Pacing {
     schedule: Option<Schedule>,
@@ -175,6 +214,15 @@ mod tests {
         assert_eq!(window.interval(2_999, 1_000), -1);
         assert_eq!(window.interval(3_000, 1_000), 0);
         assert_eq!(window.interval(4_999, 1_000), 1);
+    }
+
+    #[test]
+    fn the_first_and_the_last_interval_are_as_long_as_they_were() {
+        let extent = Extent { warmup_ns: 250, elapsed_ns: 2_500, interval_ns: 1_000 };
+        let spans = [-1, 0, 1, 2].map(|number| extent.span(number)).map(|span| (span.start_ns, span.end_ns));
+        assert_eq!(spans, [(-250, 0), (0, 1_000), (1_000, 2_000), (2_000, 2_500)]);
+        assert_eq!(extent.span(2).seconds(), 500e-9);
+        assert_eq!(extent.span(7), Span { start_ns: 7_000, end_ns: 8_000 });
     }
 
     #[test]

@@ -11,8 +11,9 @@ use anyhow::{Context, Result};
 use futures_lite::future::block_on;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 
-use crate::cli::Options;
-use crate::client::{Log, admin};
+use crate::cli::{Client, Options};
+use crate::client::{Log, admin, metadata};
+use crate::native;
 use crate::run::{Event, Run, spawn};
 use crate::stats::Part;
 
@@ -50,28 +51,24 @@ pub fn start(
     step: Step,
     topics: Vec<String>,
 ) -> Result<Vec<JoinHandle<Outcome>>> {
-    let admins: Vec<Arc<AdminClient<Log>>> =
-        (0..options.clients).map(|_| Ok(Arc::new(admin(options)?))).collect::<Result<_>>()?;
-    for admin in &admins {
-        // Connecting is not part of what is measured.
-        let timeout = Duration::from_millis(options.request_timeout_ms.into());
-        admin.inner().fetch_metadata(None, timeout).context("cannot reach a broker")?;
-    }
     let count = (u64::from(options.concurrency)).min(topics.len() as u64).max(1) as usize;
+    // Connecting is not part of what is measured.
+    let admins = admins(options, run, count)?;
     let work = Arc::new(Work { topics, next: AtomicU64::new(0), failed: Mutex::default() });
     // The time of the step ends with its last topic.
     run.end_at_last_record();
     let window = run.begin();
-    (0..count)
-        .map(|index| {
+    admins
+        .into_iter()
+        .enumerate()
+        .map(|(index, mut admin)| {
             let (options, run, work) = (options.clone(), Arc::clone(run), Arc::clone(&work));
-            let admin = Arc::clone(&admins[index % admins.len()]);
             let body = move || {
                 let mut recorder = run.recorder(Part::Main, window);
                 let mut outcome = Outcome::default();
                 while let Some(topic) = work.take(&run, window.end_ns) {
                     let began_ns = run.clock.now_ns();
-                    let result = carry_out(&admin, &options, step, topic);
+                    let result = admin.carry_out(&options, step, topic);
                     let now_ns = run.clock.now_ns();
                     match result {
                         Ok(()) => {
@@ -122,6 +119,38 @@ impl Work {
 
 /// Distinct errors that are shown.
 const ERRORS_MAX: usize = 20;
+
+/// What one task asks with.
+enum Admin {
+    /// Shared by the tasks of a client.
+    Librdkafka(Arc<AdminClient<Log>>),
+    Native(Box<native::admin::Admin>),
+}
+
+/// One for each task, connected.
+fn admins(options: &Options, run: &Run, count: usize) -> Result<Vec<Admin>> {
+    if options.client == Client::Native {
+        let admin =
+            |index| Ok(Admin::Native(Box::new(native::admin::Admin::connect(options, run.clock, index)?)));
+        return (0..count).map(admin).collect();
+    }
+    let clients: Vec<Arc<AdminClient<Log>>> =
+        (0..options.clients).map(|_| Ok(Arc::new(admin(options)?))).collect::<Result<_>>()?;
+    for client in &clients {
+        metadata(client.inner(), options, None)?;
+    }
+    Ok((0..count).map(|index| Admin::Librdkafka(Arc::clone(&clients[index % clients.len()]))).collect())
+}
+
+impl Admin {
+    fn carry_out(&mut self, options: &Options, step: Step, topic: &str) -> Result<()> {
+        match (self, step) {
+            (Admin::Native(admin), Step::Create) => admin.create(topic),
+            (Admin::Native(admin), Step::Delete) => admin.delete(topic),
+            (Admin::Librdkafka(admin), step) => carry_out(admin, options, step, topic),
+        }
+    }
+}
 
 fn carry_out(admin: &AdminClient<Log>, options: &Options, step: Step, topic: &str) -> Result<()> {
     let timeout = Some(Duration::from_millis(options.request_timeout_ms.into()));

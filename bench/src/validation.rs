@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::payload::{Header, read_checked};
 
@@ -54,7 +54,7 @@ impl SequenceSet {
 }
 
 /// What was wrong, in numbers of records.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Findings {
     /// Records that were checked and belong to the run.
     pub checked: u64,

@@ -14,6 +14,7 @@
     reason = "a helper that fails ends its test, and says why"
 )]
 
+pub mod bench_run;
 pub mod broker;
 pub mod chaos;
 pub mod cluster;

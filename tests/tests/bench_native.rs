@@ -2,7 +2,8 @@
 //! wrote, every acknowledgement level keeps its word, a broker may be killed under load. One test at a time: each loads a broker.
 
 use chronik_net::codec::ErrorCode;
-use chronik_tests::broker::{Broker, bench_binary};
+use chronik_tests::bench_run::{bench, broker_with, end, start};
+use chronik_tests::broker::Broker;
 use chronik_tests::cluster::Cluster;
 use chronik_tests::lock;
 use chronik_tests::process::eventually;
@@ -11,88 +12,12 @@ use chronik_tests::reference::ReferenceKafka;
 use chronik_tests::toolchain::Toolchain;
 use chronik_tests::topics::{create, create_replicated};
 use chronik_tests::wire::Connection;
-use serde_json::Value;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
-use tempfile::TempDir;
 
 /// Any run here is over by then, on a machine busy with other tests.
 const RUN_TIMEOUT: Duration = Duration::from_secs(120);
 /// What acks=0 promises nothing about arrives soon nevertheless.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// One run of chronik-bench: how it ended, and its report.
-struct Run {
-    output: Output,
-    report: Value,
-}
-
-impl Run {
-    fn number(&self, field: &str) -> u64 {
-        self.report[field].as_u64().unwrap_or_else(|| panic!("no {field} in {}", self.report))
-    }
-
-    fn found(&self, field: &str) -> u64 {
-        self.report["validation"][field].as_u64().unwrap_or_else(|| panic!("no {field} in {}", self.report))
-    }
-
-    fn error_text(&self) -> String {
-        String::from_utf8_lossy(&self.output.stderr).into_owned()
-    }
-
-    /// The run must have ended well, nothing failed.
-    #[track_caller]
-    fn succeeded(self) -> Self {
-        assert!(self.output.status.success(), "{:?}", self.output);
-        assert_eq!(self.number("failures"), 0, "{}", self.report);
-        self
-    }
-}
-
-fn command(address: &str, arguments: &str, report: &Path) -> Command {
-    let mut command = Command::new(bench_binary());
-    command.args(["-b", address, "--json-output"]).arg(report);
-    command.args(arguments.split_whitespace());
-    command
-}
-
-fn report_in(directory: &TempDir) -> PathBuf {
-    directory.path().join("report.json")
-}
-
-fn finished(output: Output, directory: &TempDir) -> Run {
-    let report = std::fs::read(report_in(directory))
-        .map_or(Value::Null, |bytes| serde_json::from_slice(&bytes).expect("the report is JSON"));
-    Run { output, report }
-}
-
-/// A broker that has `topics` of so many partitions.
-fn broker_with(name: &str, partitions: i32, topics: &[&str]) -> Broker {
-    let broker = Broker::start(name);
-    let mut connection = broker.connect();
-    topics.iter().for_each(|topic| create(&mut connection, topic, partitions, &[]));
-    broker
-}
-
-/// Runs chronik-bench to its end.
-fn bench(broker: &Broker, arguments: &str) -> Run {
-    let directory = tempfile::tempdir().expect("a directory");
-    let output = command(&broker.address(), arguments, &report_in(&directory))
-        .output()
-        .expect("chronik-bench can be started");
-    finished(output, &directory)
-}
-
-/// Starts chronik-bench, for those who do something while it runs.
-fn start(address: &str, arguments: &str, directory: &TempDir) -> Child {
-    let mut command = command(address, arguments, &report_in(directory));
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("chronik-bench can be started")
-}
-
-fn end(child: Child, directory: &TempDir) -> Run {
-    finished(child.wait_with_output().expect("chronik-bench ends"), directory)
-}
 
 fn record_count(broker: &Broker, topic: &str, partitions: i32) -> usize {
     let mut connection = broker.connect();
@@ -249,7 +174,7 @@ fn leaders_may_move_under_load() {
 }
 
 /// Apache Kafka, which the codecs were written after and which never saw them: all acknowledgement levels, an idempotent
-/// producer, reading back, Metadata.
+/// producer, reading back, sending and reading at once, Metadata, topics made and deleted.
 #[test]
 fn apache_kafka_is_served_as_well() {
     if !Toolchain::Java.ready() {
@@ -274,6 +199,14 @@ fn apache_kafka_is_served_as_well() {
     let read = run("-t kafka-1 -m consume -c 4 --clients 2 -d 100s -w 0s --validate");
     assert_eq!((read.number("messages"), read.found("checked")), (8000, 8000));
     assert_eq!(run("-t kafka-1 -m metadata -c 5 -d 100s -w 0s -n 300").number("messages"), 300);
+    let round = run("-t kafka-all -m round-trip -c 16 -s 150 -n 500 -d 100s -w 0s --validate");
+    assert_eq!((round.number("messages"), round.found("checked")), (500, 500));
+    let followed = run("-t kafka-all -m end-to-end -c 64 -s 150 -d 2s -w 0s --rate-limit 300 --validate");
+    assert_eq!(followed.found("checked"), 600);
+    let behind = run("-t kafka-all -m backlog -c 64 -s 150 -n 5000 -d 100s --consumers 2 --validate");
+    assert_eq!((behind.number("messages"), behind.found("lost")), (5000, 0));
+    let topics = run("-m topics -t many -n 20 -c 4 -p 2");
+    assert_eq!((topics.number("messages"), topics.report["beside"][0]["messages"].as_u64()), (20, Some(20)));
 }
 
 /// Records that the partitions led by this node hold.

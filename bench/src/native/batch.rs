@@ -91,13 +91,13 @@ impl Batch {
     }
 }
 
-/// Calls `each` with timestamp and value of every record from `offset` on, in order, until it
-/// answers false; the offset to go on from. `name` gives the partition's name for errors.
+/// Calls `each` with offset, timestamp and value of every record from `offset` on, in order, until
+/// it answers false; the offset to go on from. `name` gives the partition's name for errors.
 pub fn read_records(
     bytes: &[u8],
     offset: i64,
     name: &dyn Fn() -> String,
-    mut each: impl FnMut(i64, &[u8]) -> bool,
+    mut each: impl FnMut(i64, i64, &[u8]) -> bool,
 ) -> Result<i64> {
     let mut next_offset = offset;
     let broken = |error: BatchError| anyhow!("an unreadable batch in {} at {offset}: {error}", name());
@@ -115,7 +115,8 @@ pub fn read_records(
             for record in &records {
                 let record = record.map_err(broken)?;
                 // A batch may begin before the offset that was asked for.
-                if record.offset.0 >= next_offset && !each(record.timestamp, record.value.unwrap_or_default())
+                if record.offset.0 >= next_offset
+                    && !each(record.offset.0, record.timestamp, record.value.unwrap_or_default())
                 {
                     return Ok(record.offset.0);
                 }
@@ -222,7 +223,7 @@ mod tests {
 
     fn read(bytes: &[u8], offset: i64) -> Result<Found> {
         let mut found = Vec::new();
-        let next = read_records(bytes, offset, &|| "t-0".to_owned(), |timestamp, value| {
+        let next = read_records(bytes, offset, &|| "t-0".to_owned(), |_, timestamp, value| {
             found.push((timestamp, value.to_vec()));
             true
         })?;
@@ -243,7 +244,8 @@ mod tests {
         let (found, next) = read(&two, 0).unwrap();
         assert_eq!((found.len(), next), (3, 3));
         assert!(read(&two[..bytes.len() - 1], 0).unwrap_err().to_string().contains("no whole batch"));
-        let stopped = read_records(&bytes, 0, &|| "t-0".to_owned(), |timestamp, _| timestamp < 11).unwrap();
+        let stopped =
+            read_records(&bytes, 0, &|| "t-0".to_owned(), |_, timestamp, _| timestamp < 11).unwrap();
         assert_eq!(stopped, 1);
     }
 

@@ -33,6 +33,8 @@ const METADATA_TIMEOUT_NS: u64 = 5_000 * NANOS_PER_MILLISECOND;
 const ANSWER_GRACE_NS: u64 = 1_000 * NANOS_PER_MILLISECOND;
 /// Token of the connection for metadata; those of channels are their indices.
 const METADATA_TOKEN: u64 = u64::MAX;
+/// Token of another cluster's sockets, which that one looks at itself.
+const BESIDE_TOKEN: u64 = u64::MAX - 1;
 
 /// The brokers as one thread sees them; `T` is what it keeps for each request.
 pub struct Cluster<T> {
@@ -164,16 +166,25 @@ impl<T> Cluster<T> {
     pub fn wait(&mut self, timeout_ns: u64) -> Result<()> {
         let timeout_ns = if self.ready.is_empty() { timeout_ns.min(SLEEP_NS_MAX) } else { 0 };
         for &token in self.poller.wait(timeout_ns).context("epoll failed")? {
-            if token == METADATA_TOKEN {
-                if let Lookup::Asking { channel, .. } = &mut self.lookup {
-                    channel.wake();
+            match token {
+                METADATA_TOKEN => {
+                    if let Lookup::Asking { channel, .. } = &mut self.lookup {
+                        channel.wake();
+                    }
                 }
-            } else {
-                self.channels[token as usize].wake();
-                self.ready.push_back(token as usize);
+                BESIDE_TOKEN => {}
+                index => {
+                    self.channels[index as usize].wake();
+                    self.ready.push_back(index as usize);
+                }
             }
         }
         Ok(())
+    }
+
+    /// From now on [`Cluster::wait`] ends when a socket of `other` is ready, too.
+    pub fn wake_for<U>(&self, other: &Cluster<U>) -> Result<()> {
+        self.poller.watch_poller(&other.poller, BESIDE_TOKEN).context("cannot watch an epoll")
     }
 
     /// Drives what runs in the background: metadata, connections to be made, answers overdue.

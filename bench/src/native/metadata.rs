@@ -72,7 +72,7 @@ pub fn start(options: &Options, run: &Arc<Run>) -> Result<(Vec<JoinHandle<Outcom
             let result = tasks.ask(&mut pacing, window, &mut recorder);
             recorder.finish();
             run.tell(Event::Done(result));
-            Outcome { acknowledged: None, errors: tasks.errors }
+            Outcome { errors: tasks.errors, ..Outcome::default() }
         };
         spawn(format!("metadata-{client}"), work)
     };

@@ -5,7 +5,7 @@
 //! loop no allocation for a record. Files in reading order: `poller` (epoll), `connection`
 //! (bytes and frames of a socket), `channel` (requests outstanding on a connection), `cluster`
 //! (who leads what, reconnecting), `partitioner`, `batch`, `producer_id`, `queue` (what waits for
-//! a partition), `request`, `produce`, `consume`, `metadata`.
+//! a partition), `request`, `produce`, `fetch`, `round_trip`, `metadata`, `admin`.
 //!
 //! Invariants: answers are taken in the order of requests; no length from the network is used
 //! before it was checked; nothing blocks but the resolution of a broker's name when it appears.
@@ -13,11 +13,12 @@
 //! It speaks fixed versions, served by Kafka since 2.7. It is an idempotent producer only with
 //! `--validate`; otherwise a batch whose answer was lost is sent again and may be stored twice.
 
+pub mod admin;
 mod batch;
 mod channel;
 mod cluster;
 mod connection;
-pub mod consume;
+pub mod fetch;
 pub mod metadata;
 mod partitioner;
 mod poller;
@@ -25,6 +26,7 @@ pub mod produce;
 mod producer_id;
 mod queue;
 mod request;
+pub mod round_trip;
 
 /// The last version of Produce before topics go by id, less what only newer brokers have.
 const PRODUCE_VERSION: i16 = 9;

@@ -31,6 +31,11 @@ impl Poller {
         Ok(epoll::add(&self.epoll, socket, EventData::new_u64(token), flags)?)
     }
 
+    /// Watches another poller, which is ready as long as one of its sockets is.
+    pub fn watch_poller(&self, other: &Poller, token: u64) -> io::Result<()> {
+        Ok(epoll::add(&self.epoll, &other.epoll, EventData::new_u64(token), EventFlags::IN)?)
+    }
+
     /// Waits until a socket is ready or `timeout_ns` has passed; the tokens of the ready ones.
     pub fn wait(&mut self, timeout_ns: u64) -> io::Result<&[u64]> {
         let timeout = Timespec {

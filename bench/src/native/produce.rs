@@ -7,16 +7,17 @@
 //! idempotent. With `--validate`, which promises order, at most one batch of a partition is on
 //! the wire, and with acks=all the producer is idempotent.
 
+mod fate;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
-use chronik_net::codec::{ApiKey, ErrorCode, ProducePartitionResponse, ProduceResponse};
+use chronik_net::codec::ApiKey;
 
-use super::batch::{Batch, Stamp};
-use super::channel::Finished;
-use super::cluster::{Cluster, Event as ClusterEvent};
+use super::batch::Batch;
+use super::cluster::Cluster;
 use super::partitioner::{Sticky, partition_of_key};
 use super::producer_id::{ProducerId, ask_producer_id};
 use super::queue::Queue;
@@ -34,10 +35,15 @@ use crate::validation::SequenceSet;
 const IN_FLIGHT_MAX: usize = 5;
 /// Bytes of batches in one request; Kafka takes 100 MiB unless told otherwise.
 const REQUEST_BYTES_MAX: usize = 16 << 20;
-/// How long a partition that could not take a batch is left alone.
-const RETRY_NS: u64 = 100 * NANOS_PER_MILLISECOND;
-/// How often messages are looked at whose time may be over.
-const EXPIRY_INTERVAL_NS: u64 = 20 * NANOS_PER_MILLISECOND;
+
+/// Where a message's way ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completion {
+    /// With its acknowledgement, which counts in this part.
+    Acknowledgement(Part),
+    /// When it is received: who reads says so. It counts in the main part.
+    Receipt,
+}
 
 /// Batches of different partitions that make the next request to one leader.
 #[derive(Default)]
@@ -47,7 +53,10 @@ struct Outgoing {
 }
 
 /// One client.
-struct Producer {
+pub struct Producer {
+    completion: Completion,
+    /// Messages that are on their way to who reads them.
+    to_be_received: BTreeSet<u64>,
     options: Options,
     run: Arc<Run>,
     window: Window,
@@ -69,45 +78,65 @@ struct Producer {
     last_trouble: Option<String>,
 }
 
-/// Starts the run's producers; each reports to the run when it is done.
-pub fn start(options: &Options, run: &Arc<Run>, partitions: i32) -> Result<Vec<JoinHandle<Outcome>>> {
-    let lanes = vec![Some(0); partitions as usize];
-    let clusters: Vec<_> = (0..options.clients)
-        .map(|client| {
-            let mut cluster = Cluster::connect(options, lanes.clone(), &run.clock)?;
-            let is_idempotent = options.validate && acks(options) == ACKS_ALL;
-            let producer_id = is_idempotent.then(|| ask_producer_id(&mut cluster, run)).transpose()?;
-            Ok((client, (cluster, producer_id)))
-        })
+/// A client's connections, and its producer id if it is idempotent.
+pub type Connected = (Cluster<Vec<Sent>>, Option<ProducerId>);
+
+/// Starts the producers of a part of the run; each reports to the run when it is done.
+pub fn start(
+    options: &Options,
+    run: &Arc<Run>,
+    partitions: i32,
+    part: Part,
+) -> Result<Vec<JoinHandle<Outcome>>> {
+    let clients: Vec<_> = (0..options.clients)
+        .map(|client| Ok((client, connect(options, run, partitions)?)))
         .collect::<Result<_>>()?;
+    run.producers_start(options.clients);
     let window = run.begin();
-    let begin = |(client, cluster)| {
+    let begin = |(client, connected)| {
         let (options, run) = (options.clone(), Arc::clone(run));
         let work = move || {
-            let mut producer = Producer::new(options, &run, client, cluster, window);
+            let completion = Completion::Acknowledgement(part);
+            let mut producer = Producer::new(options, &run, client, connected, (window, completion));
             let result = producer.produce();
-            producer.recorder.finish();
+            let outcome = producer.finish();
+            run.producer_ended();
             run.tell(Event::Done(result));
-            Outcome { acknowledged: producer.acknowledged, errors: producer.errors }
+            outcome
         };
         spawn(format!("produce-{client}"), work)
     };
-    clusters.into_iter().map(begin).collect()
+    clients.into_iter().map(begin).collect()
+}
+
+/// Connects a client to the leaders of all partitions.
+pub fn connect(options: &Options, run: &Run, partitions: i32) -> Result<Connected> {
+    let mut cluster = Cluster::connect(options, vec![Some(0); partitions as usize], &run.clock)?;
+    let is_idempotent = options.validate && acks(options) == ACKS_ALL;
+    let producer_id = is_idempotent.then(|| ask_producer_id(&mut cluster, run)).transpose()?;
+    Ok((cluster, producer_id))
 }
 
 impl Producer {
-    fn new(
+    /// A client that has sent nothing yet.
+    pub fn new(
         options: Options,
         run: &Arc<Run>,
         client: u32,
-        (cluster, producer_id): (Cluster<Vec<Sent>>, Option<ProducerId>),
-        window: Window,
+        (cluster, producer_id): Connected,
+        (window, completion): (Window, Completion),
     ) -> Self {
         let partition_count = cluster.partition_count();
         let tasks = tasks_of(&options, client);
+        let part = match completion {
+            Completion::Acknowledgement(part) => part,
+            Completion::Receipt => Part::Main,
+        };
         Self {
             window,
-            recorder: run.recorder(Part::Main, window),
+            completion,
+            to_be_received: BTreeSet::new(),
+            recorder: run.recorder(part, window),
             messages: Messages::new(&options, run, client),
             pacing: Pacing::new(&options, window, client, options.clients),
             free_tasks: tasks,
@@ -129,24 +158,46 @@ impl Producer {
     /// The event loop: until the window is over and every message has its end.
     fn produce(&mut self) -> Result<()> {
         loop {
-            let now_ns = self.run.clock.now_ns();
-            self.recorder.advance(now_ns);
-            self.cluster.turn(now_ns)?;
-            while let Some(event) = self.cluster.next_event(now_ns) {
-                self.handle(event);
-            }
-            self.expire(now_ns);
-            self.fill();
-            while self.dispatch()? {}
-            if self.free_tasks == self.tasks && self.has_ended() {
+            self.turn()?;
+            if self.is_done() {
                 return Ok(());
             }
-            self.cluster.wait(self.sleep_ns())?;
+            self.wait()?;
         }
     }
 
+    /// Takes what has come, and sends what is due.
+    pub fn turn(&mut self) -> Result<()> {
+        let now_ns = self.run.clock.now_ns();
+        self.recorder.advance(now_ns);
+        self.cluster.turn(now_ns)?;
+        while let Some(event) = self.cluster.next_event(now_ns) {
+            self.handle(event);
+        }
+        self.expire(now_ns);
+        self.fill();
+        while self.dispatch()? {}
+        Ok(())
+    }
+
+    /// Sleeps until there is something to do.
+    pub fn wait(&mut self) -> Result<()> {
+        self.cluster.wait(self.sleep_ns())
+    }
+
+    /// No message will be sent any more, and none is on its way.
+    pub fn is_done(&self) -> bool {
+        self.free_tasks == self.tasks && self.has_ended()
+    }
+
+    /// Hands the measurements over.
+    pub fn finish(self) -> Outcome {
+        self.recorder.finish();
+        Outcome { acknowledged: self.acknowledged, checker: None, errors: self.errors }
+    }
+
     /// No message will be sent any more.
-    fn has_ended(&self) -> bool {
+    pub fn has_ended(&self) -> bool {
         let is_over = self.pacing.is_over(self.run.clock.now_ns());
         is_over || self.run.stopped() || self.run.count_reached()
     }
@@ -167,6 +218,9 @@ impl Producer {
 
     fn enqueue(&mut self, intended_ns: u64, now: (u64, i64)) {
         let message = self.messages.next(self.run.clock.wall_ns(intended_ns));
+        if self.completion == Completion::Receipt {
+            self.to_be_received.insert(message.sequence);
+        }
         let partition = match message.key {
             Some(key) => partition_of_key(key, self.queues.len()),
             None => self.sticky.current(),
@@ -250,119 +304,6 @@ impl Producer {
         if let Some(event) = event {
             self.handle(event);
         }
-    }
-
-    fn handle(&mut self, event: ClusterEvent<Vec<Sent>>) {
-        let now_ns = self.run.clock.now_ns();
-        match event {
-            ClusterEvent::Finished(Finished { kept, answer: None }) => {
-                kept.into_iter().for_each(|sent| self.acknowledge(sent, now_ns));
-            }
-            ClusterEvent::Finished(Finished { kept, answer: Some(mut answer) }) => {
-                match ProduceResponse::decode(&mut answer, PRODUCE_VERSION) {
-                    Ok(response) => self.answered(kept, &response, now_ns),
-                    Err(error) => {
-                        let reason = format!("unreadable answer to Produce: {error}");
-                        kept.into_iter().for_each(|sent| self.retry(sent, &reason, now_ns));
-                    }
-                }
-            }
-            ClusterEvent::Lost { kept, reason } => {
-                kept.into_iter().flatten().for_each(|sent| self.retry(sent, &reason, now_ns));
-            }
-        }
-    }
-
-    fn answered(&mut self, batches: Vec<Sent>, response: &ProduceResponse, now_ns: u64) {
-        let answers: Vec<_> = response.topics.iter().flat_map(|topic| &topic.partitions).collect();
-        for (at, sent) in batches.into_iter().enumerate() {
-            let is_its = |answer: &&&ProducePartitionResponse| answer.index as usize == sent.partition;
-            // Brokers answer in the order of the request; a search only if this one does not.
-            let in_order = answers.get(at).filter(is_its);
-            let Some(answer) = in_order.or_else(|| answers.iter().find(is_its)) else {
-                self.retry(sent, "an answer to Produce without the partition", now_ns);
-                continue;
-            };
-            match answer.error {
-                // What was sent again is there already.
-                ErrorCode::None | ErrorCode::DuplicateSequenceNumber => self.acknowledge(sent, now_ns),
-                error if error.retriable() => {
-                    self.cluster.refresh(now_ns);
-                    self.retry(sent, &error.to_string(), now_ns);
-                }
-                error => {
-                    let reason =
-                        answer.error_message.as_deref().map_or(String::new(), |text| format!(": {text}"));
-                    self.left_the_wire(&sent);
-                    self.queues[sent.partition].stop_numbering();
-                    self.fail(&sent.batch.stamps, format!("{error}{reason}"), now_ns);
-                }
-            }
-        }
-    }
-
-    fn left_the_wire(&mut self, sent: &Sent) {
-        self.queues[sent.partition].in_flight_count -= 1;
-    }
-
-    fn acknowledge(&mut self, sent: Sent, now_ns: u64) {
-        self.left_the_wire(&sent);
-        self.queues[sent.partition].stored(sent.batch.stamps.len() as i32);
-        for stamp in &sent.batch.stamps {
-            self.recorder.complete(now_ns, stamp.intended_ns, self.options.message_size);
-            if let Some(acknowledged) = &mut self.acknowledged {
-                acknowledged.insert(stamp.sequence);
-            }
-        }
-        self.free_tasks += sent.batch.stamps.len() as u32;
-    }
-
-    /// Puts a batch back, unless its messages were given up.
-    fn retry(&mut self, sent: Sent, reason: &str, now_ns: u64) {
-        self.left_the_wire(&sent);
-        self.last_trouble = Some(reason.to_owned());
-        if sent.batch.stamps.is_empty() {
-            return;
-        }
-        let queue = &mut self.queues[sent.partition];
-        queue.retry_at_ns = now_ns + RETRY_NS;
-        queue.put_back(sent.batch);
-        if !std::mem::replace(&mut queue.is_listed, true) {
-            self.listed.push(sent.partition);
-        }
-    }
-
-    fn fail(&mut self, stamps: &[Stamp], reason: String, now_ns: u64) {
-        if !stamps.is_empty() {
-            stamps.iter().for_each(|_| self.recorder.fail(now_ns));
-            self.free_tasks += stamps.len() as u32;
-            self.errors.insert(reason);
-        }
-    }
-
-    /// Gives up the messages that were not acknowledged in time, on the wire or not.
-    fn expire(&mut self, now_ns: u64) {
-        if now_ns < self.next_expiry_ns {
-            return;
-        }
-        self.next_expiry_ns = now_ns + EXPIRY_INTERVAL_NS;
-        let timeout_ms = self.options.message_timeout_ms;
-        let Some(oldest_ns) = now_ns.checked_sub(u64::from(timeout_ms) * NANOS_PER_MILLISECOND) else {
-            return;
-        };
-        let mut expired = Vec::new();
-        for partition in &self.listed {
-            expired.extend(self.queues[*partition].expire(oldest_ns));
-        }
-        for channel in 0..self.cluster.channel_count() {
-            let on_the_wire = self.cluster.channel_mut(channel).in_flight_mut().flatten();
-            for sent in on_the_wire.filter(|sent| sent.batch.first_ns < oldest_ns) {
-                self.queues[sent.partition].stop_numbering();
-                expired.append(&mut sent.batch.stamps);
-            }
-        }
-        let trouble = self.last_trouble.as_deref().unwrap_or("no answer");
-        self.fail(&expired, format!("not acknowledged within {timeout_ms} ms ({trouble})"), now_ns);
     }
 
     /// How long nothing has to be done unless a socket is ready.

@@ -4,13 +4,31 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::report::Report;
 
 /// Appends the report to a file.
 pub fn append(report: &Report, path: &Path) -> Result<()> {
-    append_columns(&columns(report), path).with_context(|| format!("cannot write {}", path.display()))
+    let columns = COLUMNS.map(|(name, of)| (name, of(report)));
+    append_columns(&columns, path).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Refuses a file whose columns are others: its lines would not fit below each other.
+pub fn check_header(path: &Path) -> Result<()> {
+    // A pipe or a terminal has no earlier lines, and reading it would wait for some.
+    if !path.is_file() {
+        return Ok(());
+    }
+    let Ok(text) = std::fs::read_to_string(path) else { return Ok(()) };
+    let names = join(COLUMNS.iter().map(|(name, _)| (*name).to_owned()));
+    let is_ours = text.is_empty() || text.lines().next() == Some(names.trim_end());
+    ensure!(
+        is_ours,
+        "cannot append to {}: its columns are not those of this version, name a new file",
+        path.display()
+    );
+    Ok(())
 }
 
 fn append_columns(columns: &[(&str, String)], path: &Path) -> std::io::Result<()> {
@@ -35,47 +53,56 @@ fn quoted(value: &str) -> String {
     }
 }
 
-fn columns(report: &Report) -> Vec<(&'static str, String)> {
-    let settings = &report.settings;
-    let optional = |value: Option<f64>| value.map_or(String::new(), |number| format!("{number:.4}"));
-    let number = |value: f64| format!("{value:.3}");
-    let findings = report.validation;
-    vec![
-        ("finished_at", report.finished_at.to_string()),
-        ("mode", settings.mode.name().to_owned()),
-        ("bootstrap_servers", settings.bootstrap_servers.clone()),
-        ("topic", settings.topic.clone()),
-        ("partitions", report.partitions.to_string()),
-        ("replication_factor", settings.replication_factor.to_string()),
-        ("acks", settings.acks.clone()),
-        ("concurrency", settings.concurrency.to_string()),
-        ("clients", settings.clients.to_string()),
-        ("message_size", settings.message_size.to_string()),
-        ("linger_ms", settings.linger_ms.to_string()),
-        ("batch_size", settings.batch_size.to_string()),
-        ("compression", settings.compression.name().to_owned()),
-        ("rate_limit", settings.rate_limit.map_or(String::new(), |rate| rate.to_string())),
-        ("elapsed_s", number(report.elapsed_seconds)),
-        ("messages", report.messages.to_string()),
-        ("bytes", report.bytes.to_string()),
-        ("failures", report.failures.to_string()),
-        ("messages_per_s", number(report.messages_per_second)),
-        ("megabytes_per_s", number(report.megabytes_per_second)),
-        ("latency_p50_ms", number(report.latency.p50_ms)),
-        ("latency_p90_ms", number(report.latency.p90_ms)),
-        ("latency_p99_ms", number(report.latency.p99_ms)),
-        ("latency_p999_ms", number(report.latency.p999_ms)),
-        ("latency_p9999_ms", number(report.latency.p9999_ms)),
-        ("latency_max_ms", number(report.latency.max_ms)),
-        ("broker_cpu_s", optional(report.broker.map(|b| b.cpu_seconds))),
-        ("broker_cpu_s_per_gb", optional(report.broker.map(|b| b.cpu_seconds_per_gb))),
-        ("broker_cpu_us_per_message", optional(report.broker.map(|b| b.cpu_seconds_per_million))),
-        ("broker_resident_bytes", report.broker.map_or(String::new(), |b| b.resident_bytes.to_string())),
-        ("broker_anonymous_bytes", report.broker.map_or(String::new(), |b| b.anonymous_bytes.to_string())),
-        ("validation", findings.map_or("", |f| if f.is_clean() { "clean" } else { "wrong" }).to_owned()),
-        ("load", report.host.load.clone()),
-        ("client", settings.client.name().to_owned()),
-    ]
+/// A column: its name and what it takes from a report.
+type Column = (&'static str, fn(&Report) -> String);
+
+const COLUMNS: [Column; 34] = [
+    ("finished_at", |report| report.finished_at.to_string()),
+    ("mode", |report| report.settings.mode.name().to_owned()),
+    ("bootstrap_servers", |report| report.settings.bootstrap_servers.clone()),
+    ("topic", |report| report.settings.topic.clone()),
+    ("partitions", |report| report.partitions.to_string()),
+    ("replication_factor", |report| report.settings.replication_factor.to_string()),
+    ("acks", |report| report.settings.acks.clone()),
+    ("concurrency", |report| report.settings.concurrency.to_string()),
+    ("clients", |report| report.settings.clients.to_string()),
+    ("message_size", |report| report.settings.message_size.to_string()),
+    ("linger_ms", |report| report.settings.linger_ms.to_string()),
+    ("batch_size", |report| report.settings.batch_size.to_string()),
+    ("compression", |report| report.settings.compression.name().to_owned()),
+    ("rate_limit", |report| report.settings.rate_limit.map_or(String::new(), |rate| rate.to_string())),
+    ("elapsed_s", |report| number(report.elapsed_seconds)),
+    ("messages", |report| report.messages.to_string()),
+    ("bytes", |report| report.bytes.to_string()),
+    ("failures", |report| report.failures.to_string()),
+    ("messages_per_s", |report| number(report.messages_per_second)),
+    ("megabytes_per_s", |report| number(report.megabytes_per_second)),
+    ("latency_p50_ms", |report| number(report.latency.p50_ms)),
+    ("latency_p90_ms", |report| number(report.latency.p90_ms)),
+    ("latency_p99_ms", |report| number(report.latency.p99_ms)),
+    ("latency_p999_ms", |report| number(report.latency.p999_ms)),
+    ("latency_p9999_ms", |report| number(report.latency.p9999_ms)),
+    ("latency_max_ms", |report| number(report.latency.max_ms)),
+    ("broker_cpu_s", |report| optional(report.broker.map(|b| b.cpu_seconds))),
+    ("broker_cpu_s_per_gb", |report| optional(report.broker.map(|b| b.cpu_seconds_per_gb))),
+    ("broker_cpu_us_per_message", |report| optional(report.broker.map(|b| b.cpu_seconds_per_million))),
+    ("broker_resident_bytes", |report| report.broker.map_or(String::new(), |b| b.resident_bytes.to_string())),
+    ("broker_anonymous_bytes", |report| {
+        report.broker.map_or(String::new(), |b| b.anonymous_bytes.to_string())
+    }),
+    ("validation", |report| {
+        report.validation.map_or("", |f| if f.is_clean() { "clean" } else { "wrong" }).to_owned()
+    }),
+    ("load", |report| report.host.load.clone()),
+    ("client", |report| report.settings.client.name().to_owned()),
+];
+
+fn optional(value: Option<f64>) -> String {
+    value.map_or(String::new(), |number| format!("{number:.4}"))
+}
+
+fn number(value: f64) -> String {
+    format!("{value:.3}")
 }
 
 #[cfg(test)]

@@ -13,13 +13,15 @@ pub mod table;
 use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::broker_process::BrokerProcess;
 use crate::cli::Options;
 use crate::host::Host;
+use crate::notes::{self, Ending};
 use crate::proc::Cost;
 use crate::run::Measurement;
+use crate::schedule::{Extent, Span};
 use crate::stats::Sample;
 use crate::validation::Findings;
 
@@ -29,17 +31,17 @@ const CURVE: [f64; 22] = [
     99.9975, 99.999, 99.9995, 99.99975, 99.9999, 100.0,
 ];
 
-/// Everything a run found, with its settings and the host.
-#[derive(Debug, Serialize)]
-pub struct Report {
+/// Everything a run found, with its settings and the host; as they are now, or as an earlier version of this tool recorded them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report<S = Options, H = Host> {
     /// Version of this tool.
-    pub version: &'static str,
+    pub version: String,
     /// Seconds since 1970 at the end of the run.
     pub finished_at: u64,
     /// All flags.
-    pub settings: Options,
+    pub settings: S,
     /// The machine of this tool.
-    pub host: Host,
+    pub host: H,
     /// Partitions of the topic.
     pub partitions: i32,
     /// Seconds of measurement, exactly what rates are divided by.
@@ -59,6 +61,7 @@ pub struct Report {
     /// Latency.
     pub latency: Latency,
     /// What went on beside it, or before or after it.
+    #[serde(default)]
     pub beside: Vec<Beside>,
     /// The broker's cost, with `--broker-pid`.
     pub broker: Option<Cost>,
@@ -70,22 +73,25 @@ pub struct Report {
     pub validation: Option<Findings>,
     /// What went wrong, each text once.
     pub errors: Vec<String>,
+    /// How the figures are to be taken: a rate that was not reached, an interruption.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// The measurement by report interval.
     pub time_line: Vec<Interval>,
 }
 
 /// The report of a scenario's run.
-#[derive(Debug, Serialize)]
-pub struct Named {
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Named<S = Options, H = Host> {
     /// The run's name.
     pub name: String,
     /// What it found.
     #[serde(flatten)]
-    pub report: Report,
+    pub report: Report<S, H>,
 }
 
 /// Latencies in milliseconds.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Latency {
     pub count: u64,
@@ -103,10 +109,10 @@ pub struct Latency {
 }
 
 /// What a mode measures besides its main subject: acknowledgements, a backlog's writing, deletions.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Beside {
     /// What it is.
-    pub name: &'static str,
+    pub name: String,
     /// Seconds of its measurement.
     pub elapsed_seconds: f64,
     /// How many there were.
@@ -148,7 +154,7 @@ impl Beside {
         let elapsed_seconds = elapsed_ns as f64 / 1e9;
         let per_second = |amount: u64| amount as f64 / elapsed_seconds.max(1e-9);
         Self {
-            name,
+            name: name.to_owned(),
             elapsed_seconds,
             messages,
             messages_per_second: per_second(messages),
@@ -159,7 +165,7 @@ impl Beside {
 }
 
 /// One report interval.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Interval {
     /// Seconds from the start of the measurement to the interval's start; the warm-up's are
     /// negative.
@@ -217,12 +223,13 @@ impl Report {
             start.cost_until(end, measured.byte_count, measured.message_count)
         };
         let process = options.broker_pid.map(BrokerProcess::read).unwrap_or_default();
-        let interval_seconds = f64::from(options.report_interval_secs);
-        let warmup_seconds = measurement.warmup_ns as f64 / 1e9;
-        let time_line =
-            time_line(&measurement.totals.intervals, interval_seconds, warmup_seconds, elapsed_seconds);
+        let ending = Ending {
+            messages: measured.message_count,
+            elapsed_seconds,
+            is_interrupted: measurement.is_interrupted,
+        };
         Self {
-            version: env!("CARGO_PKG_VERSION"),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
             finished_at: std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
             settings: options.clone(),
             host: Host::read(),
@@ -241,51 +248,44 @@ impl Report {
             broker_file_system: process.file_system,
             validation,
             errors,
-            time_line,
+            notes: notes::after(options, ending),
+            time_line: time_line(&measurement.totals.intervals, measurement.extent),
         }
     }
 
-    /// Nothing failed and nothing was found wrong.
+    /// The same with one more failure.
+    pub fn with_failure(mut self, error: String) -> Self {
+        self.failures += 1;
+        self.errors.push(error);
+        self
+    }
+
+    /// Something was measured, nothing failed and nothing was found wrong.
     pub fn is_clean(&self) -> bool {
-        self.failures == 0 && self.validation.is_none_or(|findings| findings.is_clean())
+        self.messages > 0 && self.failures == 0 && self.validation.is_none_or(|findings| findings.is_clean())
     }
 }
 
 /// All intervals from the begin of the warm-up to the end of the measurement, those in which
 /// nothing was completed included: a stall must show.
-fn time_line(
-    samples: &BTreeMap<i64, Sample>,
-    interval_seconds: f64,
-    warmup_seconds: f64,
-    elapsed_seconds: f64,
-) -> Vec<Interval> {
-    if samples.is_empty() && elapsed_seconds <= 0.0 {
+fn time_line(samples: &BTreeMap<i64, Sample>, extent: Extent) -> Vec<Interval> {
+    if samples.is_empty() && extent.elapsed_ns == 0 {
         return Vec::new();
     }
-    let warmup_first = (-warmup_seconds / interval_seconds).floor() as i64;
-    let elapsed_last = (elapsed_seconds / interval_seconds).ceil() as i64 - 1;
+    let warmup_first = -(extent.warmup_ns.div_ceil(extent.interval_ns) as i64);
+    let elapsed_last = extent.elapsed_ns.div_ceil(extent.interval_ns) as i64 - 1;
     let first = samples.keys().next().map_or(warmup_first, |first| warmup_first.min(*first));
     let last = samples.keys().next_back().map_or(elapsed_last, |last| elapsed_last.max(*last));
-    (first..=last)
-        .map(|number| {
-            let whole_start = number as f64 * interval_seconds;
-            let (start, end) =
-                (whole_start.max(-warmup_seconds), (whole_start + interval_seconds).min(elapsed_seconds));
-            // A sample may lie outside of both, if all it holds are failures after the last message.
-            let (at_seconds, seconds) =
-                if end > start { (start, end - start) } else { (whole_start, interval_seconds) };
-            interval(at_seconds, seconds, samples.get(&number))
-        })
-        .collect()
+    (first..=last).map(|number| interval(extent.span(number), samples.get(&number))).collect()
 }
 
-fn interval(at_seconds: f64, seconds: f64, sample: Option<&Sample>) -> Interval {
+fn interval(span: Span, sample: Option<&Sample>) -> Interval {
     let latency = sample.map(|sample| &sample.latency_us).filter(|histogram| !histogram.is_empty());
     let at = |percentile: f64| Some(latency?.value_at_percentile(percentile) as f64 / 1e3);
     Interval {
-        at_seconds,
-        seconds,
-        messages_per_second: sample.map_or(0.0, |sample| sample.message_count as f64 / seconds),
+        at_seconds: span.start_ns as f64 / 1e9,
+        seconds: span.seconds(),
+        messages_per_second: sample.map_or(0.0, |sample| sample.message_count as f64 / span.seconds()),
         p50_ms: at(50.0),
         p99_ms: at(99.0),
         failures: sample.map_or(0, |sample| sample.failure_count),
@@ -310,6 +310,11 @@ mod tests {
         )
     }
 
+    fn extent(warmup_ms: u64, elapsed_ms: u64) -> Extent {
+        let [warmup_ns, elapsed_ns, interval_ns] = [warmup_ms, elapsed_ms, 1_000].map(|ms| ms * 1_000_000);
+        Extent { warmup_ns, elapsed_ns, interval_ns }
+    }
+
     fn starts_and_rates(time_line: &[Interval]) -> Vec<(f64, f64)> {
         time_line.iter().map(|at| (at.at_seconds, at.messages_per_second)).collect()
     }
@@ -317,7 +322,7 @@ mod tests {
     #[test]
     fn a_stall_shows_in_the_time_line() {
         let samples = BTreeMap::from([sample(0, 100), sample(2, 100)]);
-        let found = time_line(&samples, 1.0, 0.0, 4.0);
+        let found = time_line(&samples, extent(0, 4_000));
         assert_eq!(starts_and_rates(&found), [(0.0, 100.0), (1.0, 0.0), (2.0, 100.0), (3.0, 0.0)]);
         assert_eq!(found[0].p50_ms.map(f64::round), Some(2.0));
         assert_eq!((found[1].p50_ms, found[1].p99_ms), (None, None));
@@ -326,7 +331,7 @@ mod tests {
     #[test]
     fn short_intervals_at_the_ends_have_their_true_rates() {
         let samples = BTreeMap::from([sample(-1, 50), sample(0, 100), sample(1, 25)]);
-        let found = time_line(&samples, 1.0, 0.5, 1.25);
+        let found = time_line(&samples, extent(500, 1_250));
         assert_eq!(starts_and_rates(&found), [(-0.5, 100.0), (0.0, 100.0), (1.0, 100.0)]);
         assert_eq!(found[2].seconds, 0.25);
     }
@@ -334,14 +339,14 @@ mod tests {
     #[test]
     fn failures_after_the_last_message_are_kept() {
         let samples = BTreeMap::from([sample(0, 1), sample(5, 0)]);
-        let found = time_line(&samples, 1.0, 0.0, 0.5);
+        let found = time_line(&samples, extent(0, 500));
         assert_eq!(found.len(), 6);
         assert!(found.iter().all(|at| at.seconds > 0.0 && at.messages_per_second.is_finite()));
     }
 
     #[test]
     fn nothing_has_no_time_line() {
-        assert!(time_line(&BTreeMap::new(), 1.0, 5.0, 0.0).is_empty());
+        assert!(time_line(&BTreeMap::new(), extent(5_000, 0)).is_empty());
     }
 
     #[test]

@@ -72,7 +72,7 @@ pub fn overview(runs: &[Named]) -> String {
 }
 
 /// The settings that shape the load, as rows of name and value.
-pub fn settings(report: &Report, rows: &mut Vec<(&'static str, String)>) {
+pub fn settings(report: &Report, rows: &mut Vec<(&str, String)>) {
     let settings = &report.settings;
     rows.push(("mode", format!("{}, client {}", settings.mode.name(), settings.client.name())));
     if settings.mode == Mode::Topics {
@@ -112,7 +112,7 @@ pub fn settings(report: &Report, rows: &mut Vec<(&'static str, String)>) {
     rows.push(("messages", text));
 }
 
-fn results(report: &Report, rows: &mut Vec<(&'static str, String)>) {
+fn results<'a>(report: &'a Report, rows: &mut Vec<(&'a str, String)>) {
     let what = match report.settings.mode {
         Mode::Topics => "topics made",
         Mode::Metadata | Mode::Connections => "answers",
@@ -122,29 +122,13 @@ fn results(report: &Report, rows: &mut Vec<(&'static str, String)>) {
     rows.push(("throughput", rate(report, report.messages_per_second, report.megabytes_per_second)));
     rows.push(("failed", report.failures.to_string()));
     rows.push((latency_name(report.settings.mode), curve(&report.latency)));
-    rows.extend(behind(report).map(|text| ("behind", text)));
+    rows.extend(report.notes.iter().map(|note| ("note", note.clone())));
     for beside in &report.beside {
         let rate = rate(report, beside.messages_per_second, beside.megabytes_per_second);
-        rows.push((beside.name, format!("{} in {:.3} s, {rate}", beside.messages, beside.elapsed_seconds)));
+        rows.push((&beside.name, format!("{} in {:.3} s, {rate}", beside.messages, beside.elapsed_seconds)));
         rows.push(("  latency", curve(&beside.latency)));
     }
 }
-
-/// What to know when an open loop fell behind its schedule: the latency counts from the intended times then, and grows without end.
-fn behind(report: &Report) -> Option<String> {
-    let rate = report.settings.rate_limit.filter(|_| report.settings.mode != Mode::Backlog)?;
-    let reached = report.messages_per_second / rate as f64;
-    let ended_early = report.settings.message_count.is_some();
-    (reached < RATE_REACHED && !ended_early).then(|| {
-        format!(
-            "{:.0} of {rate} a second were reached, and latency counts from the intended times: ask for less, or raise --concurrency {}",
-            report.messages_per_second, report.settings.concurrency
-        )
-    })
-}
-
-/// The share of a rate at which it counts as kept.
-const RATE_REACHED: f64 = 0.95;
 
 /// What a mode counts.
 pub fn unit(mode: Mode) -> &'static str {

@@ -4,6 +4,8 @@
 //!
 //! Both sides are read from the same form, the JSON output, by the same code.
 
+mod row;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
@@ -13,8 +15,13 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::report::Report;
-use crate::report::figures::{bytes, figure};
+use self::row::rows;
+pub use self::row::{Change, Row};
+
+use crate::cli::Options;
+use crate::report::figures::bytes;
+use crate::report::{Named, Report};
+use crate::scenario;
 
 /// Settings that say where results go and what is shown of them, not what is measured.
 const INCIDENTAL: [&str; 9] = [
@@ -30,71 +37,40 @@ const INCIDENTAL: [&str; 9] = [
 ];
 /// What the load averages say is of a moment, not of the machine.
 const MOMENTARY: &str = "load";
-/// A ratio within this distance from one is no difference worth a colour.
-const RATIO_NOISE: f64 = 0.05;
+
+/// A report as it was recorded, by this version of this tool or by another: settings and host may have other fields.
+type Recorded = Report<Map<String, Value>, Map<String, Value>>;
 
 /// An earlier run or the runs of a scenario, and where they were read.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Earlier {
     path: PathBuf,
     /// By name; that of a run outside of a scenario is empty.
-    runs: BTreeMap<String, Summary>,
+    runs: BTreeMap<String, Recorded>,
 }
 
 /// What the file holds.
 #[derive(Deserialize)]
 struct Runs {
-    runs: Vec<Named>,
+    runs: Vec<Named<Map<String, Value>, Map<String, Value>>>,
 }
 
-#[derive(Deserialize)]
-struct Named {
-    name: String,
-    #[serde(flatten)]
-    summary: Summary,
-}
-
-/// What a comparison takes from a report. What later versions of this tool added may be missing.
-#[derive(Clone, Debug, Deserialize)]
-struct Summary {
-    version: String,
-    finished_at: u64,
-    settings: Map<String, Value>,
-    host: Map<String, Value>,
-    partitions: i64,
-    messages_per_second: f64,
-    megabytes_per_second: f64,
-    latency: Latency,
-    broker: Option<Broker>,
-    broker_version: Option<String>,
-    broker_file_system: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-struct Latency {
-    count: u64,
-    p50_ms: f64,
-    p99_ms: f64,
-    p999_ms: f64,
-    p9999_ms: f64,
-    max_ms: f64,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-struct Broker {
-    cpu_seconds_per_gb: f64,
-    cpu_seconds_per_million: f64,
-    resident_bytes: u64,
-    anonymous_bytes: u64,
+/// What will be run.
+#[derive(Clone, Copy, Debug)]
+pub enum Planned<'a> {
+    /// One run.
+    Single(&'a Options),
+    /// The runs of a scenario.
+    Scenario(&'a [scenario::Planned]),
 }
 
 impl Earlier {
-    /// Reads a report that `--json-output` wrote, which must fit what will be run: one run, or a
-    /// scenario's runs of these names.
-    pub fn read(path: &Path, names: Option<&[String]>) -> Result<Self> {
+    /// Reads a report that `--json-output` wrote, which must fit what will be run: as single or as a scenario, and in the modes.
+    pub fn read(path: &Path, planned: Planned<'_>) -> Result<Self> {
         let text =
             fs::read(path).with_context(|| format!("cannot read {} to compare with", path.display()))?;
-        let runs = parse(&text, names).with_context(|| format!("cannot compare with {}", path.display()))?;
+        let runs =
+            parse(&text, planned).with_context(|| format!("cannot compare with {}", path.display()))?;
         Ok(Self { path: path.to_owned(), runs })
     }
 
@@ -105,28 +81,49 @@ impl Earlier {
     }
 }
 
-fn parse(text: &[u8], names: Option<&[String]>) -> Result<BTreeMap<String, Summary>> {
+fn parse(text: &[u8], planned: Planned<'_>) -> Result<BTreeMap<String, Recorded>> {
     const FOREIGN: &str = "not a report that chronik-bench wrote with --json-output";
     let value: Value = serde_json::from_slice(text).context(FOREIGN)?;
     let is_scenario = value.get("runs").is_some();
-    let runs: BTreeMap<String, Summary> = match is_scenario {
+    let runs: BTreeMap<String, Recorded> = match is_scenario {
         true => {
             let found: Runs = serde_json::from_value(value).context(FOREIGN)?;
-            found.runs.into_iter().map(|run| (run.name, run.summary)).collect()
+            found.runs.into_iter().map(|run| (run.name, run.report)).collect()
         }
         false => BTreeMap::from([(String::new(), serde_json::from_value(value).context(FOREIGN)?)]),
     };
-    ensure!(runs.values().all(|run| run.settings.contains_key("mode")), "{FOREIGN}: no mode is named");
-    match names {
-        None => ensure!(!is_scenario, "it holds the runs of a scenario, and this is a single run"),
-        Some(_) if !is_scenario => bail!("it holds a single run, and this is a scenario"),
-        Some(names) => ensure!(
-            names.iter().any(|name| runs.contains_key(name)),
-            "it has none of this scenario's runs, but {}",
-            runs.into_keys().collect::<Vec<_>>().join(", ")
-        ),
+    ensure!(runs.values().all(|run| mode_of(run).is_some()), "{FOREIGN}: no mode is named");
+    let same_mode = |name: &str, options: &Options| match runs.get(name).and_then(mode_of) {
+        Some(then) if then != options.mode.name() => {
+            bail!(
+                "its mode was {then}, and this is {}: their figures are of different things",
+                options.mode.name()
+            )
+        }
+        _ => Ok(()),
+    };
+    match planned {
+        Planned::Single(_) if is_scenario => {
+            bail!("it holds the runs of a scenario, and this is a single run")
+        }
+        Planned::Single(options) => same_mode("", options)?,
+        Planned::Scenario(_) if !is_scenario => bail!("it holds a single run, and this is a scenario"),
+        Planned::Scenario(planned) => {
+            ensure!(
+                planned.iter().any(|run| runs.contains_key(&run.name)),
+                "it has none of this scenario's runs, but {}",
+                runs.into_keys().collect::<Vec<_>>().join(", ")
+            );
+            for run in planned {
+                same_mode(&run.name, &run.options).with_context(|| format!("run \"{}\"", run.name))?;
+            }
+        }
     }
     Ok(runs)
+}
+
+fn mode_of(run: &Recorded) -> Option<&str> {
+    run.settings.get("mode")?.as_str()
 }
 
 /// Two runs side by side.
@@ -148,31 +145,6 @@ pub struct Comparison {
     pub programs: Vec<Difference>,
 }
 
-/// A figure of both runs.
-#[derive(Clone, Debug)]
-pub struct Row {
-    /// Its name, with its unit.
-    pub name: &'static str,
-    /// The earlier run's.
-    pub then: Option<f64>,
-    /// This run's.
-    pub now: Option<f64>,
-    /// Whether more of it is better.
-    more_is_better: bool,
-    text: fn(f64) -> String,
-}
-
-/// Which way a figure went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// Better by more than runs differ by themselves.
-    Better,
-    /// Worse likewise.
-    Worse,
-    /// Neither, or unknown.
-    Same,
-}
-
 /// Something of two values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
@@ -184,41 +156,13 @@ pub struct Difference {
     pub now: String,
 }
 
-impl Row {
-    /// This run's figure divided by the earlier one's.
-    pub fn ratio(&self) -> Option<f64> {
-        let ratio = self.now? / self.then.filter(|then| *then > 0.0)?;
-        ratio.is_finite().then_some(ratio)
-    }
-
-    /// Which way it went.
-    pub fn change(&self) -> Change {
-        match self.ratio() {
-            Some(ratio) if ratio > 1.0 + RATIO_NOISE && self.more_is_better => Change::Better,
-            Some(ratio) if ratio < 1.0 - RATIO_NOISE && !self.more_is_better => Change::Better,
-            Some(ratio) if (ratio - 1.0).abs() > RATIO_NOISE => Change::Worse,
-            _ => Change::Same,
-        }
-    }
-
-    /// Then, now and ratio as they are shown.
-    pub fn texts(&self) -> [String; 3] {
-        let shown = |value: Option<f64>| value.map_or("–".to_owned(), self.text);
-        let ratio = self.ratio().map_or("–".to_owned(), |ratio| match ratio {
-            small if small < 0.1 => format!("{small:.4}"),
-            _ => format!("{ratio:.2}"),
-        });
-        [shown(self.then), shown(self.now), ratio]
-    }
-}
-
 impl Comparison {
     /// All that differs and bears on the result, in named groups.
     pub fn groups(&self) -> [(&'static str, &[Difference]); 3] {
         [("settings", &self.settings), ("programs", &self.programs), ("host", &self.host)]
     }
 
-    fn of(path: &Path, then: &Summary, now: &Summary) -> Self {
+    fn of(path: &Path, then: &Recorded, now: &Recorded) -> Self {
         let (incidental, mut settings) = differences(&then.settings, &now.settings)
             .into_iter()
             .partition::<Vec<_>, _>(|difference| INCIDENTAL.contains(&difference.name.as_str()));
@@ -248,55 +192,6 @@ impl Comparison {
             programs: programs.into_iter().filter_map(difference).collect(),
         }
     }
-}
-
-fn rows(then: &Summary, now: &Summary) -> Vec<Row> {
-    let more = |name, of: fn(&Summary) -> f64| Row {
-        name,
-        then: Some(of(then)),
-        now: Some(of(now)),
-        more_is_better: true,
-        text: figure,
-    };
-    let latency = |name, of: fn(&Latency) -> f64| {
-        let value = |run: &Summary| (run.latency.count > 0).then(|| of(&run.latency));
-        Row { name, then: value(then), now: value(now), more_is_better: false, text: figure }
-    };
-    let broker = |name, of: fn(&Broker) -> f64, text| {
-        let value = |run: &Summary| run.broker.as_ref().map(of);
-        Row { name, then: value(then), now: value(now), more_is_better: false, text }
-    };
-    let per_gigabyte = |run: &Summary| {
-        // A mode without messages has no bytes to share the cost out on.
-        run.broker.as_ref().filter(|_| run.megabytes_per_second > 0.0).map(|broker| broker.cpu_seconds_per_gb)
-    };
-    let (rate, cost_of_each) = match now.settings.get("mode").is_some_and(|mode| mode == "topics") {
-        true => ("topics/s", "broker CPU per million topics (s)"),
-        false => ("messages/s", "broker CPU per million messages (s)"),
-    };
-    vec![
-        more(rate, |run| run.messages_per_second),
-        more("MB/s", |run| run.megabytes_per_second),
-        latency("latency p50 (ms)", |latency| latency.p50_ms),
-        latency("latency p99 (ms)", |latency| latency.p99_ms),
-        latency("latency p99.9 (ms)", |latency| latency.p999_ms),
-        latency("latency p99.99 (ms)", |latency| latency.p9999_ms),
-        latency("latency max (ms)", |latency| latency.max_ms),
-        Row {
-            name: "broker CPU per GB (s)",
-            then: per_gigabyte(then),
-            now: per_gigabyte(now),
-            more_is_better: false,
-            text: figure,
-        },
-        broker(cost_of_each, |broker| broker.cpu_seconds_per_million, figure),
-        broker("broker memory", |broker| broker.resident_bytes as f64, memory),
-        broker("broker memory of its own", |broker| broker.anonymous_bytes as f64, memory),
-    ]
-}
-
-fn memory(count: f64) -> String {
-    bytes(count as u64)
 }
 
 /// What differs in two sets of values, by name. A value that one side does not have is unknown

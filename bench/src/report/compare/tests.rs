@@ -1,8 +1,16 @@
 //! Comparisons of small reports made by hand.
 
+use clap::Parser;
 use serde_json::json;
 
 use super::*;
+
+fn latency(p50_ms: f64) -> Value {
+    json!({
+        "count": 5, "min_ms": 0.5, "mean_ms": 1.5, "p50_ms": p50_ms, "p90_ms": 1.8, "p99_ms": 2.0, "p999_ms": 3.0,
+        "p9999_ms": 4.0, "max_ms": 5.0, "curve": [[0.0, 0.5], [100.0, 5.0]]
+    })
+}
 
 fn report() -> Value {
     json!({
@@ -14,17 +22,26 @@ fn report() -> Value {
         },
         "host": {"cpu": "A", "cpu_count": 2, "load": "1 2 3"},
         "partitions": 1,
+        "elapsed_seconds": 10.5,
+        "messages": 10_500,
+        "bytes": 10_500_000,
+        "failures": 0,
+        "stragglers": 0,
+        "errors": [],
+        "time_line": [],
         "messages_per_second": 1000.0,
         "megabytes_per_second": 1.0,
-        "latency": {
-            "count": 5, "p50_ms": 1.0, "p99_ms": 2.0, "p999_ms": 3.0, "p9999_ms": 4.0, "max_ms": 5.0
-        },
+        "latency": latency(1.0),
         "broker": null
     })
 }
 
+fn options(mode: &str) -> Options {
+    Options::parse_from(["chronik-bench", "-m", mode])
+}
+
 fn compare(then: Value, now: Value) -> Comparison {
-    let summary = |value| serde_json::from_value::<Summary>(value).unwrap();
+    let summary = |value| serde_json::from_value::<Recorded>(value).unwrap();
     Comparison::of(Path::new("then.json"), &summary(then), &summary(now))
 }
 
@@ -60,7 +77,7 @@ fn what_is_missing_has_no_ratio() {
     let mut now = report();
     now["latency"]["count"] = json!(0);
     now["broker"] = json!({
-        "cpu_seconds_per_gb": 1.0, "cpu_seconds_per_million": 2.0, "resident_bytes": 1 << 20,
+        "cpu_seconds": 1.0, "resident_peak_bytes": 1 << 20, "cpu_seconds_per_gb": 1.0, "cpu_seconds_per_million": 2.0, "resident_bytes": 1 << 20,
         "anonymous_bytes": 0
     });
     let rows = compare(report(), now).rows;
@@ -121,7 +138,7 @@ fn a_file_that_is_not_ours_is_refused_by_name() {
     let path = directory.path().join("other.json");
     let refusal = |text: &str| {
         std::fs::write(&path, text).unwrap();
-        format!("{:#}", Earlier::read(&path, None).unwrap_err())
+        format!("{:#}", Earlier::read(&path, Planned::Single(&options("produce"))).unwrap_err())
     };
     let mut without_mode = report();
     without_mode["settings"] = json!({});
@@ -130,8 +147,11 @@ fn a_file_that_is_not_ours_is_refused_by_name() {
         assert!(said.contains("other.json: not a report that chronik-bench wrote"), "{said}");
     }
     std::fs::write(&path, report().to_string()).unwrap();
-    Earlier::read(&path, None).unwrap();
-    let missing = format!("{:#}", Earlier::read(&directory.path().join("none"), None).unwrap_err());
+    Earlier::read(&path, Planned::Single(&options("produce"))).unwrap();
+    let missing = format!(
+        "{:#}",
+        Earlier::read(&directory.path().join("none"), Planned::Single(&options("produce"))).unwrap_err()
+    );
     assert!(missing.contains("cannot read"), "{missing}");
 }
 
@@ -144,15 +164,52 @@ fn the_runs_of_a_scenario_are_compared_by_name() {
     };
     let scenario = json!({ "runs": [named("small"), named("large")] }).to_string().into_bytes();
     let single = report().to_string().into_bytes();
-    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-    let runs = parse(&scenario, Some(&names(&["large", "new"]))).unwrap();
+    let planned = |names: &[&str]| {
+        let run = |name: &&str| scenario::Planned { name: (*name).to_owned(), options: options("produce") };
+        names.iter().map(run).collect::<Vec<_>>()
+    };
+    let runs = parse(&scenario, Planned::Scenario(&planned(&["large", "new"]))).unwrap();
     assert_eq!(runs.keys().collect::<Vec<_>>(), ["large", "small"]);
-    let said = |text: &[u8], names: Option<&[String]>| parse(text, names).unwrap_err().to_string();
+    let said = |text: &[u8], planned: Planned<'_>| format!("{:#}", parse(text, planned).unwrap_err());
+    let new = planned(&["new"]);
     assert!(
-        said(&scenario, Some(&names(&["new"]))).contains("none of this scenario's runs, but large, small")
+        said(&scenario, Planned::Scenario(&new)).contains("none of this scenario's runs, but large, small")
     );
-    assert!(said(&scenario, None).contains("the runs of a scenario"));
-    assert!(said(&single, Some(&names(&["small"]))).contains("a single run"));
+    let mut other = planned(&["small"]);
+    assert!(said(&single, Planned::Scenario(&other)).contains("a single run"));
+    other[0].options = options("consume");
+    let text = said(&scenario, Planned::Scenario(&other));
+    assert!(text.contains("run \"small\": its mode was produce, and this is consume"), "{text}");
+    assert!(said(&scenario, Planned::Single(&options("produce"))).contains("the runs of a scenario"));
+}
+
+#[test]
+fn a_run_of_another_mode_is_refused() {
+    let text = report().to_string().into_bytes();
+    parse(&text, Planned::Single(&options("produce"))).unwrap();
+    let said = parse(&text, Planned::Single(&options("end-to-end"))).unwrap_err().to_string();
+    assert!(said.contains("its mode was produce, and this is end-to-end"), "{said}");
+}
+
+#[test]
+fn what_went_on_beside_is_compared_by_its_name() {
+    let beside = |name: &str, rate: f64, p50_ms: f64| {
+        json!({
+            "name": name, "elapsed_seconds": 1.0, "messages": 5, "messages_per_second": rate,
+            "megabytes_per_second": 1.0, "latency": latency(p50_ms)
+        })
+    };
+    let (mut then, mut now) = (report(), report());
+    then["beside"] = json!([beside("acknowledged", 100.0, 4.0), beside("gone", 1.0, 1.0)]);
+    now["beside"] = json!([beside("acknowledged", 150.0, 2.0)]);
+    let comparison = compare(then, now);
+    let row = |name: &str| comparison.rows.iter().find(|row| row.name == name).unwrap();
+    assert_eq!(row("acknowledged: messages/s").texts(), ["100", "150", "1.50"]);
+    assert_eq!(row("acknowledged: messages/s").change(), Change::Better);
+    assert_eq!(row("acknowledged: p50 (ms)").texts(), ["4.00", "2.00", "0.50"]);
+    assert_eq!(row("acknowledged: max (ms)").ratio(), Some(1.0));
+    assert_eq!(row("gone: p99.9 (ms)").texts(), ["3.00", "–", "–"]);
+    assert!(render(&comparison).contains("\nacknowledged: p99.99 (ms) "));
 }
 
 #[test]

@@ -99,7 +99,7 @@ fn run(report: &Report, comparison: Option<&Comparison>, title: &str) -> Result<
             (pairs("Settings", entries(&settings, flag_of)))
             div {
                 (pairs("Result", result(report)))
-                @for beside in &report.beside { (pairs(beside.name, of_beside(beside, table::unit(mode)))) }
+                @for beside in &report.beside { (pairs(&beside.name, of_beside(beside, table::unit(mode)))) }
                 @if let Some(rows) = broker(report) { (pairs("Broker", rows)) }
                 (validation(report))
                 (pairs("Host of chronik-bench", entries(&host, host_label)))
@@ -160,6 +160,7 @@ fn header(report: &Report, title: &str) -> Markup {
             @for (name, value) in load.iter().filter(|(name, _)| !["mode", "topic"].contains(name)) {
                 p.load { b { (name) } " " (value) }
             }
+            @for note in &report.notes { p.load.note { b { "note" } " " (note) } }
         }
     }
 }

@@ -4,6 +4,7 @@ use clap::Parser;
 
 use super::*;
 use crate::run::Measurement;
+use crate::schedule::Extent;
 use crate::stats::Totals;
 use crate::validation::Findings;
 
@@ -11,8 +12,13 @@ const HOSTILE: &str = "</script><img src=x onerror=alert(1)>&\"'";
 
 fn report(options: &[&str], errors: Vec<String>) -> Report {
     let options = Options::parse_from(["chronik-bench"].iter().chain(options));
-    let measurement =
-        Measurement { totals: Totals::default(), elapsed_ns: 2_000_000_000, warmup_ns: 0, usage: None };
+    let measurement = Measurement {
+        totals: Totals::default(),
+        elapsed_ns: 2_000_000_000,
+        extent: Extent { warmup_ns: 0, elapsed_ns: 2_000_000_000, interval_ns: 1_000_000_000 },
+        is_interrupted: false,
+        usage: None,
+    };
     Report::new(&options, 1, &measurement, Vec::new(), None, errors)
 }
 
@@ -84,4 +90,10 @@ fn what_the_validation_found_is_the_verdict() {
     report.validation = None;
     report.failures = 1_234;
     assert!(page(&report).contains("1,234 messages failed"));
+}
+
+#[test]
+fn notes_stand_below_the_title() {
+    let page = page(&report(&["-w", "0"], Vec::new()));
+    assert!(page.contains("<p class=\"load note\"><b>note</b> nothing was measured</p>"), "{page}");
 }

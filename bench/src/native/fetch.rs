@@ -1,9 +1,5 @@
-//! Consume mode over our own client. Each of `--clients` is a thread with an event loop; the
-//! consumers, of which there are `--concurrency`, are shared out among the threads. A consumer
-//! has connections of its own, and one Fetch on each at a time.
-
-use std::sync::Arc;
-use std::thread::JoinHandle;
+//! Reading over our own client: a fetcher serves one thread's consumers. A consumer has connections of its own, and one Fetch on
+//! each at a time. The caller drives it, alone or beside a producer.
 
 use anyhow::{Context, Result, bail};
 use chronik_net::codec::{
@@ -14,12 +10,10 @@ use chronik_net::codec::{
 use super::batch::read_records;
 use super::channel::Finished;
 use super::cluster::{Cluster, Event as ClusterEvent};
-use super::{FETCH_VERSION, NANOS_PER_MILLISECOND, SLEEP_NS_MAX};
+use super::{FETCH_VERSION, NANOS_PER_MILLISECOND};
 use crate::cli::Options;
-use crate::client::{consumer, watermarks};
-use crate::intake::Intake;
-use crate::run::{Event, Run, spawn};
-use crate::validation::Checker;
+use crate::run::Clock;
+use crate::source::{Polled, Received};
 
 /// How long a broker may wait for records.
 const MAX_WAIT_MS: i32 = 500;
@@ -38,49 +32,18 @@ struct Position {
 }
 
 /// The consumers of one thread.
-struct Reader {
-    options: Options,
-    run: Arc<Run>,
-    intake: Intake,
+pub struct Fetcher {
+    topic: String,
+    clock: Clock,
     cluster: Cluster<()>,
     /// By partition; none for those that other threads read.
     positions: Vec<Option<Position>>,
     fetch_count: usize,
 }
 
-/// Starts the consumers' threads; each reports to the run when it is done.
-pub fn start(options: &Options, run: &Arc<Run>, partitions: i32) -> Result<Vec<JoinHandle<Option<Checker>>>> {
-    let consumer_count = options.concurrency.min(partitions as u32) as usize;
-    let thread_count = consumer_count.min(options.clients as usize);
-    let starts = watermarks(&consumer(options)?, &options.topic, partitions)?;
-    (0..thread_count)
-        .map(|index| {
-            let lanes = lanes(index, thread_count, consumer_count, starts.len());
-            let position = |(lane, (first, _)): (&Option<usize>, &(i64, i64))| {
-                lane.map(|_| Position { next_offset: *first, retry_at_ns: 0 })
-            };
-            let mut reader = Reader {
-                intake: Intake::new(run, options.validate),
-                positions: lanes.iter().zip(&starts).map(position).collect(),
-                cluster: Cluster::connect(options, lanes, &run.clock)?,
-                options: options.clone(),
-                run: Arc::clone(run),
-                fetch_count: 0,
-            };
-            let work = move || {
-                let result = reader.read();
-                let checker = reader.intake.finish();
-                reader.run.tell(Event::Done(result));
-                checker
-            };
-            spawn(format!("consume-{index}"), work)
-        })
-        .collect()
-}
-
 /// The consumer of each partition among those of thread `index`: partitions go to consumers in
 /// turn, and consumers to threads.
-fn lanes(
+pub fn lanes(
     index: usize,
     thread_count: usize,
     consumer_count: usize,
@@ -92,29 +55,53 @@ fn lanes(
         .collect()
 }
 
-impl Reader {
-    /// The event loop: until the window is over, or the topic.
-    fn read(&mut self) -> Result<()> {
-        while !self.run.stopped() {
-            let now_ns = self.run.clock.now_ns();
-            self.cluster.turn(now_ns)?;
-            while let Some(event) = self.cluster.next_event(now_ns) {
-                if !self.handle(event)? {
-                    return Ok(());
-                }
+impl Fetcher {
+    /// Connects to the leaders of the partitions that have a lane and asks for what is there from `starts` on.
+    pub fn connect(
+        options: &Options,
+        clock: Clock,
+        lanes: Vec<Option<usize>>,
+        starts: &[i64],
+    ) -> Result<Self> {
+        let position = |(lane, start): (&Option<usize>, &i64)| {
+            lane.map(|_| Position { next_offset: *start, retry_at_ns: 0 })
+        };
+        let mut fetcher = Self {
+            positions: lanes.iter().zip(starts).map(position).collect(),
+            cluster: Cluster::connect(options, lanes, &clock)?,
+            topic: options.topic.clone(),
+            clock,
+            fetch_count: 0,
+        };
+        fetcher.fetch();
+        Ok(fetcher)
+    }
+
+    /// The brokers, for who waits for more than this fetcher.
+    pub fn cluster(&self) -> &Cluster<()> {
+        &self.cluster
+    }
+
+    /// Waits for an answer, at most `timeout_ns`; gives the records that have come to `each` until it answers false; asks for more.
+    pub fn poll(&mut self, timeout_ns: u64, each: &mut impl FnMut(Received<'_>) -> bool) -> Result<Polled> {
+        self.cluster.wait(timeout_ns)?;
+        let now_ns = self.clock.now_ns();
+        self.cluster.turn(now_ns)?;
+        let mut found = Polled::Nothing;
+        while let Some(event) = self.cluster.next_event(now_ns) {
+            match self.handle(event, each)? {
+                Polled::Nothing => {}
+                Polled::Taken => found = Polled::Taken,
+                Polled::Refused => return Ok(Polled::Refused),
             }
-            if !self.intake.idle(self.run.clock.now_ns())? {
-                return Ok(());
-            }
-            self.fetch();
-            self.cluster.wait(SLEEP_NS_MAX)?;
         }
-        Ok(())
+        self.fetch();
+        Ok(found)
     }
 
     /// Asks on each channel that has no request outstanding for all partitions it leads.
     fn fetch(&mut self) {
-        let now_ns = self.run.clock.now_ns();
+        let now_ns = self.clock.now_ns();
         let mut wanted: Vec<Vec<FetchPartition>> = Vec::new();
         wanted.resize_with(self.cluster.channel_count(), Vec::new);
         for (partition, position) in self.positions.iter().enumerate() {
@@ -135,7 +122,7 @@ impl Reader {
                 self.fetch_count += 1;
                 let first = self.fetch_count % partitions.len();
                 partitions.rotate_left(first);
-                let request = fetch_request(&self.options.topic, partitions);
+                let request = fetch_request(&self.topic, partitions);
                 let api = (ApiKey::Fetch, FETCH_VERSION);
                 // A loss has nothing to give back: what was not read is asked for again.
                 self.cluster.send(channel, api, |header| request.encode(header), |_| (), true, now_ns);
@@ -143,37 +130,49 @@ impl Reader {
         }
     }
 
-    /// False when the run is over.
-    fn handle(&mut self, event: ClusterEvent<()>) -> Result<bool> {
+    fn handle(
+        &mut self,
+        event: ClusterEvent<()>,
+        each: &mut impl FnMut(Received<'_>) -> bool,
+    ) -> Result<Polled> {
         let ClusterEvent::Finished(Finished { answer: Some(mut answer), .. }) = event else {
-            return Ok(true);
+            return Ok(Polled::Nothing);
         };
-        let now_ns = self.run.clock.now_ns();
+        let now_ns = self.clock.now_ns();
         let response =
             FetchResponse::decode(&mut answer, FETCH_VERSION).context("unreadable answer to Fetch")?;
         if response.error != ErrorCode::None && !response.error.retriable() {
             bail!("the broker refuses to be read: {}", response.error);
         }
+        let mut found = Polled::Nothing;
         for partition in response.topics.iter().flat_map(|topic| &topic.partitions) {
-            if !self.received(partition, now_ns)? {
-                return Ok(false);
+            match self.received(partition, now_ns, each)? {
+                Polled::Nothing => {}
+                Polled::Taken => found = Polled::Taken,
+                Polled::Refused => return Ok(Polled::Refused),
             }
         }
-        Ok(true)
+        Ok(found)
     }
 
-    fn received(&mut self, answer: &FetchPartitionResponse, now_ns: u64) -> Result<bool> {
-        let slot = usize::try_from(answer.partition).ok().and_then(|at| self.positions.get_mut(at));
+    fn received(
+        &mut self,
+        answer: &FetchPartitionResponse,
+        now_ns: u64,
+        each: &mut impl FnMut(Received<'_>) -> bool,
+    ) -> Result<Polled> {
+        let partition = answer.partition;
+        let slot = usize::try_from(partition).ok().and_then(|at| self.positions.get_mut(at));
         let Some(Some(position)) = slot else {
-            bail!("the broker answered for the partition {} that was not asked", answer.partition);
+            bail!("the broker answered for the partition {partition} that was not asked");
         };
-        let name = || format!("{}-{}", self.options.topic, answer.partition);
+        let name = || format!("{}-{partition}", self.topic);
         match answer.error {
             ErrorCode::None => {}
             error if error.retriable() => {
                 position.retry_at_ns = now_ns + RETRY_NS;
                 self.cluster.refresh(now_ns);
-                return Ok(true);
+                return Ok(Polled::Nothing);
             }
             ErrorCode::OffsetOutOfRange => bail!(
                 "{} has no offset {} any more: records were deleted before they were read",
@@ -182,18 +181,19 @@ impl Reader {
             ),
             error => bail!("cannot read {}: {error}", name()),
         }
+        let mut found = Polled::Nothing;
         for bytes in answer.records.iter().filter(|bytes| !bytes.is_empty()) {
-            let mut goes_on = true;
             position.next_offset =
-                read_records(bytes, position.next_offset, &name, |timestamp_ms, value| {
-                    goes_on = self.intake.record(now_ns, answer.partition, timestamp_ms, value);
-                    goes_on
+                read_records(bytes, position.next_offset, &name, |offset, timestamp_ms, value| {
+                    let is_taken = each(Received { now_ns, partition, offset, timestamp_ms, value });
+                    found = if is_taken { Polled::Taken } else { Polled::Refused };
+                    is_taken
                 })?;
-            if !goes_on {
-                return Ok(false);
+            if found == Polled::Refused {
+                break;
             }
         }
-        Ok(true)
+        Ok(found)
     }
 }
 
