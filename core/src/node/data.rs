@@ -50,6 +50,8 @@ pub struct DataSetup {
     pub configs: BTreeMap<String, String>,
     /// Open files and mappings at once.
     pub open_files_max: usize,
+    /// WALs that are read at the same time.
+    pub recovery_threads: usize,
     /// For election timeouts, ids and member names; another one at each start.
     pub seed: u64,
     /// Unix time at the start.
@@ -101,7 +103,7 @@ pub fn open_shards(
     own: Broker,
 ) -> Result<Vec<ShardStart>, StartError> {
     let seeds = seeds(setup, identity);
-    let mut recovered = seeds.iter().map(|seed| recover_wal(disk, seed)).collect::<Result<Vec<_>, _>>()?;
+    let mut recovered = recover_wals(disk, &seeds, setup.recovery_threads)?;
     let log = MetadataLog::open(disk, &seeds[0], &mut recovered[0])?;
     if let (Some(named), Some(id)) = (log.state.cluster_id(), &identity.cluster_id)
         && **named != **id
@@ -133,6 +135,25 @@ pub fn open_shards(
         peers: setup.peers.keys().copied().collect(),
     });
     Ok(starts.collect())
+}
+
+/// Recovers the WALs of all shards, in their order, several at a time.
+fn recover_wals(disk: &dyn Disk, seeds: &[ShardSeed], threads: usize) -> Result<Vec<Recovered>, OpenError> {
+    if threads <= 1 || seeds.len() == 1 {
+        return seeds.iter().map(|seed| recover_wal(disk, seed)).collect();
+    }
+    let mut recovered = Vec::with_capacity(seeds.len());
+    for together in seeds.chunks(threads) {
+        std::thread::scope(|scope| {
+            let reading: Vec<_> =
+                together.iter().map(|seed| scope.spawn(move || recover_wal(disk, seed))).collect();
+            for thread in reading {
+                recovered.push(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+            }
+            Ok::<_, OpenError>(())
+        })?;
+    }
+    Ok(recovered)
 }
 
 fn seeds(setup: &DataSetup, identity: &Identity) -> Vec<ShardSeed> {

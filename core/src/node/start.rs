@@ -35,6 +35,9 @@ use crate::shard::open::OpenError;
 /// How the port for other nodes is called in what is said of it.
 const RAFT_LISTENER: &str = "raft";
 
+/// WALs read at the same time. More gain nothing: the disk is what is waited for.
+const RECOVERY_THREADS_MAX: usize = 8;
+
 /// How the admin port is called in what is said of it.
 const ADMIN_LISTENER: &str = "admin";
 
@@ -149,6 +152,7 @@ fn setup(config: &ServerConfig, identity: &Identity) -> DataSetup {
         limits: ShardLimits::default(),
         configs: static_configs(config),
         open_files_max: OPEN_FILES_MAX,
+        recovery_threads: available_cpus().len().clamp(1, RECOVERY_THREADS_MAX),
         seed: rand::random(),
         wall_ms: clock::wall_ms(),
     }

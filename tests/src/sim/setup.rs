@@ -224,6 +224,8 @@ pub fn data_setup(
         limits: limits.clone(),
         configs: broker_configs(number, founders),
         open_files_max: 24,
+        // One after the other: a run is repeated by its seed.
+        recovery_threads: 1,
         seed,
         wall_ms,
     }

@@ -1,10 +1,14 @@
-//! Reads the turns of one segment and decides which are whole. No memory beyond one turn.
+//! Reads the turns of one segment and decides which are whole. No memory beyond a window of the file and one turn.
+//!
+//! A start reads all that the WAL holds, once, and nobody wants it in the page cache, where turns are not written to either: it
+//! is read past it, a window at a time.
 
 use std::io;
+use std::ops::Range;
 
 use zerocopy::IntoBytes;
 
-use crate::disk::DiskFile;
+use crate::disk::{AlignedBuffer, DiskFile};
 use crate::frame::{
     BLOCK, FIRST_TURN, FRAME_HEADER, FrameHeader, FrameInfo, FrameKind, TURN_HEADER, TurnHeader, TurnInfo,
     WalIdentity,
@@ -13,6 +17,9 @@ use crate::types::{GroupId, TurnNumber, WalSeq};
 
 /// How much is read at once when looking for a later turn.
 const SEARCH_STEP: usize = 1 << 20;
+
+/// How much is read at once of what follows: a huge page of most machines.
+const WINDOW_BYTES: usize = 2 << 20;
 
 /// One frame of a turn that verified.
 pub(super) struct ScannedFrame<'a> {
@@ -41,7 +48,19 @@ pub(super) struct SegmentScan<'a> {
     pub(super) sequence: WalSeq,
     /// Bytes that may be read.
     pub(super) limit: u64,
-    buffer: Vec<u8>,
+    /// Bytes of the file, and where they lie in it.
+    window: Option<AlignedBuffer>,
+    in_window: Range<u64>,
+    /// The body of the turn that was looked at last.
+    body: Body,
+}
+
+/// Where the body of a turn is.
+enum Body {
+    /// In the window, at this range of the file.
+    Window(Range<u64>),
+    /// In memory of its own: it is longer than the window, or the window could not be read.
+    Own(Vec<u8>),
 }
 
 impl<'a> SegmentScan<'a> {
@@ -51,7 +70,42 @@ impl<'a> SegmentScan<'a> {
         sequence: WalSeq,
         limit: u64,
     ) -> SegmentScan<'a> {
-        SegmentScan { file, seed: identity.seed(sequence), sequence, limit, buffer: Vec::new() }
+        let (seed, body) = (identity.seed(sequence), Body::Own(Vec::new()));
+        SegmentScan { file, seed, sequence, limit, window: None, in_window: 0..0, body }
+    }
+
+    /// Brings a range into the window; tells whether it is there. An error is the concern of whoever then reads the range by
+    /// itself: a sector that cannot be read says nothing of the turns before it.
+    fn bring_in(&mut self, range: &Range<u64>) -> bool {
+        if self.in_window.start <= range.start && range.end <= self.in_window.end {
+            return true;
+        }
+        if range.end - range.start > WINDOW_BYTES as u64 {
+            return false;
+        }
+        if self.window.is_none() {
+            self.window = AlignedBuffer::new(WINDOW_BYTES).ok();
+        }
+        let Some(window) = &mut self.window else { return false };
+        // Turns begin and end with blocks.
+        let whole = (self.limit - range.start).min(WINDOW_BYTES as u64) / BLOCK as u64 * BLOCK as u64;
+        let bytes = &mut window.as_mut_bytes()[..usize::try_from(whole).unwrap_or(WINDOW_BYTES)];
+        let count = self.file.read_past_cache_at(bytes, range.start).unwrap_or(0);
+        self.in_window = range.start..range.start + count as u64;
+        range.end <= self.in_window.end
+    }
+
+    fn in_window(&self, range: &Range<u64>) -> &[u8] {
+        let at = |position: u64| usize::try_from(position - self.in_window.start).unwrap_or(WINDOW_BYTES);
+        let window = self.window.as_ref().map_or(&[][..], AlignedBuffer::as_bytes);
+        &window[at(range.start)..at(range.end)]
+    }
+
+    fn body(&self) -> &[u8] {
+        match &self.body {
+            Body::Window(range) => self.in_window(range),
+            Body::Own(bytes) => bytes,
+        }
     }
 
     /// What stands at `position`; only a turn after `last` counts.
@@ -60,7 +114,10 @@ impl<'a> SegmentScan<'a> {
         if position + BLOCK as u64 > self.limit {
             return Found::Nothing;
         }
-        if let Err(error) = self.file.read_exact_at(&mut block, position) {
+        let first = position..position + BLOCK as u64;
+        if self.bring_in(&first) {
+            block.copy_from_slice(&self.in_window(&first)[..TURN_HEADER]);
+        } else if let Err(error) = self.file.read_exact_at(&mut block, position) {
             return Found::Unreadable(error);
         }
         let Some(turn) = TurnHeader::read(&block, self.seed, self.sequence) else { return Found::Nothing };
@@ -68,9 +125,15 @@ impl<'a> SegmentScan<'a> {
         if turn.turn <= last || position + turn.padded_len() > self.limit {
             return Found::Nothing;
         }
-        self.buffer.resize(turn.body_len as usize, 0);
-        if let Err(error) = self.file.read_exact_at(&mut self.buffer, position + TURN_HEADER as u64) {
-            return Found::Unreadable(error);
+        if self.bring_in(&(position..position + turn.padded_len())) {
+            let start = position + TURN_HEADER as u64;
+            self.body = Body::Window(start..start + u64::from(turn.body_len));
+        } else {
+            let mut body = vec![0; turn.body_len as usize];
+            if let Err(error) = self.file.read_exact_at(&mut body, position + TURN_HEADER as u64) {
+                return Found::Unreadable(error);
+            }
+            self.body = Body::Own(body);
         }
         self.judge(turn)
     }
@@ -89,14 +152,14 @@ impl<'a> SegmentScan<'a> {
             }
             at += FRAME_HEADER + payload.len();
         }
-        if headers_crc != turn.frames_crc || at != self.buffer.len() {
+        if headers_crc != turn.frames_crc || at != self.body().len() {
             return Found::BadFrames(turn, None);
         }
         if bad.is_empty() { Found::Whole(turn) } else { Found::BadFrames(turn, Some(bad)) }
     }
 
     fn frame_at(&self, at: usize) -> Option<(FrameHeader, FrameInfo, &[u8])> {
-        let bytes = self.buffer.get(at..)?;
+        let bytes = self.body().get(at..)?;
         let (header, info) = FrameHeader::read(bytes)?;
         let payload = bytes.get(FRAME_HEADER..FRAME_HEADER.checked_add(info.len as usize)?)?;
         Some((header, info, payload))

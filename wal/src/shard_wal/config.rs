@@ -48,7 +48,7 @@ impl WalConfig {
             wal_max_bytes: 1 << 30,
             turn_bytes_max: 4 << 20,
             reserve_bytes: 4 << 20,
-            segments_kept: 4,
+            segments_kept: 2,
             idle_ms: 200,
             retry_ms: 1000,
         }
