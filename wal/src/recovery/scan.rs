@@ -18,8 +18,8 @@ use crate::types::{GroupId, TurnNumber, WalSeq};
 /// How much is read at once when looking for a later turn.
 const SEARCH_STEP: usize = 1 << 20;
 
-/// How much is read at once of what follows: a huge page of most machines.
-const WINDOW_BYTES: usize = 2 << 20;
+/// How much is read at once of what follows: several of the longest turns, but for those of one huge batch.
+const WINDOW_BYTES: usize = 8 << 20;
 
 /// One frame of a turn that verified.
 pub(super) struct ScannedFrame<'a> {
