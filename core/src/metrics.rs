@@ -106,6 +106,8 @@ pub struct ShardMetrics {
     pub wal_bytes: Counter,
     /// Processor time of the shard's thread, in microseconds; as of the last inquiry.
     pub busy_us: Counter,
+    /// How much of the last half second or more it was at work, in thousandths.
+    pub load_permille: Counter,
     /// How often the safety timer was what woke the shard; as of the last inquiry.
     pub safety_wakes: Counter,
     /// The latest tick of the safety timer, in microseconds past its time; as of the last inquiry.
@@ -133,6 +135,7 @@ impl Default for ShardMetrics {
             wal_sync: Latency::default(),
             wal_bytes: Counter::default(),
             busy_us: Counter::default(),
+            load_permille: Counter::default(),
             safety_wakes: Counter::default(),
             safety_late_us: Counter::default(),
             leadership_changes: Counter::default(),

@@ -31,13 +31,25 @@ pub struct Broker {
     pub witness: Box<dyn Witness>,
     /// Where requests are counted.
     pub metrics: Arc<ShardMetrics>,
+    /// What every shard of the node counts, in order.
+    pub of_all: Vec<Arc<ShardMetrics>>,
     /// The fetch sessions of the connections that are on this shard.
     pub sessions: RefCell<SessionCache>,
     /// The data directory, for DescribeLogDirs.
     pub data_dir: PathBuf,
 }
 
+/// A shard that is busier than this (in thousandths of its core) does its own work and leaves its clients' to the others: what one
+/// shard does for them, reading, checking and answering, another can do beside it.
+const JOIN_LOAD_MAX_PERMILLE: u64 = 700;
+
 impl Broker {
+    /// Whether another shard is to take in one more connection.
+    fn may_join(&self, shard: ShardId) -> bool {
+        let metrics = self.of_all.get(usize::from(shard.0));
+        metrics.is_some_and(|metrics| metrics.load_permille.get() <= JOIN_LOAD_MAX_PERMILLE)
+    }
+
     /// Tells the metrics how many fetch sessions there are.
     pub fn count_sessions(&self) {
         self.metrics.fetch_sessions.set(self.sessions.borrow().sizes().0 as u64);
@@ -112,7 +124,9 @@ impl Service for BrokerService {
             Box::new(move |outcome| responder.complete(outcome.into()))
         };
         let started = dispatch::dispatch(&self.0, connection, frame, done);
-        if let Some(shard) = connection.destination.take() {
+        if let Some(shard) = connection.destination.take()
+            && self.0.may_join(shard)
+        {
             slot.move_to(usize::from(shard.0));
         }
         match started {

@@ -113,6 +113,7 @@ fn serve(config: &ServerConfig, opened: Opened) -> Result<(), StartError> {
             sockets: socket_inbox,
             moved,
             ways: ways.clone(),
+            of_all: metrics.clone(),
             senders: mail.clone(),
             snapshot: published.clone(),
             disk: disk.clone(),

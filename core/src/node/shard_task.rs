@@ -23,6 +23,7 @@ use crate::config::broker::BrokerConfig;
 use crate::handlers::fetch_session::SessionCache;
 use crate::handlers::service::{Broker, BrokerService, Connection};
 use crate::metadata::snapshot::Snapshot;
+use crate::metrics::ShardMetrics;
 use crate::shard::pump::{Mail, Pump, Remaining, take_mail};
 use crate::shard::router::Router;
 
@@ -47,6 +48,8 @@ pub struct ShardTask {
     pub moved: Option<Unbound<Moved<Connection>>>,
     /// The ways to send connections to every shard, in order; empty for the only shard.
     pub ways: Ways<Connection>,
+    /// What every shard counts, in order.
+    pub of_all: Vec<Arc<ShardMetrics>>,
     /// Every shard's mailbox, in order.
     pub senders: Vec<Sender<Mail>>,
     /// The published metadata.
@@ -80,6 +83,7 @@ impl ShardTask {
             sockets,
             moved,
             ways,
+            of_all,
             senders,
             snapshot,
             disk,
@@ -104,6 +108,7 @@ impl ShardTask {
             router: router.clone(),
             witness: Box::new(peers.clone()),
             metrics: seed.metrics.clone(),
+            of_all,
             sessions: RefCell::new(sessions(config, &seed)),
             data_dir: seed.data_dir.clone(),
         });

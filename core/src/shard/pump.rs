@@ -49,6 +49,9 @@ const HELPER_QUEUE: usize = 256;
 /// A shard without work looks at its timers at the latest after this long.
 const IDLE_WAIT_MS: u64 = 1000;
 
+/// The load of a shard is reckoned over so long, or longer while it has nothing to do.
+const LOAD_MS: u64 = 500;
+
 /// A shard that has stopped looks this often whether the connections of the others are closed.
 const STOPPED_WAIT_MS: u64 = 5;
 
@@ -94,6 +97,8 @@ pub struct Pump {
     pub remaining: Remaining,
     own_stop_told: bool,
     pace: Pace,
+    /// When the load was last reckoned (monotonic ms), and the CPU time until then.
+    load_from: (u64, u64),
     turns: Rc<LocalQueue<TurnWrite>>,
     waiting_jobs: VecDeque<(JobId, Job)>,
     unanswered: Option<safety::Outstanding>,
@@ -129,6 +134,7 @@ impl Pump {
             remaining,
             own_stop_told: false,
             pace: Pace::default(),
+            load_from: (now().mono_ms, clock::thread_cpu_ns()),
             turns: Rc::new(LocalQueue::new(1)),
             waiting_jobs: VecDeque::new(),
             unanswered: None,
@@ -166,6 +172,7 @@ impl Pump {
             let outputs = self.shard.take_outputs();
             self.carry_out(outputs);
             self.keep_pace(present, visits_before);
+            self.reckon_load(present);
             if self.is_done() {
                 break;
             }
@@ -187,6 +194,18 @@ impl Pump {
         if visits >= MESSAGES_AT_A_TIME / 2 {
             let took_ms = now().mono_ms.saturating_sub(begun.mono_ms);
             self.shard.set_visits_max(self.pace.after(visits, took_ms));
+        }
+    }
+
+    /// Tells the other shards how busy this one is.
+    fn reckon_load(&mut self, present: Now) {
+        let (from_ms, from_ns) = self.load_from;
+        let took_ms = present.mono_ms.saturating_sub(from_ms);
+        if took_ms >= LOAD_MS {
+            let cpu_ns = clock::thread_cpu_ns();
+            let permille = (cpu_ns - from_ns) / 1_000 / took_ms;
+            self.shard.metrics.load_permille.set(permille.min(1_000));
+            self.load_from = (present.mono_ms, cpu_ns);
         }
     }
 
