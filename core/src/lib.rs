@@ -13,8 +13,8 @@
 //!     ◀ handlers::produce  slices gathered, response encoded
 //! net::connection          leaves in the order of the requests, in one vectored write
 //! ```
-//! A fetch: `handlers::fetch` (sessions) → `shard::fetch` → `partition::read`: the tail's own bytes, else a mapped segment
-//! read by a helper thread, else a wait until the high watermark moves.
+//! A fetch: `handlers::fetch` (sessions) → `shard::fetch` → `partition::read`: the tail's own bytes, else those of a
+//! segment's file, brought in by a helper thread, else a wait until the high watermark moves.
 //!
 //! # Files, in reading order
 //! 1. [`shard`]: the pure state machine, its messages, its turn; `pump` is its edge.

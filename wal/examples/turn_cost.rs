@@ -1,4 +1,4 @@
-//! What a WAL turn costs on the ring: a write and an fdatasync against one write with O_DSYNC.
+//! What a WAL turn costs: a write and an fdatasync on the ring, one write with O_DSYNC there, and both by a thread that blocks.
 //!
 //! `cargo run --release -p chronik-wal --example turn_cost -- DIR [TURNS]` writes blocks that were written before, as
 //! WAL turns are, one after the other. "own" is CPU of this process, io-wq threads included; "machine" that of the
@@ -7,11 +7,14 @@
 #![allow(clippy::print_stdout, reason = "the figures are what it is for")]
 
 use std::error::Error;
+use std::os::fd::{FromRawFd, IntoRawFd};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
-use glommio::io::OpenOptions;
+use chronik_wal::disk::AlignedBuffer;
+use glommio::io::{BufferedFile, OpenOptions};
 use glommio::{LocalExecutorBuilder, Placement};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -32,6 +35,38 @@ fn cpu() -> Outcome<(f64, f64)> {
     Ok((seconds(usage.ru_utime) + seconds(usage.ru_stime), busy / 100.0))
 }
 
+/// What so many turns took.
+struct Meter {
+    begun: Instant,
+    before: (f64, f64),
+    worst: f64,
+}
+
+impl Meter {
+    fn new() -> Outcome<Self> {
+        Ok(Self { begun: Instant::now(), before: cpu()?, worst: 0.0 })
+    }
+
+    fn turn(&mut self, begun: Instant) {
+        self.worst = self.worst.max(begun.elapsed().as_secs_f64());
+    }
+
+    fn print(self, turn_bytes: usize, what: &str, count: u64) -> Outcome<()> {
+        let wall = self.begun.elapsed().as_secs_f64();
+        let after = cpu()?;
+        let micros = 1e6 / count as f64;
+        println!(
+            "{:5} KiB {what:24} own {:6.1} us   machine {:6.1} us   wall {:6.1} us a turn, worst {:.1} ms",
+            turn_bytes >> 10,
+            (after.0 - self.before.0) * micros,
+            (after.1 - self.before.1) * micros,
+            wall * micros,
+            self.worst * 1e3,
+        );
+        Ok(())
+    }
+}
+
 async fn turns(path: &Path, dsync: bool, turn_bytes: usize, count: u64) -> Outcome<()> {
     let mut options = OpenOptions::new();
     options.read(true).write(true);
@@ -40,9 +75,7 @@ async fn turns(path: &Path, dsync: bool, turn_bytes: usize, count: u64) -> Outco
     }
     let file = options.dma_open(path).await?;
     let mut buffer = Rc::new(file.alloc_dma_buffer(turn_bytes));
-    let before = cpu()?;
-    let begun = Instant::now();
-    let mut worst = 0.0f64;
+    let mut meter = Meter::new()?;
     for number in 0..count {
         if let Some(buffer) = Rc::get_mut(&mut buffer) {
             buffer.as_bytes_mut().fill(number as u8);
@@ -55,21 +88,42 @@ async fn turns(path: &Path, dsync: bool, turn_bytes: usize, count: u64) -> Outco
         if !dsync {
             file.fdatasync().await?;
         }
-        worst = worst.max(turn.elapsed().as_secs_f64());
+        meter.turn(turn);
     }
-    let wall = begun.elapsed().as_secs_f64();
-    let after = cpu()?;
-    let micros = 1e6 / count as f64;
-    println!(
-        "{:5} KiB {:18} own {:6.1} us   machine {:6.1} us   wall {:6.1} us a turn, worst {:.1} ms",
-        turn_bytes >> 10,
-        if dsync { "O_DSYNC" } else { "write, fdatasync" },
-        (after.0 - before.0) * micros,
-        (after.1 - before.1) * micros,
-        wall * micros,
-        worst * 1e3,
-    );
+    meter.print(turn_bytes, if dsync { "O_DSYNC" } else { "write, fdatasync" }, count)?;
     file.close().await?;
+    Ok(())
+}
+
+/// The same by a thread that blocks, woken by a channel, which rings an eventfd that the shard reads.
+async fn turns_by_thread(path: &Path, turn_bytes: usize, count: u64) -> Outcome<()> {
+    let file = std::fs::OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(path)?;
+    let bell = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
+    let ringer = bell.try_clone()?;
+    // SAFETY: the descriptor belongs to nobody else.
+    let bell = unsafe { BufferedFile::from_raw_fd(bell.into_raw_fd()) };
+    let (sender, receiver) = std::sync::mpsc::sync_channel::<u64>(1);
+    let writer = std::thread::spawn(move || -> std::io::Result<()> {
+        let mut buffer = AlignedBuffer::new(turn_bytes)?;
+        while let Ok(number) = receiver.recv() {
+            buffer.as_mut_bytes().fill(number as u8);
+            file.write_all_at(buffer.as_bytes(), number * turn_bytes as u64 % FILE_BYTES)?;
+            file.sync_data()?;
+            rustix::io::write(&ringer, &1_u64.to_ne_bytes())?;
+        }
+        Ok(())
+    });
+    let mut meter = Meter::new()?;
+    for number in 0..count {
+        let turn = Instant::now();
+        sender.send(number)?;
+        bell.read_at(0, 8).await?;
+        meter.turn(turn);
+    }
+    meter.print(turn_bytes, "write, fdatasync, thread", count)?;
+    drop(sender);
+    writer.join().map_err(|_| "the thread panicked")??;
+    bell.close().await?;
     Ok(())
 }
 
@@ -87,6 +141,9 @@ fn main() -> Outcome<()> {
                 if let Err(error) = turns(&used, dsync, turn_bytes, count).await {
                     println!("{error}");
                 }
+            }
+            if let Err(error) = turns_by_thread(&used, turn_bytes, count).await {
+                println!("{error}");
             }
         }
     })?;

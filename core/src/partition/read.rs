@@ -1,7 +1,7 @@
 //! What a fetch may read: epochs, bounds, and where the bytes are.
 //!
 //! Pure. Record bytes are never copied: from the tail they are the very `Bytes` that were proposed, from files they
-//! are slices of a mapped segment, which a helper thread prepares.
+//! are slices of a mapped segment or of what was read past the page cache, which a helper thread prepares.
 
 use bytes::Bytes;
 use chronik_net::codec::ErrorCode;

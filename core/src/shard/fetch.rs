@@ -17,7 +17,7 @@ use super::{Job, JobOwner, Shard, Timer};
 use crate::partition::Partition;
 use crate::partition::read::{LeaderLog, Reading, Source};
 
-/// A read from files takes at most this much at a time, so that few pages are brought in for a slow client.
+/// A read from files takes at most this much at a time, so that little is brought in for a slow client.
 const FILE_READ_BYTES_MAX: usize = 1 << 20;
 
 /// A fetch that is being read, or waits for records.

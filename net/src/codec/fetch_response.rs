@@ -1,6 +1,6 @@
 //! The Fetch response, versions 4 to 18: small pieces of header between the record slices, which go out uncopied.
 //!
-//! Hot path. A records field is a list of slices (entries of the tail cache, or a part of a mapped segment); the frame's
+//! Hot path. A records field is a list of slices (entries of the tail cache, or a part of a segment); the frame's
 //! length counts them all, and the connection writes the whole list with one vectored write.
 
 use super::api::ApiKey;

@@ -187,7 +187,8 @@ impl Slot {
     }
 
     /// Asks that the connection go on on another shard of the node. It does, once this request and those before it have been
-    /// answered and the answers sent, unless that takes too long or that shard takes none now: then it stays.
+    /// answered and the answers sent, unless that takes too long or that shard takes none now: then it stays. To be used
+    /// within [`super::Service::call`] alone: a request that waits for its start is safe then.
     pub fn move_to(&self, shard: usize) {
         self.shared.leave(shard);
     }

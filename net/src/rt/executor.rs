@@ -11,20 +11,11 @@ use std::thread;
 use std::time::Duration;
 
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement};
-use rustix::process::{Resource, getrlimit};
-use rustix::thread::{CapabilitySet, capabilities};
 
-use super::safety;
+use super::{registered, safety};
 
 /// Completions that one ring takes at once. The completion queue holds twice as many: enough for thousands of sockets.
 pub const RING_DEPTH: usize = 1_024;
-/// Memory of glommio's registered buffers, an executor: room for WAL turns of a busy shard. The kernel pins the pages of any other
-/// buffer anew for each write, which took a twentieth of a busy node's CPU. Longer turns still bring their own.
-pub const IO_MEMORY_BYTES: usize = 4 << 20;
-/// The same where so much memory must not be locked: glommio's own floor.
-const IO_MEMORY_BYTES_MIN: usize = 64 << 10;
-/// Rings of an executor, each of which counts its registered buffers against the limit of locked memory.
-const RINGS: u64 = 3;
 /// More shards than this have no use, and their number is written in the data directory.
 pub const SHARDS_MAX: usize = 256;
 
@@ -51,23 +42,10 @@ impl ShardsConfig {
             count,
             cpus: Vec::new(),
             ring_depth: RING_DEPTH,
-            io_memory_bytes: io_memory_bytes(count, may_lock_bytes()),
+            io_memory_bytes: registered::memory_bytes(count),
             spin_before_park: None,
         }
     }
-}
-
-/// What each of so many executors may have of registered buffers, where so many bytes may be locked (none: any number).
-fn io_memory_bytes(count: usize, may_lock_bytes: Option<u64>) -> usize {
-    // Half of the limit, for the rings themselves count too.
-    let wanted = 2 * RINGS * count as u64 * IO_MEMORY_BYTES as u64;
-    if may_lock_bytes.is_none_or(|bytes| bytes >= wanted) { IO_MEMORY_BYTES } else { IO_MEMORY_BYTES_MIN }
-}
-
-/// How much memory this process may lock; none when there is no limit to it.
-fn may_lock_bytes() -> Option<u64> {
-    let is_free = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK));
-    if is_free { None } else { getrlimit(Resource::Memlock).current }
 }
 
 /// What a shard knows of itself.
@@ -270,14 +248,6 @@ mod tests {
     use super::*;
     use crate::rt::mailbox::mailbox;
     use std::sync::{Arc, Mutex};
-
-    #[test]
-    fn registered_buffers_stay_within_the_limit_of_locked_memory() {
-        assert_eq!(io_memory_bytes(64, None), IO_MEMORY_BYTES);
-        assert_eq!(io_memory_bytes(2, Some(48 << 20)), IO_MEMORY_BYTES);
-        assert_eq!(io_memory_bytes(3, Some(48 << 20)), IO_MEMORY_BYTES_MIN);
-        assert_eq!(io_memory_bytes(1, Some(8 << 20)), IO_MEMORY_BYTES_MIN, "what most systems allow");
-    }
 
     #[test]
     fn shards_run_under_their_names_and_are_joined() {

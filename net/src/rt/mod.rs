@@ -10,6 +10,7 @@ pub mod executor;
 pub mod helper;
 pub mod mailbox;
 pub mod preflight;
+mod registered;
 pub mod safety;
 pub(crate) mod scratch;
 pub mod signal;

@@ -30,7 +30,7 @@ pub fn whole_blocks(position: u64, total: usize) -> (usize, usize) {
 }
 
 /// Writes slices that are whole blocks together, at the beginning of a block, to a file that was opened for O_DIRECT. Gives false
-/// when the file system does not take that; any part may be written then.
+/// when the file system does not take that, or there is no memory for it; any part may be written then.
 ///
 /// # Errors
 /// Those of the write.
@@ -38,7 +38,11 @@ pub fn write(file: &File, slices: &[&[u8]], position: u64) -> io::Result<bool> {
     BUFFER.with_borrow_mut(|buffer| {
         let buffer = match buffer {
             Some(buffer) => buffer,
-            None => buffer.insert(AlignedBuffer::new(BUFFER_BYTES)?),
+            None => match AlignedBuffer::new(BUFFER_BYTES) {
+                Ok(made) => buffer.insert(made),
+                // The ordinary way needs no buffer.
+                Err(_) => return Ok(false),
+            },
         };
         let buffer = buffer.as_mut_bytes();
         let (mut filled, mut at) = (0, position);

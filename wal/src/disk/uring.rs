@@ -3,11 +3,18 @@
 //! One of the few modules that know glommio. A [`TurnWriter`] belongs to the shard's WAL task and lives on its executor.
 //! That task must never be cancelled: a dropped write may still reach the disk later.
 //!
-//! One write with O_DSYNC instead of two operations was tried (`examples/turn_cost.rs`; Linux 6.18, ext4, a disk with a
-//! volatile cache and without FUA, so that the kernel writes and flushes either way). It costs the same CPU, 71–140 µs
-//! against 81–116 µs a turn of 4 KiB, io-wq threads included, and on a busy machine it is far slower, 0.35–2.2 ms against
-//! 3.9–14 ms a turn, probably because its flush waits for a kernel worker to be scheduled.
-//! Three runs at a load of 15 to 30; a quiet machine was not to be had.
+//! Two other ways were tried (`examples/turn_cost.rs`; Linux 6.18, ext4, a disk with a volatile cache and without FUA, so that
+//! the kernel writes and flushes either way; turns of 4 KiB, CPU of the whole machine):
+//!
+//! | | quiet machine | every core taken by others |
+//! |---|---|---|
+//! | write, then fdatasync, by the ring | 105–140 µs of CPU, 160–190 µs a turn | 200–480 µs a turn |
+//! | one write with O_DSYNC, by the ring | 60–75 µs of CPU, 110–145 µs a turn | **3.6–4.2 ms** a turn |
+//! | write and fdatasync by a thread that blocks | 80–100 µs of CPU, 145–165 µs a turn | 150–230 µs a turn |
+//!
+//! O_DSYNC's flush waits for a kernel worker to be scheduled, a whole time slice where others want the core: no latency to
+//! rely on. With a thread of its own the broker as a whole gained nothing: 3.8–4.05 against 3.3–3.6 µs of CPU a message at full load,
+//! 56 against 59 µs at 20,000 messages a second.
 //!
 //! An error is fatal (DESIGN.md, decision 7): what a failed write or fdatasync left behind is unknown and cannot be
 //! made known by trying again, so the caller logs it and aborts the process. Disk full cannot happen here, because the

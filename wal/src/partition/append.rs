@@ -27,7 +27,7 @@ const OFFSET_SPAN_MAX: i64 = i32::MAX as i64;
 const KAFKA_INDEX_ENTRY_BYTES: u64 = 12;
 /// A shorter piece goes through the page cache even where nobody reads it: a write past the cache goes to the disk at once,
 /// one by one, while cached ones of a quiet partition are joined until the next sync.
-const PAST_CACHE_BYTES_MIN: u64 = 256 << 10;
+const WRITE_PAST_BYTES_MIN: u64 = 256 << 10;
 
 /// Producer state as of an offset, in Kafka's snapshot format, to be kept as `<offset>.snapshot`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -368,7 +368,7 @@ impl AppendJob {
         let file = self.cache.writer(disk, files, part).map_err(failed)?;
         match part {
             Part::Log => {
-                let past_cache = self.past_cache && bytes >= PAST_CACHE_BYTES_MIN;
+                let past_cache = self.past_cache && bytes >= WRITE_PAST_BYTES_MIN;
                 write_slices(&*file, at, &write.log, past_cache)
             }
             Part::Index => file.write_all_at(&write.index, at),

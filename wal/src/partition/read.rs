@@ -25,8 +25,8 @@ use crate::entry::{EntryKind, LogEntry};
 use crate::records::Records;
 use crate::types::{KafkaOffset, RaftIndex};
 
-/// Most bytes that one read hands out, but for a first batch that is longer by itself: what is populated just before a send
-/// should still be in memory when it is sent.
+/// Most bytes that one read hands out, but for a first batch that is longer by itself: what is brought in just before a send
+/// should still be in memory when it is sent, and a slow client holds no more than that.
 pub const READ_BYTES_MAX: usize = 1 << 20;
 /// Most entries that one read hands out: each is a slice of its own.
 pub(super) const READ_ENTRIES_MAX: usize = 4096;
@@ -34,7 +34,7 @@ pub(super) const READ_ENTRIES_MAX: usize = 4096;
 /// Batches read from a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadBatches {
-    /// Whole batches, one after the other, as they lie in the mapped file. Empty when the first is longer than asked for,
+    /// Whole batches, one after the other, as they lie in the file. Empty when the first is longer than asked for,
     /// or when the segment has none in the range.
     pub data: Bytes,
     /// Where the next read goes on: the offset after the last batch, or beyond a gap.
@@ -106,7 +106,7 @@ impl SegmentView {
         let mut cursor = self.seek(disk, |entry| entry.offset <= from)?;
         let open = || self.cache.reader(disk, &self.files, Part::Log);
         let bytes = max_bytes.min(READ_BYTES_MAX);
-        log.load(open, self.files.id, &self.cache.buffers, cursor.position, bytes)?;
+        log.load(open, self.files.id, &self.cache.buffers, cursor.position, bytes);
         let mut next_offset = from;
         let mut start = None;
         while cursor.position < log.end() {
@@ -117,7 +117,7 @@ impl SegmentView {
             let info = match log.header(cursor.position, cursor.offset) {
                 Ok(info) => info,
                 // What comes before the damage is given; the next read, from there, tells.
-                Err(FilesError::Damaged { .. }) if start.is_some() => break,
+                Err(FilesError::Damaged { .. } | FilesError::Read { .. }) if start.is_some() => break,
                 Err(error) => return Err(error),
             };
             let end = cursor.position + info.size_bytes as u64;
@@ -145,7 +145,7 @@ impl SegmentView {
                 };
                 match sound {
                     Ok(_) => {}
-                    Err(FilesError::Damaged { .. }) if !is_first => break,
+                    Err(FilesError::Damaged { .. } | FilesError::Read { .. }) if !is_first => break,
                     Err(error) => return Err(error),
                 }
                 next_offset = batch_end;

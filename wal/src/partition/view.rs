@@ -50,11 +50,9 @@ impl LogView {
         buffers: &Arc<ReadBuffers>,
         position: u64,
         bytes: usize,
-    ) -> Result<(), FilesError> {
+    ) {
         let (end, range) = (self.end, position..self.end.min(position + bytes as u64));
-        let loaded = Wanted { segment, map: &self.map, buffers, range, end }.load(open);
-        self.loaded = loaded.map_err(|error| FilesError::read(&self.path, error))?;
-        Ok(())
+        self.loaded = Wanted { segment, map: &self.map, buffers, range, end }.load(open);
     }
 
     /// Whether a range needs no other way of reading than what was read before it.

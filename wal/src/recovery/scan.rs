@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use zerocopy::IntoBytes;
 
-use crate::disk::{AlignedBuffer, DiskFile};
+use crate::disk::{AlignedBuffer, BLOCK_BYTES, DiskFile};
 use crate::frame::{
     BLOCK, FIRST_TURN, FRAME_HEADER, FrameHeader, FrameInfo, FrameKind, TURN_HEADER, TurnHeader, TurnInfo,
     WalIdentity,
@@ -20,6 +20,10 @@ const SEARCH_STEP: usize = 1 << 20;
 
 /// How much is read at once of what follows: several of the longest turns, but for those of one huge batch.
 const WINDOW_BYTES: usize = 8 << 20;
+/// The first window of a segment: of many only the first turn is looked at.
+const FIRST_WINDOW_BYTES: usize = 256 << 10;
+
+const _: () = assert!(BLOCK.is_multiple_of(BLOCK_BYTES), "turns begin where O_DIRECT can read");
 
 /// One frame of a turn that verified.
 pub(super) struct ScannedFrame<'a> {
@@ -51,6 +55,8 @@ pub(super) struct SegmentScan<'a> {
     /// Bytes of the file, and where they lie in it.
     window: Option<AlignedBuffer>,
     in_window: Range<u64>,
+    /// How much the next window takes in; none once one could not be read: then every turn is read by itself.
+    window_bytes: usize,
     /// The body of the turn that was looked at last.
     body: Body,
 }
@@ -71,7 +77,8 @@ impl<'a> SegmentScan<'a> {
         limit: u64,
     ) -> SegmentScan<'a> {
         let (seed, body) = (identity.seed(sequence), Body::Own(Vec::new()));
-        SegmentScan { file, seed, sequence, limit, window: None, in_window: 0..0, body }
+        let (window, in_window, window_bytes) = (None, 0..0, FIRST_WINDOW_BYTES);
+        SegmentScan { file, seed, sequence, limit, window, in_window, window_bytes, body }
     }
 
     /// Brings a range into the window; tells whether it is there. An error is the concern of whoever then reads the range by
@@ -80,7 +87,7 @@ impl<'a> SegmentScan<'a> {
         if self.in_window.start <= range.start && range.end <= self.in_window.end {
             return true;
         }
-        if range.end - range.start > WINDOW_BYTES as u64 {
+        if range.end - range.start > WINDOW_BYTES as u64 || self.window_bytes == 0 {
             return false;
         }
         if self.window.is_none() {
@@ -88,10 +95,13 @@ impl<'a> SegmentScan<'a> {
         }
         let Some(window) = &mut self.window else { return false };
         // Turns begin and end with blocks.
-        let whole = (self.limit - range.start).min(WINDOW_BYTES as u64) / BLOCK as u64 * BLOCK as u64;
+        let wanted = (range.end - range.start).max(self.window_bytes as u64);
+        let whole = (self.limit - range.start).min(wanted) / BLOCK as u64 * BLOCK as u64;
         let bytes = &mut window.as_mut_bytes()[..usize::try_from(whole).unwrap_or(WINDOW_BYTES)];
-        let count = self.file.read_past_cache_at(bytes, range.start).unwrap_or(0);
-        self.in_window = range.start..range.start + count as u64;
+        let read = self.file.read_past_cache_at(bytes, range.start);
+        // A sector that cannot be read is asked for once by each turn that it is in, and not by those before it.
+        self.window_bytes = if read.is_ok() { WINDOW_BYTES } else { 0 };
+        self.in_window = range.start..range.start + read.unwrap_or(0) as u64;
         range.end <= self.in_window.end
     }
 
