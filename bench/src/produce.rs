@@ -113,11 +113,18 @@ impl Client {
         }
     }
 
-    fn outstanding(&self) -> bool {
+    fn outstanding_count(&self) -> u32 {
         match &self.sending {
-            Sending::Closed { outstanding, .. } => *outstanding > 0,
-            Sending::Open(permits) => !permits.all_free(),
+            Sending::Closed { outstanding, .. } => *outstanding,
+            Sending::Open(permits) => permits.taken_count(),
         }
+    }
+
+    /// What is outstanding `timeout` after the last message was sent has failed, though librdkafka has not said so.
+    fn give_up(&mut self, timeout: Duration) {
+        let (count, now_ns) = (self.outstanding_count(), self.run.clock.now_ns());
+        (0..count).for_each(|_| self.recorder.fail(now_ns));
+        self.errors.insert(format!("messages were neither delivered nor refused within {timeout:?}"));
     }
 
     /// No message will be sent any more.
@@ -227,19 +234,23 @@ fn receive_deliveries(
             Some(handle) => handle.join().unwrap_or(0),
             None => 0,
         };
-        let (ended, outstanding) = with_client(|client| {
+        let (ended, outstanding_count) = with_client(|client| {
             let now_ns = client.run.clock.now_ns();
             client.recorder.advance(now_ns);
             (0..refused).for_each(|_| client.recorder.fail(now_ns));
             client.fill();
-            (client.ended(), client.outstanding())
+            (client.ended(), client.outstanding_count())
         });
         if !ended || pacer.is_some() {
             continue;
         }
         let timeout = Duration::from_millis(options.message_timeout_ms.into());
         let deadline = *drain_deadline.get_or_insert_with(|| Instant::now() + timeout);
-        if !outstanding || Instant::now() > deadline {
+        if outstanding_count == 0 {
+            return;
+        }
+        if Instant::now() > deadline {
+            with_client(|client| client.give_up(timeout));
             return;
         }
     }
@@ -247,4 +258,47 @@ fn receive_deliveries(
 
 fn with_client<T>(act: impl FnOnce(&mut Client) -> T) -> T {
     CLIENT.with_borrow_mut(|client| act(client.as_mut().expect("set for the life of the thread")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use clap::Parser;
+    use rdkafka::ClientConfig;
+
+    use super::*;
+
+    #[test]
+    fn what_is_never_delivered_has_failed() {
+        let options = Options::parse_from(["chronik-bench", "-w", "0", "--message-timeout-ms", "1"]);
+        let (sender, events) = mpsc::channel();
+        let run = Run::new(&options, sender);
+        let window = run.begin();
+        let permits = Permits::new(3);
+        assert!(permits.take() && permits.take());
+        let client = Client {
+            run: Arc::clone(&run),
+            window,
+            recorder: run.recorder(Part::Main, window),
+            sending: Sending::Open(permits),
+            acknowledged: None,
+            errors: BTreeSet::new(),
+        };
+        CLIENT.set(Some(client));
+        run.stop();
+        // It has sent nothing, so nothing is ever heard of the two.
+        let producer: BaseProducer<Deliveries> =
+            ClientConfig::new().create_with_context(Deliveries::new(delivered)).unwrap();
+        receive_deliveries(&options, &producer, None);
+        let client = CLIENT.take().unwrap();
+        client.recorder.finish();
+        let failures = |event| match event {
+            Event::Sample(sample) => sample.failure_count,
+            _ => 0,
+        };
+        assert_eq!(events.try_iter().map(failures).sum::<u64>(), 2);
+        let errors: Vec<_> = client.errors.into_iter().collect();
+        assert_eq!(errors, ["messages were neither delivered nor refused within 1ms"]);
+    }
 }

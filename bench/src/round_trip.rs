@@ -221,7 +221,7 @@ impl Client {
     fn outstanding(&self) -> bool {
         match &self.sending {
             Sending::Closed { idle, .. } => *idle < self.outstanding_max,
-            Sending::Open { permits, .. } => !permits.all_free(),
+            Sending::Open { permits, .. } => permits.taken_count() > 0,
         }
     }
 }

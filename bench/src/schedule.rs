@@ -4,6 +4,8 @@
 //! late an earlier message was. Latency counted from it shows what a user of a slow broker would
 //! have waited (no coordinated omission).
 
+use std::ops::Range;
+
 use crate::cli::Options;
 
 const NANOS_PER_SECOND: u128 = 1_000_000_000;
@@ -96,8 +98,8 @@ impl Window {
 pub struct Extent {
     /// Length of the warm-up.
     pub warmup_ns: u64,
-    /// Length of the measurement.
-    pub elapsed_ns: u64,
+    /// Its end, counted from the start of the measurement; negative if the run ended in its warm-up.
+    pub end_ns: i64,
     /// Length of a whole interval.
     pub interval_ns: u64,
 }
@@ -112,12 +114,28 @@ pub struct Span {
 }
 
 impl Extent {
+    /// Length of the measurement, none if the run did not come to it.
+    pub fn elapsed_ns(&self) -> u64 {
+        self.end_ns.max(0) as u64
+    }
+
+    /// The intervals that took place, the first and the last at least in part.
+    pub fn numbers(&self) -> Range<i64> {
+        let (begin_ns, interval_ns) = (-(self.warmup_ns as i64), self.interval_ns as i64);
+        let first = begin_ns.div_euclid(interval_ns);
+        if self.end_ns <= begin_ns {
+            first..first
+        } else {
+            first..(self.end_ns - 1).div_euclid(interval_ns) + 1
+        }
+    }
+
     /// Interval `number`, counted as [`Window::interval`] does.
     pub fn span(&self, number: i64) -> Span {
         let whole_ns = number * self.interval_ns as i64;
         let whole = Span { start_ns: whole_ns, end_ns: whole_ns + self.interval_ns as i64 };
         let start_ns = whole.start_ns.max(-(self.warmup_ns as i64));
-        let end_ns = whole.end_ns.min(self.elapsed_ns as i64);
+        let end_ns = whole.end_ns.min(self.end_ns);
         // A sample may lie outside of both, if all it holds are failures after the last message.
         if end_ns > start_ns { Span { start_ns, end_ns } } else { whole }
     }
@@ -218,11 +236,22 @@ mod tests {
 
     #[test]
     fn the_first_and_the_last_interval_are_as_long_as_they_were() {
-        let extent = Extent { warmup_ns: 250, elapsed_ns: 2_500, interval_ns: 1_000 };
+        let extent = Extent { warmup_ns: 250, end_ns: 2_500, interval_ns: 1_000 };
         let spans = [-1, 0, 1, 2].map(|number| extent.span(number)).map(|span| (span.start_ns, span.end_ns));
         assert_eq!(spans, [(-250, 0), (0, 1_000), (1_000, 2_000), (2_000, 2_500)]);
         assert_eq!(extent.span(2).seconds(), 500e-9);
         assert_eq!(extent.span(7), Span { start_ns: 7_000, end_ns: 8_000 });
+        assert_eq!((extent.numbers(), extent.elapsed_ns()), (-1..3, 2_500));
+    }
+
+    #[test]
+    fn a_run_that_ends_in_its_warm_up_has_no_later_interval() {
+        let ended = |end_ns| Extent { warmup_ns: 4_500, end_ns, interval_ns: 1_000 };
+        assert_eq!((ended(-2_750).numbers(), ended(-2_750).elapsed_ns()), (-5..-2, 0));
+        assert_eq!(ended(-2_750).span(-3), Span { start_ns: -3_000, end_ns: -2_750 });
+        // The end belongs to no interval.
+        assert_eq!([ended(-4_000), ended(-3_999)].map(|extent| extent.numbers()), [-5..-4, -5..-3]);
+        assert!(ended(-4_500).numbers().is_empty() && ended(-6_000).numbers().is_empty());
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Flags as a user gives them, right and wrong: what is wrong is told in one line, with an exit code that is not 0.
 
 use std::io::{BufRead, BufReader, Read};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
@@ -46,6 +48,11 @@ fn refusal(servers: &str, line: &str) -> String {
     ours[0].to_owned()
 }
 
+fn interrupt(run: &Child) {
+    let sent = Command::new("kill").args(["-INT", &run.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
 /// A signal in the middle: the summary and the files are of what was measured until then.
 #[test]
 fn an_interrupted_run_reports_what_it_measured() {
@@ -62,8 +69,7 @@ fn an_interrupted_run_reports_what_it_measured() {
         let mut first = String::new();
         progress.read_line(&mut first).unwrap();
         assert!(first.contains(" msg/s "), "{first}");
-        let sent = Command::new("kill").args(["-INT", &run.id().to_string()]).status().unwrap();
-        assert!(sent.success());
+        interrupt(&run);
         let mut rest = String::new();
         progress.read_to_string(&mut rest).unwrap();
         let output = run.wait_with_output().unwrap();
@@ -76,6 +82,65 @@ fn an_interrupted_run_reports_what_it_measured() {
         assert!(report["elapsed_seconds"].as_f64() < Some(500.0), "{report}");
         assert!(report["notes"][0].as_str().unwrap().starts_with("interrupted after "), "{report}");
         assert!(report["validation"].is_null(), "not all was read back: {report}");
+    }
+}
+
+/// Carries what comes for a listener, `first` included, to `server` and back.
+fn forward(first: TcpStream, listener: TcpListener, server: String) {
+    let carry = move |client: TcpStream| {
+        let broker = TcpStream::connect(&server).unwrap();
+        let ways = [(client.try_clone().unwrap(), broker.try_clone().unwrap()), (broker, client)];
+        for (mut from, mut to) in ways {
+            // The end of a connection, whoever makes it, is no failure.
+            std::thread::spawn(move || drop(std::io::copy(&mut from, &mut to)));
+        }
+    };
+    std::thread::spawn(move || {
+        carry(first);
+        listener.incoming().for_each(|client| carry(client.unwrap()));
+    });
+}
+
+/// A signal while nothing is measured: the second run's broker has been asked and does not answer yet.
+#[test]
+fn between_two_runs_the_first_signal_is_kept_and_the_next_one_ends_all() {
+    for once_more in [false, true] {
+        let (cluster, directory) = (cluster(), tempfile::tempdir().unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (servers, late) = (cluster.bootstrap_servers(), listener.local_addr().unwrap());
+        let (file, path) = (directory.path().join("runs.toml"), directory.path().join("runs.json"));
+        let text = format!(
+            "[defaults]\ntopic = \"t\"\nconcurrency = 4\nwarmup-duration = \"0s\"\nduration = \"600s\"\n\
+            [[run]]\nname = \"one\"\nbootstrap-servers = \"{servers}\"\nmessage-count = 20\n\
+            [[run]]\nname = \"two\"\nbootstrap-servers = \"{late}\"\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        let mut run = Command::new(env!("CARGO_BIN_EXE_chronik-bench"))
+            .args(["-m", "scenario"])
+            .args([file.as_path(), Path::new("--json-output"), path.as_path()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let (first, _) = listener.accept().unwrap();
+        interrupt(&run);
+        if once_more {
+            let status = loop {
+                std::thread::sleep(Duration::from_millis(50));
+                match run.try_wait().unwrap() {
+                    Some(status) => break status,
+                    None => interrupt(&run),
+                }
+            };
+            assert_eq!(status.signal(), Some(2), "{status}");
+            continue;
+        }
+        forward(first, listener, servers);
+        let status = run.wait().unwrap();
+        assert_eq!(status.code(), Some(130), "{status}");
+        let runs = &read(&path)["runs"];
+        assert_eq!(runs[0]["messages"], 20);
+        assert!(runs[1]["notes"][0].as_str().unwrap().starts_with("interrupted after "), "{runs}");
     }
 }
 

@@ -3,7 +3,7 @@
 //! the schedule). Each of `--clients` is a thread with an event loop that serves its share of the
 //! tasks. All connections are made before anything is measured; how long that took is told.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -41,11 +41,37 @@ struct Tasks {
     run: Arc<Run>,
     poller: Poller,
     channels: Vec<Channel<u64>>,
-    /// Channels without a request outstanding; some may have lost their connection.
-    free: Vec<usize>,
+    free: Turns,
     topic: String,
     request: MetadataRequest,
     errors: BTreeSet<String>,
+}
+
+/// Channels without a request outstanding, in the order in which they ask: each asks as often as any other.
+/// Some may have lost their connection.
+struct Turns(VecDeque<usize>);
+
+impl Turns {
+    /// Brings the first that can ask to the front; those before it go to the end.
+    fn next(&mut self, is_up: impl Fn(usize) -> bool) -> Option<usize> {
+        let at = self.0.iter().position(|index| is_up(*index))?;
+        self.0.rotate_left(at);
+        self.0.front().copied()
+    }
+
+    /// The one at the front asks.
+    fn take(&mut self) {
+        self.0.pop_front();
+    }
+
+    /// One that has asked may ask again when all others have.
+    fn give_back(&mut self, index: usize) {
+        self.0.push_back(index);
+    }
+
+    fn count(&self) -> usize {
+        self.0.len()
+    }
 }
 
 /// Connections that are being made, by channel.
@@ -95,7 +121,7 @@ impl Tasks {
             run: Arc::clone(run),
             poller: Poller::new().context("cannot create an epoll")?,
             channels: (0..count).map(channel).collect::<std::io::Result<_>>()?,
-            free: (0..count).collect(),
+            free: Turns((0..count).collect()),
             topic: options.topic.clone(),
             request: metadata_request(&options.topic),
             errors: BTreeSet::new(),
@@ -159,12 +185,12 @@ impl Tasks {
             recorder.advance(now_ns);
             self.give_up_overdue(now_ns, recorder);
             let ended = pacing.is_over(now_ns) || self.run.stopped() || self.run.count_reached();
-            if ended && self.free.len() == self.channels.len() {
+            if ended && self.free.count() == self.channels.len() {
                 return Ok(());
             }
             self.reconnect(now_ns);
             self.send(pacing, window, recorder);
-            let next_ns = pacing.next_ns().filter(|_| !self.free.is_empty() && !ended);
+            let next_ns = pacing.next_ns().filter(|_| self.free.count() > 0 && !ended);
             sleep_ns =
                 next_ns.map_or(SLEEP_NS_MAX, |next_ns| next_ns.saturating_sub(self.run.clock.now_ns()));
         }
@@ -173,17 +199,12 @@ impl Tasks {
     /// Gives free tasks that are connected their next requests.
     fn send(&mut self, pacing: &mut Pacing, window: Window, recorder: &mut Recorder) {
         let now_ns = self.run.clock.now_ns();
-        let mut at = 0;
-        while let Some(&index) = self.free.get(at) {
-            if !self.channels[index].is_up() {
-                at += 1;
-                continue;
-            }
+        while let Some(index) = self.free.next(|index| self.channels[index].is_up()) {
             let Some(intended_ns) = pacing.take_due(now_ns) else { return };
             if !self.run.admit(window, intended_ns) {
                 return;
             }
-            self.free.swap_remove(at);
+            self.free.take();
             let (request, api) = (&self.request, (ApiKey::Metadata, METADATA_VERSION));
             let sent = self.channels[index].send(
                 api,
@@ -206,7 +227,7 @@ impl Tasks {
             match finished {
                 Ok(None) => return,
                 Ok(Some(Finished { kept: intended_ns, answer })) => {
-                    self.free.push(index);
+                    self.free.give_back(index);
                     let answer = answer.context("no answer").and_then(|answer| Ok(decode_metadata(answer)?));
                     match answer.and_then(|response| self.check(&response)) {
                         Ok(()) => recorder.complete(now_ns, intended_ns, 0),
@@ -247,7 +268,7 @@ impl Tasks {
     fn fail(&mut self, index: usize, error: &std::io::Error, now_ns: u64, recorder: &mut Recorder) {
         for _intended_ns in self.lose(index, error, now_ns) {
             recorder.fail(now_ns);
-            self.free.push(index);
+            self.free.give_back(index);
         }
     }
 
@@ -274,5 +295,37 @@ impl Tasks {
         let ready: Vec<usize> = tokens.iter().map(|token| *token as usize).collect();
         ready.iter().for_each(|index| self.channels[*index].wake());
         Ok(ready)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who asks in so many turns, each answered before the next.
+    fn asked(turns: &mut Turns, count: usize, is_up: impl Fn(usize) -> bool) -> Vec<usize> {
+        let ask = |_| {
+            let index = turns.next(&is_up)?;
+            turns.take();
+            turns.give_back(index);
+            Some(index)
+        };
+        (0..count).map_while(ask).collect()
+    }
+
+    #[test]
+    fn every_connection_asks_in_turn() {
+        let mut turns = Turns((0..4).collect());
+        assert_eq!(asked(&mut turns, 9, |_| true), [0, 1, 2, 3, 0, 1, 2, 3, 0]);
+    }
+
+    #[test]
+    fn those_that_are_down_are_passed_over_and_kept() {
+        let mut turns = Turns((0..5).collect());
+        assert_eq!(asked(&mut turns, 5, |index| index % 2 == 1), [1, 3, 1, 3, 1]);
+        assert!(asked(&mut turns, 5, |_| false).is_empty());
+        let mut all = asked(&mut turns, 5, |_| true);
+        all.sort_unstable();
+        assert_eq!(all, [0, 1, 2, 3, 4]);
     }
 }

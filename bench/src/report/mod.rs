@@ -266,17 +266,16 @@ impl Report {
     }
 }
 
-/// All intervals from the begin of the warm-up to the end of the measurement, those in which
+/// All intervals from the begin of the warm-up to the end of the run, those in which
 /// nothing was completed included: a stall must show.
 fn time_line(samples: &BTreeMap<i64, Sample>, extent: Extent) -> Vec<Interval> {
-    if samples.is_empty() && extent.elapsed_ns == 0 {
+    if samples.is_empty() && extent.elapsed_ns() == 0 {
         return Vec::new();
     }
-    let warmup_first = -(extent.warmup_ns.div_ceil(extent.interval_ns) as i64);
-    let elapsed_last = extent.elapsed_ns.div_ceil(extent.interval_ns) as i64 - 1;
-    let first = samples.keys().next().map_or(warmup_first, |first| warmup_first.min(*first));
-    let last = samples.keys().next_back().map_or(elapsed_last, |last| elapsed_last.max(*last));
-    (first..=last).map(|number| interval(extent.span(number), samples.get(&number))).collect()
+    let numbers = extent.numbers();
+    let first = samples.keys().next().map_or(numbers.start, |first| numbers.start.min(*first));
+    let end = samples.keys().next_back().map_or(numbers.end, |last| numbers.end.max(*last + 1));
+    (first..end).map(|number| interval(extent.span(number), samples.get(&number))).collect()
 }
 
 fn interval(span: Span, sample: Option<&Sample>) -> Interval {
@@ -310,9 +309,8 @@ mod tests {
         )
     }
 
-    fn extent(warmup_ms: u64, elapsed_ms: u64) -> Extent {
-        let [warmup_ns, elapsed_ns, interval_ns] = [warmup_ms, elapsed_ms, 1_000].map(|ms| ms * 1_000_000);
-        Extent { warmup_ns, elapsed_ns, interval_ns }
+    fn extent(warmup_ms: u64, end_ms: i64) -> Extent {
+        Extent { warmup_ns: warmup_ms * 1_000_000, end_ns: end_ms * 1_000_000, interval_ns: 1_000_000_000 }
     }
 
     fn starts_and_rates(time_line: &[Interval]) -> Vec<(f64, f64)> {
@@ -334,6 +332,14 @@ mod tests {
         let found = time_line(&samples, extent(500, 1_250));
         assert_eq!(starts_and_rates(&found), [(-0.5, 100.0), (0.0, 100.0), (1.0, 100.0)]);
         assert_eq!(found[2].seconds, 0.25);
+    }
+
+    #[test]
+    fn a_run_that_ended_in_its_warm_up_has_no_later_interval() {
+        let samples = BTreeMap::from([sample(-3, 50), sample(-2, 100)]);
+        let found = time_line(&samples, extent(2_500, -1_500));
+        assert_eq!(starts_and_rates(&found), [(-2.5, 100.0), (-2.0, 200.0)]);
+        assert_eq!(found[1].seconds, 0.5);
     }
 
     #[test]

@@ -98,7 +98,7 @@ impl<'a> Reporter<'a> {
         }
         let now_ns = self.run.clock.now_ns();
         self.on_time(now_ns);
-        let extent = self.extent(self.elapsed_ns(now_ns));
+        let extent = self.extent(self.end_ns(now_ns));
         self.tell_rest(extent);
         self.progress.finish();
         match failure {
@@ -148,13 +148,14 @@ impl<'a> Reporter<'a> {
             if self.line_due_ns(window) - LINE_DELAY_NS > window.end_ns {
                 break;
             }
-            self.tell_interval(self.extent(window.end_ns - window.start_ns).span(self.next_line));
+            let whole = self.extent((window.end_ns - window.start_ns) as i64);
+            self.tell_interval(whole.span(self.next_line));
         }
     }
 
     /// Tells what came after the last whole interval.
     fn tell_rest(&mut self, extent: Extent) {
-        while self.next_line * (extent.interval_ns as i64) < extent.elapsed_ns as i64 {
+        while self.next_line < extent.numbers().end {
             self.tell_interval(extent.span(self.next_line));
         }
     }
@@ -168,23 +169,28 @@ impl<'a> Reporter<'a> {
         self.next_line += 1;
     }
 
-    fn extent(&self, elapsed_ns: u64) -> Extent {
-        Extent { warmup_ns: self.run.durations_ns.0, elapsed_ns, interval_ns: self.run.interval_ns }
+    fn extent(&self, end_ns: i64) -> Extent {
+        Extent { warmup_ns: self.run.durations_ns.0, end_ns, interval_ns: self.run.interval_ns }
     }
 
-    /// The exact length of the measurement, known now that all threads are done.
-    fn elapsed_ns(&self, now_ns: u64) -> u64 {
-        let Some(window) = self.window else { return 0 };
+    /// The run's exact end, counted from the start of the measurement, known now that all threads are done.
+    fn end_ns(&self, now_ns: u64) -> i64 {
+        // What has not begun has not come to its warm-up.
+        let Some(window) = self.window else { return -(self.run.durations_ns.0 as i64) };
         let at_last_record = self.run.at_last_record.load(Ordering::Acquire);
         let ended_early = self.run.stopped() || self.run.count_reached() || at_last_record;
         let last_ns = self.totals.measured.last_ns;
         let end_ns = match self.run.interrupted_ns() {
-            Some(at_ns) if !at_last_record || last_ns == 0 => at_ns.max(last_ns).min(window.end_ns),
+            Some(at_ns) if !at_last_record || last_ns == 0 => {
+                // Also in the warm-up what is completed after the signal takes its time.
+                let completed_ns = self.totals.intervals.values().map(|sample| sample.last_ns).max();
+                at_ns.max(completed_ns.unwrap_or(0)).min(window.end_ns)
+            }
             _ if ended_early && last_ns > 0 => last_ns,
             _ if ended_early => now_ns.min(window.end_ns),
             _ => window.end_ns,
         };
-        end_ns.saturating_sub(window.start_ns)
+        end_ns as i64 - window.start_ns as i64
     }
 
     fn read_usage(&self) -> Option<Usage> {
@@ -194,7 +200,7 @@ impl<'a> Reporter<'a> {
     fn measurement(mut self, extent: Extent) -> Measurement {
         let end_of_usage = self.usage.1.take().or_else(|| self.read_usage());
         Measurement {
-            elapsed_ns: extent.elapsed_ns,
+            elapsed_ns: extent.elapsed_ns(),
             extent,
             is_interrupted: self.run.interrupted_ns().is_some(),
             totals: self.totals,
@@ -213,14 +219,14 @@ mod tests {
     use crate::stats::Part;
 
     /// The lengths of the intervals of a run whose messages were completed at these milliseconds of the measurement.
-    fn measured(arguments: &[&str], ends: impl Fn(&Run), completed_ms: &[u64]) -> Measurement {
+    fn measured(arguments: &[&str], ends: impl Fn(&Run), completed_ms: &[i64]) -> Measurement {
         let options = Options::parse_from(["chronik-bench"].iter().chain(arguments));
         let (sender, events) = mpsc::channel();
         let run = Run::new(&options, sender);
         let window = run.begin();
         let mut recorder = run.recorder(Part::Main, window);
         for at_ms in completed_ms {
-            let at_ns = window.start_ns + at_ms * 1_000_000;
+            let at_ns = window.start_ns.saturating_add_signed(at_ms * 1_000_000);
             recorder.complete(at_ns, at_ns, 1);
         }
         recorder.finish();
@@ -248,5 +254,26 @@ mod tests {
         // What was completed after it counts, and so does its time.
         let drained = measured(&["-w", "0", "-d", "60s"], Run::interrupt, &[2_000]);
         assert_eq!(drained.elapsed_ns, 2_000_000_000);
+    }
+
+    #[test]
+    fn a_run_that_ends_in_its_warm_up_ends_before_its_measurement() {
+        let line = ["-w", "60s", "-d", "60s"];
+        for ends in [Run::interrupt, Run::stop] {
+            let early = measured(&line, ends, &[]);
+            assert!(early.elapsed_ns == 0 && early.extent.end_ns < 0, "{:?}", early.extent);
+        }
+        let drained = measured(&line, Run::interrupt, &[-30_000]);
+        assert_eq!((drained.elapsed_ns, drained.extent.end_ns), (0, -30_000_000_000));
+    }
+
+    #[test]
+    fn no_line_is_of_an_interval_after_the_end() {
+        let options = Options::parse_from(["chronik-bench", "-w", "60s"]);
+        let run = Run::new(&options, mpsc::channel().0);
+        let mut reporter = Reporter::new(&options, &run, None);
+        reporter.next_line = -60;
+        reporter.tell_rest(reporter.extent(-57_500_000_000));
+        assert_eq!(reporter.next_line, -57);
     }
 }

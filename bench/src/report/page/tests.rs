@@ -15,7 +15,7 @@ fn report(options: &[&str], errors: Vec<String>) -> Report {
     let measurement = Measurement {
         totals: Totals::default(),
         elapsed_ns: 2_000_000_000,
-        extent: Extent { warmup_ns: 0, elapsed_ns: 2_000_000_000, interval_ns: 1_000_000_000 },
+        extent: Extent { warmup_ns: 0, end_ns: 2_000_000_000, interval_ns: 1_000_000_000 },
         is_interrupted: false,
         usage: None,
     };
