@@ -165,9 +165,10 @@ impl Shard {
         self.serves() || self.stopping == Stopping::Draining || self.wal.waits_for_release()
     }
 
-    /// Whether partition files are written: in a stop only what keeps the WAL from getting on.
+    /// Whether partition files are written: in a stop only what keeps the WAL from getting on, or requests that were taken in and
+    /// wait for memory.
     pub(crate) fn writes_files(&self) -> bool {
-        self.serves() || self.wal.waits_for_release()
+        self.serves() || self.wal.waits_for_release() || !self.stalled.is_empty()
     }
 
     /// Whether somebody waits for something that this shard has under way.

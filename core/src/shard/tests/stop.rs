@@ -53,6 +53,26 @@ fn a_stop_ends_on_a_full_disk() {
     assert_eq!(rig.read_all(group, 0), [0, 1, 2]);
 }
 
+/// A batch that waits for memory when the stop begins: only files that are written make room for it.
+#[test]
+fn a_stop_does_not_wait_for_a_batch_that_waits_for_memory() {
+    let limits = ShardLimits { tail_bytes_max: 64 << 10, ..Setup::default().limits };
+    let mut rig = Rig::with(Setup { limits, ..Setup::default() });
+    let group = rig.topic(TOPIC, 1, &[]);
+    let produce = |rig: &mut Rig| {
+        let records = records_of(&[&vec![7; 30 << 10]], WALL_MS);
+        rig.ask(Request::Produce(slice(vec![(group, records)], Acks::Leader)))
+    };
+    let calls = [produce(&mut rig), produce(&mut rig), produce(&mut rig)];
+    rig.stop();
+    for call in calls {
+        let Some(Reply::Produce(outcomes)) = rig.take(call) else { panic!("an answer to Produce") };
+        assert_eq!(outcomes[0].error, ErrorCode::None);
+    }
+    let mut rig = rig.crash();
+    assert_eq!(rig.read_all(group, 0), [0, 1, 2]);
+}
+
 /// Another shard of the node may take long to answer what it has in flight. The others elect new leaders meanwhile, and terms ask
 /// for no room in the WAL.
 #[test]
