@@ -1,9 +1,13 @@
 //! A small ext4 file system in a file, mounted by root for one test: a disk that can be full or read-only without harm.
 
 use crate::paths;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
+
+/// Less than this cannot be allocated.
+const FILE_SYSTEM_BLOCK_KIB: u64 = 4;
 
 /// A mounted file system; unmounted when dropped.
 #[derive(Debug)]
@@ -44,15 +48,24 @@ impl LoopDisk {
     }
 
     /// Fills it up, but for `keep_kib`, with a file of that name; deleting the file gives the space back.
+    ///
+    /// A broker may take space in the meantime: what is free is asked for again before each piece, and pieces that no longer fit shrink.
     #[must_use]
     pub fn fill(&self, keep_kib: u64) -> PathBuf {
         let path = self.path().join("filler");
-        let free_kib = free_kib(&self.path());
-        run(Command::new("fallocate")
-            .arg("-l")
-            .arg(format!("{}KiB", free_kib.saturating_sub(keep_kib)))
-            .arg(&path));
-        path
+        let filler = std::fs::File::create(&path).expect("the filler can be made");
+        let (mut length, mut most_kib) = (0, u64::MAX);
+        loop {
+            let piece_kib = free_kib(&self.path()).saturating_sub(keep_kib).min(most_kib);
+            if piece_kib < FILE_SYSTEM_BLOCK_KIB {
+                return path;
+            }
+            match allocate(&filler, length, piece_kib << 10) {
+                Ok(()) => length += piece_kib << 10,
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => most_kib = piece_kib / 2,
+                Err(error) => panic!("{}: {error}", path.display()),
+            }
+        }
     }
 }
 
@@ -61,6 +74,14 @@ impl Drop for LoopDisk {
         // A lazy unmount also works while a broker that is just being killed has files open.
         let _ = Command::new("umount").arg("-l").arg(self.path()).status();
     }
+}
+
+/// Gives the file `bytes` of the disk from `offset` on; what was allocated before a failure stays the file's.
+fn allocate(file: &std::fs::File, offset: u64, bytes: u64) -> std::io::Result<()> {
+    let off_t = |value: u64| libc::off_t::try_from(value).expect("an offset within a small disk");
+    // SAFETY: the descriptor is open for the length of the call, which touches no memory of this process.
+    let answer = unsafe { libc::fallocate(file.as_raw_fd(), 0, off_t(offset), off_t(bytes)) };
+    if answer == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
 fn free_kib(path: &Path) -> u64 {
