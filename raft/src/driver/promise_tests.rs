@@ -38,6 +38,34 @@ fn a_follower_acknowledges_only_what_is_durable() {
     assert_eq!(sent(&mut replica), [MessageType::MsgAppendResponse; 2]);
 }
 
+/// Were it to wait, a disk that stalls for an election timeout would cost a leader its quorum, and gain nothing.
+#[test]
+fn an_answer_to_a_heartbeat_waits_for_no_entry() {
+    let mut replica = Replica::follower();
+    replica.step(append(2, 3, vec![entry(3, 3, 2)])).unwrap();
+    assert!(sent(&mut replica).is_empty(), "entry 3 is not durable yet");
+    replica.step(message(MessageType::MsgHeartbeat, 3)).unwrap();
+    replica.run();
+    let answers: Vec<_> = replica.out.heartbeats.drain(..).map(|outgoing| outgoing.message).collect();
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    assert_eq!((answers[0].get_msg_type(), answers[0].term), (MessageType::MsgHeartbeatResponse, 3));
+    assert!(replica.out.messages.is_empty(), "the entry is still not durable");
+}
+
+#[test]
+fn an_answer_to_a_heartbeat_waits_for_its_term() {
+    let mut replica = Replica::follower();
+    replica.step(message(MessageType::MsgHeartbeat, 9)).unwrap();
+    replica.run();
+    assert!(replica.out.heartbeats.is_empty(), "term 9 is not durable yet");
+    replica.sink.submit().unwrap();
+    let turn = replica.sink.complete().unwrap();
+    replica.driver.on_durable(turn);
+    replica.run();
+    let answers: Vec<_> = replica.out.heartbeats.drain(..).map(|outgoing| outgoing.message.term).collect();
+    assert_eq!(answers, [9]);
+}
+
 #[test]
 fn a_vote_leaves_only_when_it_is_durable() {
     let mut replica = Replica::new();

@@ -302,6 +302,10 @@ fn route_messages(
         held.extend(ready.take_messages());
     } else {
         send_all(group, out, ready.take_messages());
+        let answers = held
+            .extract_if(.., |message| message.get_msg_type() == MessageType::MsgHeartbeatResponse)
+            .collect();
+        send_all(group, out, answers);
     }
     let number = ready.number();
     if writes.needs_disk {
