@@ -236,7 +236,7 @@ impl Broker {
 
     /// SIGTERM, which must end in success.
     pub fn stop_cleanly(&mut self) {
-        let (_, status) = self.stop(libc::SIGTERM, Duration::from_secs(10));
+        let (_, status) = self.stop(libc::SIGTERM, Duration::from_secs(30));
         assert!(status.success(), "the broker left with {status} after SIGTERM:\n{}", self.log_tail());
     }
 

@@ -3,8 +3,8 @@
 //! Reading order: [`paths`] and [`lock`] (where things are, who may use them), [`process`] (children that never outlive their
 //! test), [`broker`] (a real `chronik-server`), [`reference`] (Apache Kafka, the yardstick), [`subject`] (either of them),
 //! [`toolchain`] and [`program`] (clients that nobody here wrote), [`wire`], [`records`] and [`topics`] (a small client of
-//! our own, for what no client library would send), [`loopdisk`] (a small file system to fill), [`sim`] (a whole node in one
-//! thread, on one seed).
+//! our own, for what no client library would send), [`loopdisk`] (a small file system to fill), [`stalls`] (whether the machine
+//! stood still), [`sim`] (a whole node in one thread, on one seed).
 //!
 //! Invariants: everything listens on loopback, on ports found free; all files are under the target directory or `.clients/`;
 //! a test that ends, well or not, leaves no process behind; a broker whose log holds a panic fails its test.
@@ -31,6 +31,7 @@ pub mod proxy;
 pub mod records;
 pub mod reference;
 pub mod sim;
+pub mod stalls;
 pub mod subject;
 pub mod toolchain;
 pub mod topics;

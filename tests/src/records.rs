@@ -9,7 +9,7 @@ use chronik_wal::records::{BatchBuilder, Records};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long a partition may have no leader after a start.
-const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Wall time in milliseconds, the timestamp of records.
 #[must_use]

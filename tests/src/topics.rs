@@ -8,7 +8,7 @@ use kafka_protocol::protocol::StrBytes;
 use std::time::{Duration, Instant};
 
 /// How long a broker may look for its controller after a start.
-const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a broker may take for a topic.
 const CREATE_TIMEOUT_MS: i32 = 60_000;

@@ -150,7 +150,7 @@ impl Connection {
 
     /// Makes sure that `topic` exists, with one partition by default, and has a leader.
     pub fn ensure_topic(&mut self, topic: &str) {
-        for _ in 0..200 {
+        for _ in 0..1_500 {
             let answer = self.metadata(topic, true).expect("metadata is answered");
             let ready = |listing: &chronik_net::codec::PartitionListing| listing.error == ErrorCode::None;
             if answer.topics[0].error == ErrorCode::None && answer.topics[0].partitions.iter().all(ready) {

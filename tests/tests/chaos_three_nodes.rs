@@ -35,6 +35,7 @@ fn nothing_is_lost_through_kills_pauses_and_cuts() {
     cluster.wait_led(TOPIC, LED_TIMEOUT);
     let load = Load::start(&workload::Options::usual(&cluster.bootstrap(), TOPIC, PARTITIONS));
     load.wait_progress("before the first fault", 100, PROGRESS_TIMEOUT);
+    load.wait_group_settled(PROGRESS_TIMEOUT);
     let injected = Faults::new(seed, TOPIC, 0).run(&mut cluster, &load, Duration::from_secs(seconds));
     cluster.check_logs();
     let addresses: Vec<String> = cluster.ids().into_iter().map(|id| cluster.address(id)).collect();

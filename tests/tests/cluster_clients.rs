@@ -84,7 +84,7 @@ fn a_group_outlives_its_coordinator() {
     cluster.wait_in_sync("__consumer_offsets", PROGRESS_TIMEOUT);
     let before = load.rebalances();
     for _ in 0..2 {
-        let coordinator = coordinator(&mut cluster.connect(1), load.group_id());
+        let coordinator = coordinator_other_than(&mut cluster, 1, load.group_id(), -1);
         cluster.kill(coordinator);
         load.wait_progress("the coordinator was killed", 500, PROGRESS_TIMEOUT);
         let left = cluster.running()[0];
@@ -107,9 +107,12 @@ fn a_group_outlives_its_coordinator() {
 
 fn coordinator_other_than(cluster: &mut Cluster, through: i32, group: &str, lost: i32) -> i32 {
     let address = cluster.address(through);
-    let ask = || coordinator(&mut Connection::open(&address), group);
-    cluster.wait("another coordinator", PROGRESS_TIMEOUT, |_| ![lost, -1].contains(&ask()));
-    ask()
+    let mut found = -1;
+    cluster.wait("another coordinator", PROGRESS_TIMEOUT, |_| {
+        found = coordinator(&mut Connection::open(&address), group);
+        ![lost, -1].contains(&found)
+    });
+    found
 }
 
 /// The node that coordinates a group, −1 for none.

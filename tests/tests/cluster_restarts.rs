@@ -15,7 +15,7 @@ use std::time::Duration;
 const TOPIC: &str = "restarts";
 const PARTITIONS: i32 = 6;
 /// Records are acknowledged again within this whatever was done to one node.
-const PROGRESS_TIMEOUT: Duration = Duration::from_secs(10);
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(20);
 /// The same after all three were killed at once.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(40);
 /// The time in which a kill's cost is looked for.
@@ -33,6 +33,7 @@ fn start(name: &str, options: Options) -> (Cluster, Load) {
 fn begin(cluster: &Cluster) -> Load {
     let load = Load::start(&workload::Options::usual(&cluster.bootstrap(), TOPIC, PARTITIONS));
     load.wait_progress("before anything is done", 100, RECOVERY_TIMEOUT);
+    load.wait_group_settled(RECOVERY_TIMEOUT);
     load
 }
 
@@ -53,7 +54,6 @@ fn milliseconds(times: &mut [Duration]) -> String {
 fn a_rolling_restart_gives_no_client_an_error() {
     let _heavy = lock::heavy();
     let (mut cluster, load) = start("rolling", Options::default());
-    load.wait_group_settled(RECOVERY_TIMEOUT);
     let began = load.now();
     for id in cluster.ids() {
         let stopped = cluster.stop(id);

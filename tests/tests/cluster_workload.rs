@@ -19,6 +19,7 @@ fn a_cluster_of_one_through_kills_is_clean() {
     let mut cluster = Cluster::start_with("workload-one", options);
     create(&mut cluster.connect(1), "load", 3, &[]);
     let load = Load::start(&workload::Options::usual(&cluster.bootstrap(), "load", 3));
+    load.wait_group_settled(PROGRESS_TIMEOUT);
     for _ in 0..3 {
         load.wait_progress("before a kill", 300, PROGRESS_TIMEOUT);
         cluster.kill(1);

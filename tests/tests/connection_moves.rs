@@ -19,6 +19,10 @@ const SHARDS: usize = 2;
 const CONNECTIONS: usize = 6;
 /// Producers of the test that stops the broker: they come to their windows' ends one after the other.
 const PRODUCERS: usize = 40;
+/// Between two requests of a client: a shard that is too busy takes in no connection, and a debug build is soon busy.
+const PACE: Duration = Duration::from_millis(4);
+/// The same where there are many clients.
+const PACE_OF_MANY: Duration = Duration::from_millis(20);
 /// Some windows' worth.
 const BATCHES: i32 = 400;
 /// Batches that a producer has under way, as many as clients allow an idempotent one.
@@ -80,6 +84,7 @@ fn producers_keep_order_acks_and_sequences() {
                 let value = format!("{number} {sequence}");
                 let batch = idempotent_batch(producer, 0, sequence, &[value]);
                 under_way.push_back(connection.produce_send(TOPIC, 0, batch).expect("sent"));
+                std::thread::sleep(PACE);
                 if under_way.len() == UNDER_WAY {
                     let header = under_way.pop_front().expect("one is under way");
                     take(&mut connection, header);
@@ -115,6 +120,7 @@ fn producers_that_want_no_acks_lose_nothing() {
             let request = produce_request(TOPIC, 0, batch(&[number.to_be_bytes()]), 0);
             let frame = request.encode(&header).expect("a sound request");
             connection.send_raw(&frame.to_contiguous()).expect("sent");
+            std::thread::sleep(PACE / 4);
         }
         let answer = connection.produce(TOPIC, 0, batch(&[b"last"])).expect("an answer");
         assert_eq!(answer.error, ErrorCode::None);
@@ -132,6 +138,7 @@ fn a_stop_while_connections_move_loses_nothing_acknowledged() {
         let produce = |(number, mut connection): (usize, Connection)| {
             let produce = |sequence: &i32| {
                 let value = format!("{number} {sequence}");
+                std::thread::sleep(PACE_OF_MANY);
                 // Once the broker stops there is no answer any more.
                 connection
                     .produce(TOPIC, 0, batch(&[value]))

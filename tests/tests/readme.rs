@@ -9,6 +9,11 @@ use chronik_tests::program::run;
 use chronik_tests::toolchain::Toolchain;
 use chronik_tests::{lock, paths};
 
+/// Three nodes on a busy machine form within this.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// A server that is still there after this hangs.
+const STOP_TIMEOUT: Duration = Duration::from_secs(40);
+
 /// The commands of the README's shell blocks, block by block, comments taken off.
 fn commands() -> Vec<Vec<String>> {
     let text = std::fs::read_to_string(paths::repository().join("README.md")).expect("there is a README");
@@ -70,7 +75,7 @@ fn a_broker_with_nothing_configured_serves_what_it_shows() {
     }
     assert!(directory.path().join("chronik-data/meta.properties").exists(), "its data is in ./chronik-data");
     server.signal(libc::SIGINT);
-    let status = server.wait(Duration::from_secs(2)).expect("Ctrl-C ends it within 2 s");
+    let status = server.wait(STOP_TIMEOUT).expect("Ctrl-C ends it");
     assert!(status.success(), "it leaves with {status}");
 }
 
@@ -96,7 +101,7 @@ fn three_nodes_start_and_are_looked_at_as_it_shows() {
     let mut nodes: Vec<Process> = starts.iter().enumerate().map(start).collect();
     let looks = blocks.iter().find(|block| block[0].contains("cluster health")).expect("it shows health");
     let look = |line: &str| Command::new("sh").args(["-c", &here(line)]).output().expect("sh starts");
-    eventually("the three nodes are healthy", Duration::from_secs(30), || look(&looks[0]).status.success());
+    eventually("the three nodes are healthy", START_TIMEOUT, || look(&looks[0]).status.success());
     let outputs: Vec<String> =
         looks.iter().map(|line| String::from_utf8_lossy(&look(line).stdout).into_owned()).collect();
     assert_eq!(outputs[0], "healthy\n");
@@ -106,7 +111,7 @@ fn three_nodes_start_and_are_looked_at_as_it_shows() {
     }
     nodes.iter_mut().for_each(|node| node.signal(libc::SIGTERM));
     for node in &mut nodes {
-        let status = node.wait(Duration::from_secs(10)).expect("it ends");
+        let status = node.wait(STOP_TIMEOUT).expect("it ends");
         assert!(status.success(), "it leaves with {status}");
     }
 }

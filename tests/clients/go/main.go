@@ -20,7 +20,7 @@ func main() {
 		"admin":     admin,
 	}
 	name, bootstrap := os.Args[1], os.Args[2]
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
 	defer cancel()
 	scenarios[name](ctx, bootstrap)
 	fmt.Println("passed", name)
@@ -59,11 +59,11 @@ func unique(prefix string) string {
 	return prefix + "-" + hex.EncodeToString(bytes)
 }
 
-// eventually calls probe until it is true, for at most 30 s.
+// eventually calls probe until it is true, for at most 90 s.
 func eventually(what string, probe func() bool) {
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(90 * time.Second)
 	for !probe() {
-		check(time.Now().Before(deadline), "not within 30 s: %s", what)
+		check(time.Now().Before(deadline), "not within 90 s: %s", what)
 		time.Sleep(50 * time.Millisecond)
 	}
 }

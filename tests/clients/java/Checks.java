@@ -45,11 +45,11 @@ final class Checks {
         throw new AssertionError(kind.getSimpleName() + " expected, not success");
     }
 
-    /** Calls {@code probe} until it gives true, for at most 30 s. */
+    /** Calls {@code probe} until it gives true, for at most 90 s. */
     static void eventually(String what, Callable<Boolean> probe) throws Exception {
-        long deadline = System.nanoTime() + Duration.ofSeconds(30).toNanos();
+        long deadline = System.nanoTime() + Duration.ofSeconds(90).toNanos();
         while (!probe.call()) {
-            check(System.nanoTime() < deadline, "not within 30 s: " + what);
+            check(System.nanoTime() < deadline, "not within 90 s: " + what);
             Thread.sleep(50);
         }
     }

@@ -33,7 +33,7 @@ def step(text):
     print(f"ok {text}", flush=True)
 
 
-def eventually(probe, what, seconds=20):
+def eventually(probe, what, seconds=90):
     """Calls `probe` until it returns something true, which is returned."""
     deadline = time.monotonic() + seconds
     while True:

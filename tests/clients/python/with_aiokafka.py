@@ -7,7 +7,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from common import COMPRESSIONS, REPLICAS, check, check_equal, main, sample_records, step, unique
 
 
-async def eventually(probe, what, seconds=30):
+async def eventually(probe, what, seconds=90):
     for _ in range(seconds * 10):
         if probe():
             return

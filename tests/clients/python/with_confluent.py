@@ -109,7 +109,7 @@ def groups(bootstrap):
         first = Member(bootstrap, topic, group, **options)
         eventually(lambda: len(first.partitions) == 4 and first.committed == 400, "one member reads all")
         second = Member(bootstrap, topic, group, **options)
-        eventually(lambda: len(first.partitions) == 2 and len(second.partitions) == 2, "a second member takes half", 40)
+        eventually(lambda: len(first.partitions) == 2 and len(second.partitions) == 2, "a second member takes half")
         second.stop()
         eventually(lambda: len(first.partitions) == 4, "the partitions come back")
         first.stop()
@@ -253,7 +253,7 @@ def million(bootstrap, path):
         lines = file.read().splitlines()
     offsets = send_all_fast(bootstrap, topic, lines)
     check_equal(offsets, len(lines), "delivered records")
-    got = [m.value() or b"" for m in read_all(bootstrap, topic, len(lines), seconds=120)]
+    got = [m.value() or b"" for m in read_all(bootstrap, topic, len(lines), seconds=400)]
     check_equal(len(got), len(lines), "number of lines")
     check(got == lines, "the same lines")
     step(f"{len(lines)} lines")
@@ -273,7 +273,7 @@ def send_all_fast(bootstrap, topic, lines):
     for line in lines:
         producer.produce(topic, line, partition=0, on_delivery=report)
         producer.poll(0)
-    check_equal(producer.flush(60), 0, "records left in the producer")
+    check_equal(producer.flush(300), 0, "records left in the producer")
     check_equal(failures, [], "failed records")
     return delivered[0]
 
@@ -300,7 +300,7 @@ def chaos(bootstrap, topic):
             producer.produce(topic, b"%d" % sent, partition=0, on_delivery=reported(sent))
             sent += 1
         producer.poll(0.002 if sent % 50 == 0 else 0)
-    check_equal(producer.flush(60), 0, "records left in the producer")
+    check_equal(producer.flush(300), 0, "records left in the producer")
     check_equal(failures, [], "failed records")
     print(f"sent {sent}", flush=True)
 

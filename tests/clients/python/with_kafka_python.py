@@ -33,7 +33,7 @@ def roundtrip(bootstrap):
         producer = KafkaProducer(bootstrap_servers=bootstrap, compression_type=chosen, acks="all", linger_ms=5)
         futures = [producer.send(topic, key=k, value=v, headers=h, partition=0) for k, v, h in sent]
         producer.flush()
-        offsets = [future.get(timeout=20).offset for future in futures]
+        offsets = [future.get(timeout=60).offset for future in futures]
         check_equal(offsets, list(range(len(sent))), f"offsets with {compression}")
         got = [(r.key, r.value, list(r.headers)) for r in read_all(bootstrap, topic, len(sent))]
         check_equal(got, sent, f"records with {compression}")
@@ -58,7 +58,7 @@ def acks(bootstrap):
     for acks_wanted in (0, 1, "all"):
         topic = unique("kp-acks")
         producer = KafkaProducer(bootstrap_servers=bootstrap, acks=acks_wanted)
-        producer.send(topic, b"first").get(timeout=20)
+        producer.send(topic, b"first").get(timeout=60)
         for n in range(50):
             producer.send(topic, b"%d" % n)
         producer.flush()
@@ -119,7 +119,7 @@ def groups(bootstrap):
     offsets = offsets.get(group, offsets)
     committed = {p.partition: o.offset for p, o in offsets.items()}
     check_equal(committed, {0: 100, 1: 100, 2: 100, 3: 100}, "committed offsets")
-    producer.send(topic, b"after", partition=2).get(timeout=20)
+    producer.send(topic, b"after", partition=2).get(timeout=60)
     again = Member(bootstrap, topic, group)
     eventually(lambda: again.records, "the group resumes")
     check_equal([(r.partition, r.offset, r.value) for r in again.records], [(2, 100, b"after")], "resumed where it was")
@@ -208,7 +208,7 @@ def find_config(response, name):
 
 def too_large(bootstrap, topic):
     producer = KafkaProducer(bootstrap_servers=bootstrap, retries=0)
-    check_raises(errors.MessageSizeTooLargeError, lambda: producer.send(topic, b"x" * 5000).get(timeout=20))
+    check_raises(errors.MessageSizeTooLargeError, lambda: producer.send(topic, b"x" * 5000).get(timeout=60))
     producer.close()
 
 
@@ -244,7 +244,7 @@ def field_report_001(bootstrap, topic):
     producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all")
     partitions = producer.partitions_for(topic)
     for partition in partitions:
-        producer.send(topic, b"through one node", partition=partition).get(timeout=20)
+        producer.send(topic, b"through one node", partition=partition).get(timeout=60)
     producer.close()
     check_equal(partitions, {0, 1, 2}, "partitions")
     step("a record in each partition")
@@ -255,7 +255,7 @@ def field_report_002(bootstrap, topic, first, total):
     first, total = int(first), int(total)
     producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all")
     for n in range(first, total):
-        producer.send(topic, b"record %d" % n, partition=0).get(timeout=30)
+        producer.send(topic, b"record %d" % n, partition=0).get(timeout=60)
     producer.close()
     read = [record.value for record in read_all(bootstrap, topic, total)]
     check_equal(read, [b"record %d" % n for n in range(total)], "records")
@@ -264,7 +264,7 @@ def field_report_002(bootstrap, topic, first, total):
 
 def field_report_004(bootstrap, expected_brokers="1"):
     """Standard clients saw no brokers, and creating topics failed or timed out."""
-    client = KafkaAdminClient(bootstrap_servers=bootstrap)
+    client = KafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=120000)
     brokers = client.describe_cluster()["brokers"]
     check_equal(len(brokers), int(expected_brokers), "brokers that kafka-python sees")
     step(f"sees {len(brokers)} broker(s)")
@@ -297,7 +297,7 @@ def stress(bootstrap, threads, topics):
 
     def work(mine):
         try:
-            client = KafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=60000)
+            client = KafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=120000)
             for name in mine:
                 client.create_topics([NewTopic(name, 1, REPLICAS)], timeout_ms=60000)
             client.close()

@@ -8,6 +8,7 @@
 pub mod logs;
 mod node;
 pub mod view;
+mod waits;
 
 use crate::broker::server_binary;
 use crate::paths;
@@ -265,91 +266,6 @@ impl Cluster {
     #[must_use]
     pub fn health(&self, id: i32) -> Option<Health> {
         Health::of(&self.admin_address(id)).ok()
-    }
-
-    /// Waits until `holds` is true, which must be within `timeout`; the logs' ends are printed if not. A node that should run and
-    /// has left ends the wait.
-    pub fn wait(&mut self, what: &str, timeout: Duration, mut holds: impl FnMut(&Self) -> bool) -> Duration {
-        let started = Instant::now();
-        loop {
-            if holds(self) {
-                return started.elapsed();
-            }
-            for node in self.nodes.values_mut() {
-                if let Some(status) = node.left() {
-                    panic!(
-                        "node {} left with {status} while waiting for: {what}\n{}",
-                        node.id,
-                        node.log_tail(60)
-                    );
-                }
-            }
-            assert!(started.elapsed() < timeout, "not within {timeout:?}: {what}\n{}", self.describe());
-            std::thread::sleep(POLL_INTERVAL);
-        }
-    }
-
-    /// Waits until every node names all running nodes as brokers and `/health` is content everywhere.
-    pub fn wait_formed(&mut self, timeout: Duration) -> Duration {
-        self.wait("each node names all nodes and is healthy", timeout, |cluster| {
-            let running = cluster.running();
-            running.iter().all(|id| {
-                cluster
-                    .view(*id)
-                    .is_some_and(|view| view.brokers.keys().copied().collect::<Vec<_>>() == running)
-                    && cluster.health(*id).is_some_and(|health| health.ok)
-            })
-        })
-    }
-
-    /// Waits until a node answers Metadata and names itself.
-    pub fn wait_answering(&mut self, id: i32, timeout: Duration) -> Duration {
-        self.wait(&format!("node {id} answers"), timeout, |cluster| {
-            cluster.view(id).is_some_and(|view| view.brokers.contains_key(&id))
-        })
-    }
-
-    /// Waits until all running nodes agree on a running leader for every partition of `topic`.
-    pub fn wait_led(&mut self, topic: &str, timeout: Duration) -> BTreeMap<i32, i32> {
-        self.wait(&format!("one leader for each partition of {topic}"), timeout, |cluster| {
-            cluster.agreed_leaders(topic).is_some()
-        });
-        self.agreed_leaders(topic).expect("they agreed just now")
-    }
-
-    /// Waits until all replicas of `topic` are in sync, as every running node sees it.
-    pub fn wait_in_sync(&mut self, topic: &str, timeout: Duration) -> Duration {
-        self.wait(&format!("all replicas of {topic} in sync"), timeout, |cluster| {
-            cluster.running().into_iter().all(|id| {
-                cluster
-                    .view(id)
-                    .and_then(|view| view.topics.get(topic).cloned())
-                    .is_some_and(|partitions| partitions.values().all(|partition| partition.all_in_sync()))
-            })
-        })
-    }
-
-    /// The leaders of `topic` by partition, when all running nodes name the same ones and these run.
-    #[must_use]
-    pub fn agreed_leaders(&self, topic: &str) -> Option<BTreeMap<i32, i32>> {
-        let running = self.running();
-        let mut agreed: Option<BTreeMap<i32, i32>> = None;
-        for id in &running {
-            let leaders = self.view(*id)?.leaders(topic)?;
-            if !leaders.values().all(|leader| running.contains(leader)) {
-                return None;
-            }
-            match &agreed {
-                Some(known) if *known != leaders => return None,
-                _ => agreed = Some(leaders),
-            }
-        }
-        agreed
-    }
-
-    /// The leader of a partition.
-    pub fn leader(&mut self, topic: &str, partition: i32) -> i32 {
-        self.wait_led(topic, FORM_TIMEOUT)[&partition]
     }
 
     /// Lets lines of the logs pass that hold this text and would fail the test otherwise.

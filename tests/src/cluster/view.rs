@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// A node that is asked for its own memory answers at once, or is paused.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A partition as Metadata describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -162,7 +162,7 @@ impl Load {
     pub fn wait_group_settled(&self, timeout: Duration) {
         let started = Instant::now();
         let mut seen = (0, Instant::now());
-        while seen.0 < self.members.len() as u64 || seen.1.elapsed() < GROUP_SETTLED {
+        while self.members.iter().any(|member| member.rebalances() == 0) || seen.1.elapsed() < GROUP_SETTLED {
             assert!(started.elapsed() < timeout, "the group does not settle within {timeout:?}");
             std::thread::sleep(Duration::from_millis(20));
             let now = self.rebalances();
