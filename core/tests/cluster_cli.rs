@@ -39,9 +39,8 @@ fn free_port() -> u16 {
     let count = PORTS.end - PORTS.start;
     // Processes begin at different places; threads of one process take turns.
     let start = u16::try_from(u64::from(std::process::id()) * 97 % u64::from(count)).unwrap();
-    let ports = (0..count).map(|_| {
-        PORTS.start + (start + NEXT_PORT.fetch_add(1, Ordering::Relaxed) % count) % count
-    });
+    let ports =
+        (0..count).map(|_| PORTS.start + (start + NEXT_PORT.fetch_add(1, Ordering::Relaxed) % count) % count);
     let mut free = ports.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
     free.next().expect("a free port")
 }
