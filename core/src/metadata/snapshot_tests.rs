@@ -122,7 +122,7 @@ fn published_snapshots_never_change() {
     assert!(second.topic_by_id(&Uuid::from_u128(2)).is_some());
 }
 
-/// 3,000 topics one by one, each published and kept, then as many leaders: linear, not quadratic.
+/// 6,000 topics one by one, each published and kept, then as many leaders: linear, not quadratic.
 #[test]
 fn publishing_after_every_topic_stays_cheap() {
     let run = |count: u64| {
@@ -139,9 +139,9 @@ fn publishing_after_every_topic_stays_cheap() {
         assert_eq!(published.unwrap().topics.len() as u64, count);
         thread_cpu_ns() - begun_ns
     };
-    let elapsed_ns = run(3000);
-    // 3,000 whole copies of a BTreeMap of Arcs would be 9 million entries: many times more.
-    assert!(elapsed_ns < 2_000_000_000, "{elapsed_ns} ns");
+    let elapsed_ns = run(6000);
+    // 0.2 s in a debug build. 12,000 whole copies of a map of Arcs would be 36 million entries: 9 s.
+    assert!(elapsed_ns < 3_000_000_000, "{elapsed_ns} ns");
 }
 
 #[test]

@@ -233,12 +233,12 @@ fn idle_connections_and_half_frames_are_closed_where_they_have_moved() {
 fn a_muted_connection_is_still_muted_where_it_has_moved() {
     let server = two_shards();
     let mut client = server.client();
-    // From before the first request, as this thread may see its answer late.
+    // From before the first request, as this thread may see its answer late; the server counts whole milliseconds.
     let asked = Instant::now();
     client.write_all(&wire(&[&[kind::MOVE, 1, kind::MOVE_MUTE], &[kind::WHERE]])).unwrap();
     receive(&mut client);
     assert_eq!(receive(&mut client)[0], 1);
-    assert!(asked.elapsed() >= Duration::from_millis(100));
+    assert!(asked.elapsed() >= Duration::from_millis(99));
 }
 
 #[test]
