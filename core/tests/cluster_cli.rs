@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -27,8 +28,21 @@ struct Nodes {
     children: Vec<Option<Child>>,
 }
 
+/// Below the range that Linux gives to outgoing connections, so that no client takes one in between, and below those that the
+/// test crate gives to brokers of its own.
+const PORTS: std::ops::Range<u16> = 12_000..15_000;
+
+static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
+
+/// A port of 127.0.0.1 that nobody listens on and that no other test of this process was given.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    let count = PORTS.end - PORTS.start;
+    // Processes begin at different places; threads of one process take turns.
+    let start = u16::try_from(u64::from(std::process::id()) * 97 % u64::from(count)).unwrap();
+    let ports =
+        (0..count).map(|_| PORTS.start + (start + NEXT_PORT.fetch_add(1, Ordering::Relaxed) % count) % count);
+    let mut free = ports.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    free.next().expect("a free port")
 }
 
 impl Nodes {

@@ -52,6 +52,11 @@ fn value(partition: i32, number: i64) -> String {
     format!("record-{number:05}-of-partition-{partition}")
 }
 
+/// The target directory lies on a real disk, which the WAL's O_DIRECT needs.
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
 /// Two partitions with `count` records each, one a batch.
 fn fill(client: &mut Client, count: i64) {
     client.create("orders", 2, &[]);
@@ -77,7 +82,7 @@ fn assert_offline(client: &mut Client, partition: i32) {
 
 #[test]
 fn a_flipped_bit_in_the_wal_takes_one_partition_offline_until_it_is_repaired() {
-    let root = tempfile::tempdir().unwrap();
+    let root = scratch();
     let dir = root.path().join("data");
     let server = Server::start(&dir);
     let epoch = {
@@ -134,7 +139,7 @@ fn a_flipped_bit_in_the_wal_takes_one_partition_offline_until_it_is_repaired() {
 
 #[test]
 fn what_the_files_have_beyond_the_damage_in_the_wal_is_not_lost() {
-    let root = tempfile::tempdir().unwrap();
+    let root = scratch();
     let dir = root.path().join("data");
     let server = Server::start(&dir);
     fill(&mut server.client(), 20);
@@ -158,7 +163,7 @@ fn what_the_files_have_beyond_the_damage_in_the_wal_is_not_lost() {
 
 #[test]
 fn a_torn_tail_after_a_kill_is_no_damage() {
-    let root = tempfile::tempdir().unwrap();
+    let root = scratch();
     let dir = root.path().join("data");
     let server = Server::start(&dir);
     fill(&mut server.client(), 30);
@@ -197,7 +202,7 @@ fn with_sealed_segments(dir: &Path) -> i64 {
 
 #[test]
 fn a_flipped_bit_in_a_sealed_segment_is_never_served() {
-    let root = tempfile::tempdir().unwrap();
+    let root = scratch();
     let dir = root.path().join("data");
     let count = with_sealed_segments(&dir);
     flip(&dir.join("data/orders-0"), "log", &value(0, 15));
@@ -234,7 +239,7 @@ fn a_flipped_bit_in_a_sealed_segment_is_never_served() {
 
 #[test]
 fn a_missing_segment_takes_the_partition_offline_and_stays_so_until_repaired() {
-    let root = tempfile::tempdir().unwrap();
+    let root = scratch();
     let dir = root.path().join("data");
     with_sealed_segments(&dir);
     let logs = files(&dir.join("data/orders-0"), "log");
@@ -260,7 +265,7 @@ fn a_missing_segment_takes_the_partition_offline_and_stays_so_until_repaired() {
 
 #[test]
 fn a_damaged_metadata_log_stops_the_start_until_it_is_repaired() {
-    let root = tempfile::tempdir().unwrap();
+    let root = scratch();
     let dir = root.path().join("data");
     let server = Server::start(&dir);
     fill(&mut server.client(), 3);
@@ -283,7 +288,7 @@ fn a_damaged_metadata_log_stops_the_start_until_it_is_repaired() {
 
 #[test]
 fn a_start_on_what_is_not_its_own_is_refused_in_one_line() {
-    let root = tempfile::tempdir().unwrap();
+    let root = scratch();
     let dir = root.path().join("data");
     let server = Server::start(&dir);
     let error = start_fails(&dir, &[]);

@@ -52,6 +52,7 @@ impl Options {
     /// With the broker config `name` set.
     #[must_use]
     pub fn kafka(mut self, name: &str, value: &str) -> Self {
+        self.kafka.retain(|(set, _)| set != name);
         self.kafka.push((name.to_string(), value.to_string()));
         self
     }

@@ -102,6 +102,8 @@ struct Shared {
     stopping: Arc<AtomicBool>,
     /// Set when the node was found dead; the acceptor closes its socket and clears it.
     dead: AtomicBool,
+    /// Whether the acceptor's socket may be open; `dead` is cleared before it opens.
+    listening: AtomicBool,
 }
 
 impl Proxy {
@@ -117,6 +119,7 @@ impl Proxy {
             cuts,
             stopping: Arc::clone(&stopping),
             dead: AtomicBool::new(false),
+            listening: AtomicBool::new(false),
         });
         let acceptor = std::thread::spawn(move || shared.accept_until_stopped());
         Self { stopping, acceptor: Some(acceptor) }
@@ -144,10 +147,12 @@ impl Shared {
                 continue;
             }
             self.dead.store(false, Ordering::SeqCst);
-            match TcpListener::bind(self.front) {
-                Ok(listener) => self.accept(&listener),
+            self.listening.store(true, Ordering::SeqCst);
+            let bound = TcpListener::bind(self.front).map(|listener| self.accept(&listener));
+            self.listening.store(false, Ordering::SeqCst);
+            if bound.is_err() {
                 // Connections of before may hold the port for a moment.
-                Err(_) => std::thread::sleep(PROBE_INTERVAL),
+                std::thread::sleep(PROBE_INTERVAL);
             }
         }
     }
@@ -166,13 +171,20 @@ impl Shared {
         }
     }
 
+    /// The node was found dead: returns when the proxy refuses connections, or already stands for the node's next life.
+    fn refuse(&self) {
+        self.dead.store(true, Ordering::SeqCst);
+        while self.dead.load(Ordering::SeqCst) && self.listening.load(Ordering::SeqCst) && !self.stops() {
+            std::thread::sleep(STEP);
+        }
+    }
+
     /// One connection. Whatever fails ends both of its sides.
     fn serve(self: &Arc<Self>, mut front: TcpStream) {
         let Some((from, hello)) = self.read_hello(&mut front) else { return };
         self.wait_while_cut(from);
         let Ok(mut back) = TcpStream::connect(self.back) else {
-            self.dead.store(true, Ordering::SeqCst);
-            std::thread::sleep(STEP * 2);
+            self.refuse();
             return;
         };
         let ready = back.set_nodelay(true).and(front.set_nodelay(true)).and(back.write_all(&hello));
@@ -233,8 +245,7 @@ impl Shared {
             self.read_on(from, input, &sender);
             if backward && !self.stops() && TcpStream::connect(self.back).is_err() {
                 // ORDER: the proxy refuses connections before it closes those of the dead node.
-                self.dead.store(true, Ordering::SeqCst);
-                std::thread::sleep(STEP * 2);
+                self.refuse();
             }
             drop(sender);
         });
@@ -308,7 +319,7 @@ mod tests {
             }
             std::thread::sleep(STEP);
         };
-        stream.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout can be set");
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout can be set");
         stream.write_all(&hello(node, "")).expect("a hello can be sent");
         stream
     }
@@ -330,6 +341,7 @@ mod tests {
         from_one.write_all(b"held up").expect("the connection stays open");
         from_three.write_all(b"passes").expect("the connection stays open");
         assert!(answers(&mut from_three, 6), "the other direction is open");
+        from_one.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout can be set");
         assert!(!answers(&mut from_one, 7), "nothing passes a cut");
         cuts.heal();
         from_one.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout can be set");
@@ -349,7 +361,6 @@ mod tests {
             accepted.push(listener.accept().expect("a connection").0);
         }
         drop((listener, accepted));
-        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout can be set");
         assert!(matches!(stream.read(&mut [0; 1]), Ok(0)), "the connection ends with the node");
         assert!(TcpStream::connect(("127.0.0.1", front)).is_err(), "refused, as by the node itself");
     }

@@ -1,14 +1,18 @@
 //! What of chronik-bench needs a whole broker: consumer groups, and topics that are made and deleted.
 
 use chronik_tests::bench_run::{bench, broker_with};
-use chronik_tests::broker::Broker;
+use chronik_tests::broker::{Broker, Options};
 use chronik_tests::lock;
 use chronik_tests::records::read_all;
+use chronik_tests::topics::create;
 
 #[test]
 fn a_group_shares_the_partitions_and_commits_unless_it_is_told_not_to() {
     let _heavy = lock::heavy();
-    let broker = broker_with("bench-modes-group", 4, &["grouped"]);
+    // A second member that comes after the group has begun would be given what the first has read and not committed.
+    let options = Options::default().kafka("group.initial.rebalance.delay.ms", "3000");
+    let broker = Broker::start_with("bench-modes-group", options);
+    create(&mut broker.connect(), "grouped", 4, &[]);
     let written = bench(&broker, "-t grouped -p 4 -c 32 -s 100 -n 2000 -d 60s -w 0s --key-pattern random");
     assert_eq!(written.succeeded().number("messages"), 2000);
     let read = |flags: &str| {

@@ -129,7 +129,7 @@ fn a_broker_killed_under_load_loses_nothing_that_was_acknowledged() {
     let mut broker = Broker::start("bench-native-kill");
     create(&mut broker.connect(), "killed", 1, &[]);
     let directory = tempfile::tempdir().expect("a directory");
-    let line = "--client native -t killed -c 64 -s 200 -n 150000 -d 110s -w 0s --validate";
+    let line = "--client native -t killed -c 64 -s 200 -n 150000 -d 600s -w 0s --validate";
     let mut child = start(&broker.address(), line, &directory);
     eventually("records arrive", RUN_TIMEOUT, || next_offset(&broker, "killed") > 5_000);
     broker.kill();
@@ -153,7 +153,7 @@ fn leaders_may_move_under_load() {
     create_replicated(&mut cluster.connect(1), "moved", 6, &[]);
     let killed = cluster.leader("moved", 0);
     let directory = tempfile::tempdir().expect("a directory");
-    let line = "--client native -t moved -c 96 --clients 2 -s 200 -n 200000 -d 110s -w 0s --validate";
+    let line = "--client native -t moved -c 96 --clients 2 -s 200 -n 200000 -d 600s -w 0s --validate";
     let mut child = start(&cluster.bootstrap(), line, &directory);
     cluster.wait("records arrive", RUN_TIMEOUT, |cluster| {
         let ids = cluster.ids();

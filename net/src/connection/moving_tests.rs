@@ -173,10 +173,12 @@ fn a_shard_that_does_not_exist_or_has_ended_takes_nothing() {
 fn a_shutdown_while_a_connection_waits_to_move_answers_what_is_under_way() {
     let server = two_shards();
     let mut client = server.client();
-    let requests: [&[u8]; 3] = [&[kind::LATER, 200], &[kind::MOVE, 1], b"e not begun"];
+    let requests: [&[u8]; 3] = [&[kind::HELD, 1], &[kind::MOVE, 1], b"e not begun"];
     client.write_all(&wire(&requests)).unwrap();
     server.wait_for("under way", |stats| stats.requests == 2);
     let drained = server.start_drain(Duration::from_secs(10));
+    server.wait_until("it drains", || server.has_taken_commands(0));
+    server.let_go();
     assert_eq!(receive(&mut client), requests[0]);
     assert_eq!(receive(&mut client), requests[1]);
     assert_closed(&mut client);
@@ -191,17 +193,19 @@ fn a_connection_that_comes_to_a_shard_that_drains_is_closed() {
     let server = two_shards();
     let (mut stuck, mut late) = (server.client(), server.client());
     ask(&mut stuck, &[kind::MOVE, 1]);
-    send(&mut stuck, &[kind::DEFER, 1]);
+    send(&mut stuck, &[kind::HELD, 1]);
     server.wait_for_on(1, "under way", |stats| stats.requests == 1);
-    // The stuck request keeps the shard draining until its connection is cut off.
-    let drained = server.start_drain_of(1, Duration::from_secs(1));
+    // The stuck request keeps the shard draining until it is let go.
+    let drained = server.start_drain_of(1, Duration::from_secs(15));
     server.wait_until("it drains", || server.has_taken_commands(1));
     // The answer leaves before the connection does; what comes after it is not begun there.
     late.write_all(&wire(&[&[kind::MOVE, 1], b"e not begun"])).unwrap();
     assert_eq!(receive(&mut late), [kind::MOVE, 1]);
     assert_closed(&mut late);
-    assert!(!drained.recv_timeout(Duration::from_secs(20)).unwrap());
+    server.let_go();
+    assert_eq!(receive(&mut stuck), [kind::HELD, 1]);
     assert_closed(&mut stuck);
+    assert!(drained.recv_timeout(Duration::from_secs(20)).unwrap());
     server.wait_until("the permits are back", || server.acceptor.open_connections() == 0);
     assert_eq!(
         (server.reason(), server.reason()),
@@ -211,7 +215,7 @@ fn a_connection_that_comes_to_a_shard_that_drains_is_closed() {
 
 #[test]
 fn idle_connections_and_half_frames_are_closed_where_they_have_moved() {
-    let config = ConnectionConfig { idle_ms: 300, ..ConnectionConfig::default() };
+    let config = ConnectionConfig { idle_ms: 2_000, ..ConnectionConfig::default() };
     let server = Server::start_on(2, MOVED_MAX, config);
     let (mut idle, mut half) = (server.client(), server.client());
     let bytes = wire(&[&[kind::MOVE, 1], b"e the second half never comes"]);
@@ -229,11 +233,12 @@ fn idle_connections_and_half_frames_are_closed_where_they_have_moved() {
 fn a_muted_connection_is_still_muted_where_it_has_moved() {
     let server = two_shards();
     let mut client = server.client();
+    // From before the first request, as this thread may see its answer late; the server counts whole milliseconds.
+    let asked = Instant::now();
     client.write_all(&wire(&[&[kind::MOVE, 1, kind::MOVE_MUTE], &[kind::WHERE]])).unwrap();
     receive(&mut client);
-    let answered = Instant::now();
     assert_eq!(receive(&mut client)[0], 1);
-    assert!(answered.elapsed() > Duration::from_millis(80));
+    assert!(asked.elapsed() >= Duration::from_millis(99));
 }
 
 #[test]

@@ -35,6 +35,11 @@ fn config() -> PeerConfig {
     }
 }
 
+/// Does not take a pause of the machine, or a fake that sends no keepalives, for silence.
+fn patient_config() -> PeerConfig {
+    PeerConfig { liveness: LivenessConfig { keepalive_ms: 60, timeout_ms: 5_000 }, ..config() }
+}
+
 type TakeFrame = Box<dyn FnMut(&Frame)>;
 
 #[derive(Default)]
@@ -300,8 +305,7 @@ fn mixed_length(number: u64) -> usize {
 fn a_hundred_thousand_frames_in_order() {
     const COUNT: u64 = 100_000;
     // A debug build needs its time for the checksum of 32 MiB, on a machine that others use as well.
-    let liveness = LivenessConfig { keepalive_ms: 60, timeout_ms: 5_000 };
-    let patient = PeerConfig { liveness, ..config() };
+    let patient = patient_config();
     let (one, two) = (Node::start(&identity(1), patient), Node::start(&identity(2), patient));
     let pattern = pattern(32 << 20);
     let (done, all_there) = mpsc::channel();
@@ -342,10 +346,9 @@ fn a_node_that_goes_is_noticed_at_once_and_found_again() {
     up(&events);
     one.run(|shard| shard.link.as_ref().unwrap().try_send(Frame::new(1, 0, 1)).unwrap());
     two.wait_for("the frame arrives", |shard| shard.sink.frames.borrow().len() == 1);
-    let gone = Instant::now();
     drop(two);
+    // Not by silence, which would be told as `Silent`.
     assert_eq!(down(&events), DownReason::Closed);
-    assert!(gone.elapsed() < Duration::from_millis(500), "noticed by silence only");
     assert_eq!(down(&events), DownReason::ConnectionRefused);
     let refused = one.run(|shard| shard.link.as_ref().unwrap().try_send(Frame::new(1, 0, 1)).unwrap_err());
     assert_eq!(refused.reason, NotSentReason::Down);
@@ -454,7 +457,7 @@ fn another_version_is_refused_in_a_frame_that_any_version_reads() {
 
 #[test]
 fn a_second_node_with_an_id_in_use_is_refused_and_a_second_connection_replaces_the_first() {
-    let one = Node::start(&identity(1), config());
+    let one = Node::start(&identity(1), patient_config());
     let mut first = Fake::dial(one.address);
     assert_eq!(first.greet(greeting(2)).kind, KIND_WELCOME);
     let mut rival = Fake::dial(one.address);
@@ -470,7 +473,7 @@ fn a_second_node_with_an_id_in_use_is_refused_and_a_second_connection_replaces_t
 
 #[test]
 fn whoever_breaks_the_protocol_is_closed_and_others_are_not_harmed() {
-    let one = Node::start(&identity(1), config());
+    let one = Node::start(&identity(1), patient_config());
     let good = Frame { source_shard: 1, parts: vec![Bytes::from_static(b"payload")], ..Frame::new(1, 0, 1) };
     let mut damaged = wire(good.clone(), 1);
     *damaged.last_mut().unwrap() ^= 1;
@@ -524,7 +527,9 @@ fn garbage_and_half_greetings_are_closed_in_time() {
 
 #[test]
 fn whoever_stalls_in_a_frame_is_closed_by_silence_or_by_slowness() {
-    let one = Node::start(&identity(1), PeerConfig { frame_ms: 900, ..config() });
+    // A trickle that pauses with the machine must not be taken for silence.
+    let liveness = LivenessConfig { keepalive_ms: 60, timeout_ms: 2_000 };
+    let one = Node::start(&identity(1), PeerConfig { frame_ms: 3_000, liveness, ..config() });
     let frame = Frame { source_shard: 1, parts: vec![vec![0; 5_000].into()], ..Frame::new(1, 0, 1) };
     let bytes = wire(frame, 1);
     let mut silent = Fake::dial(one.address);
@@ -556,10 +561,11 @@ fn a_dialled_node_that_stalls_or_falls_silent_is_given_up() {
     let mut fake = Fake::new(port.accept().unwrap().0);
     let hello = fake.receive().unwrap();
     assert_eq!(Greeting::from_frame(&hello).unwrap().dialled_node, 2);
+    // From before the greeting, as this thread may hear late that the link is up.
+    let since = Instant::now();
     fake.send(Greeting { source_shard: 0, dialled_node: 2, ..greeting(2) }.to_frame(KIND_WELCOME), 0);
     let peer = up(&events);
     assert_eq!((peer.node, peer.shard_count), (2, 2));
-    let since = Instant::now();
     assert_eq!(down(&events), DownReason::Silent);
     assert!(since.elapsed() >= Duration::from_millis(500));
 }
@@ -576,8 +582,8 @@ fn probe(node: &Node) -> mpsc::Receiver<Option<()>> {
 
 #[test]
 fn a_node_that_is_there_answers_a_probe_and_one_that_goes_ends_it() {
-    let one = Node::start(&identity(1), config());
-    let two = Node::start(&identity(2), config());
+    let one = Node::start(&identity(1), patient_config());
+    let two = Node::start(&identity(2), patient_config());
     let events = one.dial(2, &two.address.to_string());
     assert!(one.run(|shard| shard.link.as_ref().unwrap().probe().is_none()), "nobody to ask yet");
     up(&events);

@@ -171,6 +171,11 @@ mod tests {
         }
     }
 
+    /// Beside this program, which lies on a real disk, as O_DIRECT needs; the system's temporary directory may not.
+    fn scratch() -> tempfile::TempDir {
+        tempfile::tempdir_in(std::env::current_exe().unwrap().parent().unwrap()).unwrap()
+    }
+
     async fn write_all_turns(wal: &mut ShardWal, writer: &mut TurnWriter) {
         while wal.has_pending() {
             if let Some(job) = wal.next_job(0) {
@@ -186,7 +191,7 @@ mod tests {
     /// The real thing: io_uring, O_DIRECT, two segments, the largest batch; then read back by recovery.
     #[test]
     fn turns_written_by_the_ring_are_recovered() {
-        let root = tempfile::tempdir().unwrap();
+        let root = scratch();
         let config = WalConfig { segment_bytes: 40 << 20, ..WalConfig::new(root.path(), IDENTITY) };
         let sizes = [10, 5000, 100_000, 32 << 20, 300, 20];
         let written = config.clone();
@@ -218,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_slot_that_is_missing_is_an_error() {
-        let root = tempfile::tempdir().unwrap();
+        let root = scratch();
         let config = WalConfig::new(root.path(), IDENTITY);
         LocalExecutorBuilder::new(Placement::Unbound)
             .spawn(move || async move {
