@@ -16,9 +16,6 @@ pub const FIRST_STEP_BYTES: usize = 1 << 20;
 /// When this much of a frame is missing it is worth receiving straight into the frame; below, one read for several
 /// frames costs less than the copy.
 pub const DIRECT_BYTES_MIN: usize = 16 << 10;
-/// Behind a frame of so many bytes the next one is expected to be as large: only its length is read with others' bytes, and the
-/// rest straight into it. Reading a length alone costs one more system call a frame, a tenth of what copying the frame does.
-pub const LARGE_BYTES_MIN: usize = 32 << 10;
 const PREFIX_BYTES: usize = 4;
 
 /// A length that no client of this protocol sends.
@@ -45,15 +42,13 @@ pub struct FrameReader {
     prefix: [u8; PREFIX_BYTES],
     prefix_bytes: usize,
     partial: Option<Partial>,
-    /// Whether the last frame was large.
-    after_large: bool,
 }
 
 impl FrameReader {
     /// A reader that refuses frames over `max_bytes`.
     #[must_use]
     pub fn new(max_bytes: usize) -> Self {
-        Self { max_bytes, prefix: [0; PREFIX_BYTES], prefix_bytes: 0, partial: None, after_large: false }
+        Self { max_bytes, prefix: [0; PREFIX_BYTES], prefix_bytes: 0, partial: None }
     }
 
     /// Takes bytes from the front of `input` until a frame is complete or the input is used up.
@@ -92,17 +87,6 @@ impl FrameReader {
             }
             _ => Err(FrameError { length, max_bytes: self.max_bytes }),
         }
-    }
-
-    /// How much is best received at most into a buffer from which [`Self::feed`] copies: everything, but between large frames no
-    /// more than the next length.
-    #[must_use]
-    pub fn feed_bytes_max(&self) -> usize {
-        if !self.after_large {
-            return usize::MAX;
-        }
-        let missing = self.partial.as_ref().map_or(0, |partial| partial.length - partial.buffer.len());
-        missing + PREFIX_BYTES - self.prefix_bytes
     }
 
     /// Where the rest of a large frame can be received directly; none when little or nothing of a frame is missing.
@@ -148,7 +132,6 @@ impl FrameReader {
 
     fn take_complete(&mut self) -> Option<BytesMut> {
         let partial = self.partial.take_if(|partial| partial.buffer.len() == partial.length)?;
-        self.after_large = partial.length >= LARGE_BYTES_MIN;
         // Neither conversion copies: the vector is full and nobody shares it.
         Some(BytesMut::from(Bytes::from(partial.buffer)))
     }
@@ -257,25 +240,6 @@ mod tests {
         assert_eq!((frame.len(), frame.capacity()), (length, length));
         assert_eq!(frame.as_ptr_range().end, end, "the frame was copied when it was complete");
         assert!(frame.iter().all(|byte| *byte == 9));
-    }
-
-    #[test]
-    fn between_large_frames_only_lengths_are_copied() {
-        let prefix = |length: usize| i32::try_from(length).unwrap().to_be_bytes();
-        let mut reader = FrameReader::new(FRAME_BYTES_MAX);
-        assert_eq!(reader.feed_bytes_max(), usize::MAX, "nothing is known of the first frame");
-        let large = vec![7; LARGE_BYTES_MIN];
-        for _ in 0..2 {
-            assert_eq!(read(&mut reader, &prefix(large.len())), Ok(vec![]));
-            assert_eq!(read(&mut reader, &large), Ok(vec![BytesMut::from(&large[..])]));
-            assert_eq!(reader.feed_bytes_max(), 4);
-        }
-        assert_eq!(read(&mut reader, &prefix(300)[..1]), Ok(vec![]));
-        assert_eq!(reader.feed_bytes_max(), 3);
-        assert_eq!(read(&mut reader, &prefix(300)[1..]), Ok(vec![]));
-        assert_eq!(reader.feed_bytes_max(), 304, "the rest, and the next length");
-        assert_eq!(read(&mut reader, &large[..300]).unwrap().len(), 1);
-        assert_eq!(reader.feed_bytes_max(), usize::MAX, "small frames come many at a time");
     }
 
     proptest! {

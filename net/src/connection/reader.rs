@@ -1,8 +1,7 @@
 //! The reading side of a connection: receives, cuts frames, starts requests.
 //!
 //! All connections of a shard receive into one buffer (the system call is synchronous, so none holds it while it waits);
-//! an idle connection therefore owns no buffer. The rest of a large frame is received straight into that frame, and where
-//! large frames follow one another all but their lengths is.
+//! an idle connection therefore owns no buffer. The rest of a large frame is received straight into that frame.
 
 use std::future::Future;
 use std::io;
@@ -127,8 +126,8 @@ impl<'a, S: Service> Reader<'a, S> {
         if ending.poll(context).is_ready() {
             return Poll::Ready(Ok(()));
         }
-        let (scratch, most) = (self.scratch, self.unread.frames.feed_bytes_max());
-        scratch.with(|buffer| match self.socket.poll_read(context, at_most(buffer, most)) {
+        let scratch = self.scratch;
+        scratch.with(|buffer| match self.socket.poll_read(context, buffer) {
             Poll::Pending => {
                 self.reads = 0;
                 Poll::Pending
@@ -268,11 +267,6 @@ impl<'a, S: Service> Reader<'a, S> {
         self.shared.end(Ending::Now, CloseReason::Socket(error.kind()));
         Ok(())
     }
-}
-
-fn at_most(buffer: &mut [u8], bytes: usize) -> &mut [u8] {
-    let bytes = bytes.min(buffer.len());
-    &mut buffer[..bytes]
 }
 
 impl<S: Service> Drop for Reader<'_, S> {
