@@ -9,7 +9,7 @@ use chronik_wal::records::{BatchBuilder, Records};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long a partition may have no leader after a start.
-const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Wall time in milliseconds, the timestamp of records.
 #[must_use]
@@ -53,7 +53,7 @@ pub struct ReadRecord {
 }
 
 /// All records of a partition from `offset` to its high watermark. Offsets must be dense. Retriable errors are waited out,
-/// as any client does.
+/// as any client does, but for damage, which does not pass.
 pub fn read_from(
     connection: &mut Connection,
     topic: &str,
@@ -64,7 +64,8 @@ pub fn read_from(
     let deadline = Instant::now() + SETTLE_TIMEOUT;
     loop {
         let answer = connection.fetch(topic, partition, offset, 0)?;
-        if answer.error.retriable() && Instant::now() < deadline {
+        let passes = answer.error.retriable() && answer.error != ErrorCode::KafkaStorageError;
+        if passes && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
             continue;
         }

@@ -177,7 +177,7 @@ fn with_the_majority_gone(cluster: &mut Cluster) {
 
 /// Produces one record and gives the number of records that are there then.
 fn produce_to_leader(cluster: &mut Cluster, partition: i32) -> usize {
-    let deadline = Instant::now() + CHANGE_TIMEOUT;
+    let deadline = Instant::now() + FORM_TIMEOUT;
     loop {
         let (mut connection, _) = cluster.produce(TOPIC, partition, &["kept"]);
         match read_all(&mut connection, TOPIC, partition) {
