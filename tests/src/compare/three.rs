@@ -10,6 +10,8 @@ use std::time::Duration;
 const TOPICS: usize = 3_000;
 /// A leader that was killed has a successor by then, even Kafka's by its defaults.
 const GAP_WINDOW: Duration = Duration::from_secs(40);
+/// The last success before a kill comes at most so long before it, where nothing is amiss.
+const APART: Duration = Duration::from_millis(100);
 const LARGE: &str = "4 KiB, 2,000 outstanding, linger 10, 6 partitions";
 const KILL: &str = "kill -9 of the leader under load: time without a success";
 const ROLLING: &str = "rolling restart under load";
@@ -80,8 +82,12 @@ fn kills(side: &mut Side, plan: &Plan) -> Vec<Figure> {
     let finished = load.finish(&side.addresses());
     finished.assert_no_anomaly();
     let place = ("kills".to_string(), 0);
-    let gap = |at: &Duration| longest_gap(&finished.history, &place, *at, *at + GAP_WINDOW / 3).length;
-    let mut gaps: Vec<Duration> = killed_at.iter().map(gap).collect();
+    // What a kill cost is looked for until shortly before the next one.
+    let ends = killed_at.iter().skip(1).map(|next| next.saturating_sub(APART)).chain([Duration::MAX]);
+    let gap = |(at, end): (&Duration, Duration)| {
+        longest_gap(&finished.history, &place, *at, end.min(*at + GAP_WINDOW / 3)).length
+    };
+    let mut gaps: Vec<Duration> = killed_at.iter().zip(ends).map(gap).collect();
     gaps.sort_unstable();
     let (median, most) = (gaps[gaps.len() / 2], gaps[gaps.len() - 1]);
     vec![
