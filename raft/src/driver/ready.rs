@@ -289,6 +289,9 @@ fn end_before(group: &Group, index: u64) -> KafkaOffset {
 /// A leader's messages do not wait for its disk, but for one case: a sole voter makes itself leader without a round of votes, so
 /// that its term may not be durable yet. Were it to tell learners of entries of a term that it may forget in a crash, it
 /// could use that term again for other entries.
+///
+/// Answers to heartbeats wait for nothing but their term either: they promise nothing of the log. A disk that stands still for an
+/// election timeout would otherwise take a leader its quorum, and the groups would elect where none can commit.
 fn route_messages(
     group: &mut Group,
     ready: &mut Ready,
