@@ -124,6 +124,31 @@ fn coordinator(connection: &mut Connection, group: &str) -> i32 {
     if coordinator.error_code == 0 { coordinator.node_id.0 } else { -1 }
 }
 
+/// A consumer without heartbeats learns that its coordinator is another one by asking the former for offsets. librdkafka would
+/// stand still then for good, were it told of a request-level NOT_COORDINATOR alone (its issue 5586).
+#[test]
+fn a_consumer_asks_its_former_coordinator() {
+    if !Toolchain::Python.ready() {
+        return;
+    }
+    let _heavy = lock::heavy();
+    let mut cluster = Cluster::start("former-coordinator");
+    create_replicated(&mut cluster.connect(1), "offered", 2, &[]);
+    coordinator_other_than(&mut cluster, 1, "makes the topic of offsets", -1);
+    // Node 1 leads everything after this; the client moves the leaders back.
+    for id in [2, 3] {
+        cluster.wait_in_sync("offered", FORM_TIMEOUT);
+        cluster.wait_in_sync("__consumer_offsets", FORM_TIMEOUT);
+        cluster.stop(id);
+        cluster.restart(id);
+        cluster.wait_formed(FORM_TIMEOUT);
+    }
+    cluster.wait_in_sync("__consumer_offsets", FORM_TIMEOUT);
+    let mut command = python("with_confluent.py");
+    command.arg("former_coordinator").arg(cluster.bootstrap()).arg("offered");
+    run("former_coordinator", &mut command);
+}
+
 /// A producer is connected to one node only, which leads all that it writes to. When that node is cut off from the others, or hears
 /// them no more, it still answers Metadata, with what it knew: the producer must get to know the others all the same.
 #[test]

@@ -339,16 +339,33 @@ pub(super) fn fetch_groups(request: &OffsetFetchRequest, version: i16) -> Vec<Of
     vec![OffsetFetchRequestGroup::default().with_group_id(request.group_id.clone()).with_topics(topics)]
 }
 
+/// First OffsetFetch version whose clients know UNSTABLE_OFFSET_COMMIT (KIP-447).
+const UNSTABLE_FROM: i16 = 7;
+
 /// One group of an OffsetFetch refused. Version 1 has no place for an error but each partition.
+///
+/// librdkafka looks for another coordinator upon NOT_COORDINATOR, but does not ask that one: it goes over the partitions of the
+/// answer, and where there are none, as in Kafka's, its consumer keeps its assignment and waits for offsets for good (its issue
+/// 5586). A partition that is not settled yet it does ask for again. All others look at the error of the group first.
 pub(super) fn fetch_group_error(
     group: &OffsetFetchRequestGroup,
     error: ResponseError,
     version: i16,
 ) -> OffsetFetchResponseGroup {
     let answer = OffsetFetchResponseGroup::default().with_group_id(group.group_id.clone());
-    if version >= 2 {
-        return answer.with_error_code(error.code());
+    let has_moved = matches!(error, ResponseError::NotCoordinator | ResponseError::CoordinatorNotAvailable);
+    if version < 2 {
+        answer.with_topics(refused_topics(group, error))
+    } else if version >= UNSTABLE_FROM && has_moved {
+        let topics = refused_topics(group, ResponseError::UnstableOffsetCommit);
+        answer.with_error_code(error.code()).with_topics(topics)
+    } else {
+        answer.with_error_code(error.code())
     }
+}
+
+/// What a fetch asks for, each partition with `error`.
+fn refused_topics(group: &OffsetFetchRequestGroup, error: ResponseError) -> Vec<OffsetFetchResponseTopics> {
     let topics = group.topics.iter().flatten().map(|topic| {
         let partitions = topic.partition_indexes.iter().map(|index| {
             OffsetFetchResponsePartitions::default()
@@ -359,9 +376,10 @@ pub(super) fn fetch_group_error(
         });
         OffsetFetchResponseTopics::default()
             .with_name(topic.name.clone())
+            .with_topic_id(topic.topic_id)
             .with_partitions(partitions.collect())
     });
-    answer.with_topics(topics.collect())
+    topics.collect()
 }
 
 /// An OffsetFetch answer in the form of the request's version: one group at the top below version 8.

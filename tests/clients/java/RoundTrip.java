@@ -27,9 +27,9 @@ final class RoundTrip {
             roundTrip(bootstrap, Checks.configs(bootstrap, "compression.type", compression, "linger.ms", 5));
             Checks.step("round trip with " + compression);
         }
-        roundTrip(bootstrap, Checks.configs(bootstrap, "enable.idempotence", false, "acks", "1"));
+        Checks.undisturbed(() -> roundTrip(bootstrap, Checks.configs(bootstrap, "enable.idempotence", false, "acks", "1")));
         Checks.step("round trip with acks=1, not idempotent");
-        withoutAcknowledgement(bootstrap);
+        Checks.undisturbed(() -> withoutAcknowledgement(bootstrap));
         manySmall(bootstrap);
         tooLarge(bootstrap);
         positions(bootstrap);
@@ -62,7 +62,7 @@ final class RoundTrip {
         return records;
     }
 
-    private static void roundTrip(String bootstrap, Map<String, Object> configs) throws Exception {
+    private static Void roundTrip(String bootstrap, Map<String, Object> configs) throws Exception {
         String topic = Checks.unique("java-round");
         List<ProducerRecord<byte[], byte[]>> sent = sampleRecords(topic);
         List<Future<RecordMetadata>> answers = new ArrayList<>();
@@ -83,6 +83,7 @@ final class RoundTrip {
             Header[] expected = sent.get(n).headers().toArray();
             Checks.check(Arrays.equals(actual, expected), "headers of record " + n);
         }
+        return null;
     }
 
     /** The first {@code count} records of partition 0. */
@@ -102,7 +103,7 @@ final class RoundTrip {
         return records;
     }
 
-    private static void withoutAcknowledgement(String bootstrap) throws Exception {
+    private static Void withoutAcknowledgement(String bootstrap) throws Exception {
         String topic = Checks.unique("java-acks0");
         try (var producer = producer(Checks.configs(bootstrap, "acks", "0", "enable.idempotence", false))) {
             for (int n = 0; n < 1000; n++) {
@@ -111,6 +112,7 @@ final class RoundTrip {
         }
         Checks.equal(new String(readAll(bootstrap, topic, 1000).get(999).value(), StandardCharsets.UTF_8), "999", "last");
         Checks.step("acks=0");
+        return null;
     }
 
     /** Five requests in flight at linger 0: sequences must stay in order. */

@@ -11,6 +11,8 @@ import uuid
 
 # Replicas of the topics that scenarios make: 1 against one node, 3 against three.
 REPLICAS = int(os.environ.get("CHRONIK_TEST_REPLICAS", "1"))
+# Against several nodes leaders move meanwhile: only idempotent producers then leave each record once and in order.
+IDEMPOTENT = REPLICAS > 1
 COMPRESSIONS = ["none", "gzip", "snappy", "lz4", "zstd"]
 
 
@@ -43,6 +45,20 @@ def eventually(probe, what, seconds=90):
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what}")
         time.sleep(0.1)
+
+
+def undisturbed(round_trip):
+    """Runs `round_trip`. Against several nodes leaders move meanwhile, and what is sent without idempotence may then be lost
+    (acks=0), repeated or put out of order: of a few rounds one has to come through undisturbed."""
+    left = 0 if REPLICAS == 1 else 4
+    while True:
+        try:
+            return round_trip()
+        except AssertionError as error:
+            if left == 0:
+                raise
+            left -= 1
+            step(f"once more: {error}")
 
 
 def sample_records(compression, null_headers=True):

@@ -4,8 +4,9 @@ import select
 import sys
 import threading
 
-from common import COMPRESSIONS, REPLICAS, check, check_equal, eventually, main, sample_records, step, unique
-from confluent_kafka import (Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, Producer,
+from common import (COMPRESSIONS, IDEMPOTENT, check, check_equal, eventually, main, REPLICAS, sample_records, step,
+                    undisturbed, unique)
+from confluent_kafka import (Consumer, ConsumerGroupTopicPartitions, ElectionType, KafkaError, KafkaException, Producer,
                              TopicCollection, TopicPartition)
 from confluent_kafka.admin import (AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic,
                                    OffsetSpec, ResourceType)
@@ -13,7 +14,7 @@ from confluent_kafka.admin import (AdminClient, AlterConfigOpType, ConfigEntry, 
 
 def send_all(bootstrap, topic, records, **options):
     """Produces to partition 0 and gives back the offsets in the order of the records."""
-    producer = Producer({"bootstrap.servers": bootstrap, **options})
+    producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": IDEMPOTENT, **options})
     offsets, failures = [None] * len(records), []
 
     def reported(index):
@@ -65,33 +66,50 @@ def roundtrip(bootstrap):
     check_equal([m.value() for m in read_all(bootstrap, topic, 20000)], [v for _, v, _ in many], "its records")
     step("idempotent producer")
     for acks in ("0", "1", "all"):
-        topic = unique("ck-acks")
-        send_all(bootstrap, topic, many[:500], acks=acks)
-        check_equal([m.value() for m in read_all(bootstrap, topic, 500)], [v for _, v, _ in many[:500]], f"acks={acks}")
+        undisturbed(lambda: plainly(bootstrap, many[:500], acks))
     step("acks 0, 1 and all")
 
 
+def plainly(bootstrap, records, acks):
+    topic = unique("ck-acks")
+    send_all(bootstrap, topic, records, **{"acks": acks, "enable.idempotence": False})
+    check_equal([m.value() for m in read_all(bootstrap, topic, len(records))], [v for _, v, _ in records], f"acks={acks}")
+
+
 class Member(threading.Thread):
+    """A group member that polls until told to stop, and commits when nothing comes."""
+
     def __init__(self, bootstrap, topic, group, **options):
         super().__init__(daemon=True)
         self.consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "auto.offset.reset": "earliest",
                                   "enable.auto.commit": False, "session.timeout.ms": 6000,
                                   "heartbeat.interval.ms": 500, **options})
         self.consumer.subscribe([topic])
-        self.stopping, self.records, self.partitions, self.committed = threading.Event(), [], set(), 0
+        # A member that lost its session reads again what it had not committed: records are told apart by their offsets.
+        self.stopping, self.read, self.partitions, self.committed = threading.Event(), set(), set(), 0
         self.start()
 
     def run(self):
-        committed = 0
+        uncommitted = False
         while not self.stopping.is_set():
             message = self.consumer.poll(0.1)
             if message and not message.error():
-                self.records.append(message)
-            elif len(self.records) > committed:
-                self.consumer.commit(asynchronous=False)
-                self.committed = committed = len(self.records)
+                self.read.add((message.partition(), message.offset()))
+                uncommitted = True
+            elif uncommitted:
+                uncommitted = not self.commit()
             self.partitions = {p.partition for p in self.consumer.assignment()}
         self.consumer.close()
+
+    def commit(self):
+        """librdkafka waits for a new coordinator once; a commit that finds it gone again is the application's to repeat."""
+        try:
+            self.consumer.commit(asynchronous=False)
+        except KafkaException as error:
+            print(f"commits again: {error}", flush=True)
+            return False
+        self.committed = len(self.read)
+        return True
 
     def stop(self):
         self.stopping.set()
@@ -143,8 +161,47 @@ def static_member(bootstrap, topic, group, admin, options):
     check_equal([m.group_instance_id for m in described.members], ["one"], "a static member stays when it closes")
 
 
-def send_group_records(bootstrap, topic):
+def former_coordinator(bootstrap, topic):
+    """Consumers without heartbeats, whose coordinators move: they hear of it from the former one, which they ask for offsets."""
     producer = Producer({"bootstrap.servers": bootstrap})
+    for partition in (0, 1):
+        producer.produce(topic, b"record", partition=partition)
+    check_equal(producer.flush(30), 0, "records left in the producer")
+    client = AdminClient({"bootstrap.servers": bootstrap})
+
+    def coordinator(name):
+        return patiently(lambda: client.describe_consumer_groups([name])[name].result(20)).coordinator.id
+
+    def coordinators():
+        return [coordinator(name) for name in names]
+
+    names = [unique("ck-former") for _ in range(12)]
+    consumers = [Consumer({"bootstrap.servers": bootstrap, "group.id": name, "auto.offset.reset": "earliest",
+                           "enable.auto.commit": False}) for name in names]
+    for consumer in consumers:
+        consumer.assign([TopicPartition(topic, 0)])
+        reads_one(consumer, 0)
+    before = coordinators()
+    client.elect_leaders(ElectionType.PREFERRED, None).result(30)
+    eventually(lambda: coordinators() != before, "a coordinator moves")
+    for consumer in consumers:
+        consumer.incremental_assign([TopicPartition(topic, 1)])
+        reads_one(consumer, 1)
+        consumer.close()
+    after = coordinators()
+    step(f"offsets asked of a former coordinator: {sum(a != b for a, b in zip(before, after))} of {len(names)} moved")
+
+
+def reads_one(consumer, partition):
+    def read():
+        message = consumer.poll(0.5)
+        return message is not None and not message.error() and message.partition() == partition
+
+    eventually(read, f"a record of partition {partition}", 30)
+
+
+def send_group_records(bootstrap, topic):
+    producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": IDEMPOTENT})
     for n in range(400):
         producer.produce(topic, b"%d" % n, partition=n % 4)
     check_equal(producer.flush(30), 0, "records left in the producer")
@@ -200,7 +257,7 @@ def configs(client, topic):
 
 def offsets_and_trim(bootstrap, client):
     topic = unique("ck-trim")
-    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 0})
+    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 0, "enable.idempotence": IDEMPOTENT})
     for n in range(10):
         producer.produce(topic, b"%d" % n, partition=0, timestamp=1_000_000 + n * 1000)
         producer.flush(10)
@@ -305,4 +362,5 @@ def chaos(bootstrap, topic):
     print(f"sent {sent}", flush=True)
 
 
-main({"chaos": chaos, "roundtrip": roundtrip, "groups": groups, "admin": admin, "million": million})
+main({"chaos": chaos, "roundtrip": roundtrip, "groups": groups, "admin": admin, "million": million,
+      "former_coordinator": former_coordinator})

@@ -4,7 +4,8 @@ import os
 import threading
 import time
 
-from common import COMPRESSIONS, REPLICAS, check, check_equal, eventually, main, sample_records, step, unique
+from common import (COMPRESSIONS, check, check_equal, eventually, main, REPLICAS, sample_records, step, undisturbed,
+                    unique)
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewPartitions, NewTopic
@@ -56,15 +57,19 @@ def idempotent(bootstrap):
 
 def acks(bootstrap):
     for acks_wanted in (0, 1, "all"):
-        topic = unique("kp-acks")
-        producer = KafkaProducer(bootstrap_servers=bootstrap, acks=acks_wanted)
-        producer.send(topic, b"first").get(timeout=60)
-        for n in range(50):
-            producer.send(topic, b"%d" % n)
-        producer.flush()
-        check_equal(len(read_all(bootstrap, topic, 51)), 51, f"records with acks={acks_wanted}")
-        producer.close()
+        undisturbed(lambda: plainly(bootstrap, acks_wanted))
     step("acks 0, 1 and all")
+
+
+def plainly(bootstrap, acks_wanted):
+    topic = unique("kp-acks")
+    producer = KafkaProducer(bootstrap_servers=bootstrap, acks=acks_wanted)
+    producer.send(topic, b"first").get(timeout=60)
+    for n in range(50):
+        producer.send(topic, b"%d" % n)
+    producer.flush()
+    check_equal(len(read_all(bootstrap, topic, 51)), 51, f"records with acks={acks_wanted}")
+    producer.close()
 
 
 class Member(threading.Thread):
@@ -85,8 +90,19 @@ class Member(threading.Thread):
             for batch in self.consumer.poll(timeout_ms=200).values():
                 self.records.extend(batch)
             self.partitions = set(self.consumer.assignment())
-        self.consumer.commit()
+        self.commit()
         self.consumer.close()
+
+    def commit(self):
+        """A coordinator that moves in the midst of it leaves the commit to be repeated by the application."""
+        for attempt in reversed(range(10)):
+            try:
+                return self.consumer.commit()
+            except errors.KafkaError as error:
+                if attempt == 0:
+                    raise
+                print(f"commits again: {error!r}", flush=True)
+                time.sleep(0.5)
 
     def stop(self):
         self.stopping.set()

@@ -330,6 +330,45 @@ fn an_offset_of_another_topic_of_that_name_is_not_shown() {
     }
 }
 
+/// librdkafka asks again only for partitions that it is told of (its issue 5586): a request-level NOT_COORDINATOR alone leaves the
+/// consumer with its assignment and without its offsets, for good.
+#[test]
+fn a_fetch_at_the_former_coordinator_is_asked_again() {
+    let mut bench = Bench::new();
+    bench.coordinator.deactivate();
+    let mut refused = |version| {
+        let RequestKind::OffsetFetch(mut request) = fetch_request("g", &[("t", 0), ("t", 3)], true) else {
+            unreachable!()
+        };
+        if version < 8 {
+            let group = request.groups.pop().unwrap();
+            let topics = group.topics.unwrap().into_iter().map(|topic| {
+                OffsetFetchRequestTopic::default()
+                    .with_name(topic.name)
+                    .with_partition_indexes(topic.partition_indexes)
+            });
+            request = request.with_group_id(group.group_id).with_topics(Some(topics.collect()));
+        }
+        let GroupResponse::OffsetFetch(answer) = bench.ask(version, RequestKind::OffsetFetch(request)) else {
+            panic!("not an OffsetFetch answer")
+        };
+        let (code, codes): (i16, Vec<i16>) = if version >= 8 {
+            let group = &answer.groups[0];
+            let partitions = group.topics.iter().flat_map(|topic| &topic.partitions);
+            (group.error_code, partitions.map(|partition| partition.error_code).collect())
+        } else {
+            let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
+            (answer.error_code, partitions.map(|partition| partition.error_code).collect())
+        };
+        (code, codes)
+    };
+    assert_eq!(refused(9), (16, vec![88, 88]));
+    assert_eq!(refused(8), (16, vec![88, 88]));
+    assert_eq!(refused(7), (16, vec![88, 88]));
+    assert_eq!(refused(6), (16, vec![]), "the code was not known yet");
+    assert_eq!(refused(1), (0, vec![16, 16]), "no other place");
+}
+
 #[test]
 fn an_append_is_cut_into_batches_and_answered_as_one() {
     let mut bench = Bench::new();
