@@ -346,7 +346,8 @@ const UNSTABLE_FROM: i16 = 7;
 ///
 /// librdkafka looks for another coordinator upon NOT_COORDINATOR, but does not ask that one: it goes over the partitions of the
 /// answer, and where there are none, as in Kafka's, its consumer keeps its assignment and waits for offsets for good (its issue
-/// 5586). A partition that is not settled yet it does ask for again. All others look at the error of the group first.
+/// 5586). A partition that is not settled yet it does ask for again. Java's clients and kafka-python look at the error of the group
+/// first, and no further.
 pub(super) fn fetch_group_error(
     group: &OffsetFetchRequestGroup,
     error: ResponseError,
@@ -376,7 +377,6 @@ fn refused_topics(group: &OffsetFetchRequestGroup, error: ResponseError) -> Vec<
         });
         OffsetFetchResponseTopics::default()
             .with_name(topic.name.clone())
-            .with_topic_id(topic.topic_id)
             .with_partitions(partitions.collect())
     });
     topics.collect()

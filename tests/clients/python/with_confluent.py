@@ -4,7 +4,7 @@ import select
 import sys
 import threading
 
-from common import (COMPRESSIONS, IDEMPOTENT, check, check_equal, eventually, main, REPLICAS, sample_records, step,
+from common import (COMPRESSIONS, IDEMPOTENT, REPLICAS, check, check_equal, eventually, main, sample_records, step,
                     undisturbed, unique)
 from confluent_kafka import (Consumer, ConsumerGroupTopicPartitions, ElectionType, KafkaError, KafkaException, Producer,
                              TopicCollection, TopicPartition)

@@ -4,7 +4,7 @@ import os
 import threading
 import time
 
-from common import (COMPRESSIONS, check, check_equal, eventually, main, REPLICAS, sample_records, step, undisturbed,
+from common import (COMPRESSIONS, REPLICAS, check, check_equal, eventually, main, sample_records, step, undisturbed,
                     unique)
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors
@@ -95,14 +95,15 @@ class Member(threading.Thread):
 
     def commit(self):
         """A coordinator that moves in the midst of it leaves the commit to be repeated by the application."""
-        for attempt in reversed(range(10)):
+        def committed():
             try:
-                return self.consumer.commit()
+                self.consumer.commit()
             except errors.KafkaError as error:
-                if attempt == 0:
-                    raise
                 print(f"commits again: {error!r}", flush=True)
-                time.sleep(0.5)
+                return False
+            return True
+
+        eventually(committed, "a commit", 20)
 
     def stop(self):
         self.stopping.set()
