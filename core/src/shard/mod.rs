@@ -5,7 +5,8 @@
 //! under `tests/` runs the very same struct.
 //!
 //! Reading order: `message.rs` (what shards say to each other), `turn.rs` (one turn: ready, apply, WAL write),
-//! `produce.rs`, `memory.rs` (how much may come in), `acks.rs`, `in_sync.rs`, `fetch.rs`, `offsets.rs` (requests), `write_behind.rs` and `recycle.rs` (files and the WAL's end),
+//! `produce.rs`, `memory.rs` (how much may come in), `acks.rs`, `in_sync.rs`, `fetch.rs`, `offsets.rs` (requests), `write_behind.rs`, `log_start.rs` and `recycle.rs`
+//! (files and the WAL's end),
 //! `groups.rs` (coordinators), `controller.rs` (shard 0 only: the metadata group), `open.rs` (start-up and recovery),
 //! `report.rs` (what the admin endpoint is told).
 //!
@@ -17,6 +18,7 @@ pub mod contact;
 pub mod controller;
 pub mod dissemination;
 pub(crate) mod doubt;
+pub(crate) mod drops;
 pub mod elections;
 pub mod fetch;
 pub mod formation;
@@ -26,6 +28,7 @@ pub mod handover;
 pub mod hold;
 pub mod housekeeping;
 pub mod in_sync;
+pub(crate) mod log_start;
 pub mod making;
 pub mod membership;
 pub(crate) mod memory;
@@ -317,6 +320,8 @@ pub struct Shard {
     pub(crate) jobs: BTreeMap<JobId, JobOwner>,
     pub(crate) timers: BTreeSet<(u64, Timer)>,
     pub(crate) write_behind: write_behind::WriteBehind,
+    /// Files that go.
+    pub(crate) drops: drops::Drops,
     pub(crate) recycling: recycle::Recycling,
     pub(crate) next_number: u64,
     pub(crate) start_seed: u64,
@@ -339,7 +344,7 @@ impl Shard {
                 self.wal.turn_done(turn);
                 self.driver.on_durable(turn);
                 self.is_local_due = true;
-                self.drops_durable(turn);
+                self.drops.durable(turn);
             }
             Event::JobDone(id, done) => self.job_done(id, done),
             Event::Metadata(snapshot, changes) => self.adopt(snapshot, &changes),

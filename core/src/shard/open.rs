@@ -209,6 +209,7 @@ impl Shard {
             jobs: BTreeMap::new(),
             timers: std::collections::BTreeSet::new(),
             write_behind: super::write_behind::WriteBehind::default(),
+            drops: super::drops::Drops::default(),
             recycling: super::recycle::Recycling::default(),
             next_number: 0,
             start_seed: seed.seed,

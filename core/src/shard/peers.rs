@@ -14,8 +14,8 @@ use chronik_wal::entry::LogEntry;
 use chronik_wal::partition::FileDone;
 use chronik_wal::types::{GroupId, NodeId, PeerId, RaftIndex};
 
+use super::drops::Drop;
 use super::message::{PeerMessage, PeerOut};
-use super::write_behind::Drop;
 use super::{Job, JobOwner, Shard, Timer};
 use crate::metadata::command::Replica;
 use crate::partition::{Partition, producer_limits};
@@ -314,8 +314,8 @@ impl Shard {
             self.metadata_installed(log_start.index, data);
         }
         // ORDER: the files are obsolete at once, but they go only when the turn that says so is durable.
-        self.hold_files(*group);
-        self.drop_after(*turn, *group, Drop::All(*log_start));
+        self.drops.hold(*group, log_start.index);
+        self.drops.after(*turn, *group, Drop::All(*log_start));
         self.touched.insert(*group);
         self.decide(*group, decided);
     }

@@ -219,6 +219,8 @@ impl Shard {
         let Some(partition) = self.partitions.remove(&group) else { return };
         self.driver.remove_group(group, &mut self.wal);
         self.contact_settled(group);
+        self.write_behind.forget(group);
+        self.drops.forget(group);
         for fetch in partition.fetch_waiters {
             self.read_again(fetch, group);
             self.decide_fetch(fetch);

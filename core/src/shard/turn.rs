@@ -8,13 +8,12 @@
 
 use chronik_raft::driver::DriverOutput;
 use chronik_raft::leadership::Leadership;
-use chronik_wal::entry::{LogEntry, LogStart};
+use chronik_wal::entry::LogEntry;
 use chronik_wal::planted::{Bug, is_planted};
 use chronik_wal::producer_state::ProducerTable;
-use chronik_wal::types::{GroupId, KafkaOffset, NodeId, PeerId, RaftIndex};
+use chronik_wal::types::{GroupId, NodeId, PeerId};
 
 use super::hold::SUCCESSOR_MS;
-use super::write_behind::Drop;
 use super::{Job, JobOwner, Now, Shard, Timer};
 use crate::partition::apply::Applied;
 use crate::partition::{Waiter, Waiting, producer_limits};
@@ -146,13 +145,7 @@ impl Shard {
             self.read_for_follower(fetch);
         }
         for compacted in output.compacted {
-            // ORDER: files go up to where the durable state says that they begin, no further: a start that finds fewer
-            // entries than that takes it for damage.
-            let drop = match compacted.group {
-                GroupId::METADATA => Drop::All(compacted.log_start),
-                _ => Drop::Below(compacted.log_start),
-            };
-            self.drop_after(compacted.turn, compacted.group, drop);
+            self.compacted(&compacted);
         }
     }
 
@@ -273,60 +266,6 @@ impl Shard {
         for group in std::mem::take(&mut self.touched) {
             self.wake_fetches(group);
         }
-    }
-
-    /// The log starts at `offset` now. Raft's log start follows as far as whole segments may go; the offset itself is
-    /// kept in the group's state, so that it outlives the entry that set it.
-    fn log_start_moved(&mut self, group: GroupId, offset: KafkaOffset, at: RaftIndex) {
-        let Some(partition) = self.partitions.get(&group) else { return };
-        if group == GroupId::METADATA {
-            if self.controller.as_ref().is_some_and(|host| host.is_ahead_of(at)) {
-                // At a start the state has come further than the log that is applied again: no image is of this entry.
-                return;
-            }
-            // The image holds everything before this very entry.
-            let index = RaftIndex(at.0 - 1);
-            let term = self.driver.term(group, index).unwrap_or_default();
-            let start = LogStart { index, term, offset, base_offset: offset };
-            let image = self.metadata_image();
-            self.hold_files(group);
-            return self.driver.compact_to(group, start, image.into());
-        }
-        let start = match partition.files.drop_point(offset) {
-            Some(point) => point,
-            None => LogStart { offset, ..self.driver.log_start(group).unwrap_or_default() },
-        };
-        let producers = partition.producers_as_data();
-        self.driver.compact_to(group, start, producers);
-    }
-
-    /// A segment that was still growing when the log start passed over it may go once it is closed: the durable log start
-    /// moves on, and with it the files.
-    pub(crate) fn drop_closed_segments(&mut self, group: GroupId) {
-        if let Some(point) = self.drop_point(group)
-            && let (Some(begins), Some(partition)) =
-                (self.driver.log_start(group), self.partitions.get(&group))
-            && point.index > begins.index
-        {
-            let producers = partition.producers_as_data();
-            self.driver.compact_to(group, point, producers);
-        }
-    }
-
-    /// At a start: a crash may have come between the durable log start and the drop of what lies below it.
-    pub(crate) fn drop_left_segments(&mut self, group: GroupId) {
-        let begins = self.driver.log_start(group).unwrap_or_default();
-        match self.drop_point(group) {
-            Some(point) if point.index > begins.index => self.drop_closed_segments(group),
-            Some(_) => self.drop_now(group, Drop::Below(begins)),
-            None => {}
-        }
-    }
-
-    fn drop_point(&self, group: GroupId) -> Option<LogStart> {
-        // The metadata log drops all of its files at once.
-        let partition = self.partitions.get(&group).filter(|_| group != GroupId::METADATA)?;
-        partition.files.drop_point(partition.log_start)
     }
 
     /// This node's id.

@@ -5,15 +5,15 @@
 //! `write_behind_bytes`, when its oldest unwritten entry has reached `write_behind_age_ms`, when memory runs short, or
 //! when recycling asks for it.
 //!
-//! ORDER: only applied, hence committed, entries are written (SAFETY.md, rule 6). Files are dropped only when the state with
-//! the new log start is durable in the WAL.
+//! ORDER: only applied, hence committed, entries are written (SAFETY.md, rule 6); none while the files are about to begin anew
+//! (`drops.rs`, `log_start.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use chronik_wal::entry::{LogEntry, LogStart};
-use chronik_wal::partition::{FileDone, FilesError, ProducerSnapshot, RollPolicy};
-use chronik_wal::types::{GroupId, RaftIndex, TurnNumber};
+use chronik_wal::entry::LogEntry;
+use chronik_wal::partition::{FileDone, FileJob, FilesError, ProducerSnapshot, RollPolicy};
+use chronik_wal::types::{GroupId, RaftIndex};
 
 use super::{Job, JobOwner, Shard};
 
@@ -46,12 +46,6 @@ pub struct WriteBehind {
     by_age: BTreeSet<(u64, GroupId)>,
     /// Partitions whose files are to be synced once they are written up to this index.
     to_sync: BTreeMap<GroupId, RaftIndex>,
-    /// Log starts that become durable with a turn; then segments below may go.
-    drops_by_turn: BTreeMap<TurnNumber, Vec<(GroupId, Drop)>>,
-    /// Drops that may be done.
-    drops: BTreeMap<GroupId, Drop>,
-    /// Partitions whose files begin anew once their log start is durable: not written until then.
-    resetting: BTreeSet<GroupId>,
     in_flight: usize,
     /// The disk was full; files are tried again then.
     retry_at_ms: Option<u64>,
@@ -59,15 +53,6 @@ pub struct WriteBehind {
     full: bool,
     /// The partition that was written last: the others have their turn before it has another.
     last: GroupId,
-}
-
-/// What to drop from a partition's files.
-#[derive(Clone, Copy, Debug)]
-pub enum Drop {
-    /// The segments wholly below this log start, which is durable.
-    Below(LogStart),
-    /// Everything: the log goes on at this start.
-    All(LogStart),
 }
 
 impl WriteBehind {
@@ -81,28 +66,16 @@ impl WriteBehind {
         self.in_flight > 0 || !(self.urgent.is_empty() && self.by_age.is_empty() && self.to_sync.is_empty())
     }
 
-    /// Whether the group's files are about to begin anew.
-    pub(crate) fn is_resetting(&self, group: GroupId) -> bool {
-        self.resetting.contains(&group)
-    }
-
-    #[cfg(test)]
-    pub(crate) fn has_drops(&self) -> bool {
-        !self.drops.is_empty()
-    }
-
     /// Urgent partitions, the one after the last written first.
     fn urgent_in_turn(&self) -> impl Iterator<Item = GroupId> {
         let after = (Bound::Excluded(self.last), Bound::Unbounded);
         self.urgent.range(after).chain(self.urgent.range(..=self.last)).copied()
     }
 
-    fn forget(&mut self, group: GroupId) {
+    /// The partition is gone.
+    pub(crate) fn forget(&mut self, group: GroupId) {
         self.urgent.remove(&group);
         self.to_sync.remove(&group);
-        self.drops.remove(&group);
-        self.resetting.remove(&group);
-        self.by_age.retain(|(_, other)| *other != group);
     }
 }
 
@@ -129,31 +102,6 @@ impl Shard {
         *target = up_to.max(*target);
     }
 
-    /// Segments may go once `turn` is durable.
-    pub(crate) fn drop_after(&mut self, turn: TurnNumber, group: GroupId, drop: Drop) {
-        self.write_behind.drops_by_turn.entry(turn).or_default().push((group, drop));
-    }
-
-    /// Segments may go at once.
-    pub(crate) fn drop_now(&mut self, group: GroupId, drop: Drop) {
-        self.write_behind.drops.insert(group, drop);
-    }
-
-    /// The files of the group begin anew: what lies before the new log start is not written any more.
-    pub(crate) fn hold_files(&mut self, group: GroupId) {
-        self.write_behind.resetting.insert(group);
-    }
-
-    /// Turns up to this one are durable.
-    pub(crate) fn drops_durable(&mut self, turn: TurnNumber) {
-        while let Some(entry) = self.write_behind.drops_by_turn.first_entry() {
-            if *entry.key() > turn {
-                return;
-            }
-            self.write_behind.drops.extend(entry.remove());
-        }
-    }
-
     /// Starts as many jobs as may run.
     pub(crate) fn write_behind(&mut self) {
         if !self.writes_files() {
@@ -164,8 +112,7 @@ impl Shard {
             return;
         }
         self.write_behind.retry_at_ms = None;
-        let drops: Vec<GroupId> = self.write_behind.drops.keys().copied().collect();
-        drops.into_iter().for_each(|group| self.start_drop(group));
+        self.drops.ready().into_iter().for_each(|group| self.start_drop(group));
         // Syncs first: a partition that is written all the time would otherwise never be synced, and its WAL never freed.
         let to_sync: Vec<GroupId> = self.write_behind.to_sync.keys().copied().collect();
         to_sync.into_iter().for_each(|group| self.start_sync(group));
@@ -195,7 +142,8 @@ impl Shard {
         [due, self.write_behind.retry_at_ms].into_iter().flatten().min()
     }
 
-    fn may_start(&self, group: GroupId) -> bool {
+    /// Whether a job on the group's files may be started.
+    pub(crate) fn may_start(&self, group: GroupId) -> bool {
         let busy = self.partitions.get(&group).is_none_or(|partition| partition.files.is_busy());
         !busy && self.write_behind.in_flight < FILE_JOBS_MAX
     }
@@ -204,12 +152,7 @@ impl Shard {
         if !self.partitions.contains_key(&group) {
             return self.write_behind.forget(group);
         }
-        let dropping =
-            self.write_behind.drops.contains_key(&group) || self.write_behind.resetting.contains(&group);
-        if !self.may_start(group) || dropping {
-            return;
-        }
-        if self.is_compacted_unwritten(group) {
+        if !self.may_start(group) || self.drops.is_in_the_way(group) {
             return;
         }
         self.write_behind.urgent.remove(&group);
@@ -232,23 +175,8 @@ impl Shard {
         let job = partition.files.append(&entries, policy, self.now.wall_ms, &mut snapshot);
         self.write_behind.last = group;
         if let Some(job) = job {
-            self.write_behind.in_flight += 1;
-            self.start_job(JobOwner::Files(group), Job::File(job));
+            self.start_file_job(group, job);
         }
-    }
-
-    /// Whether a new image of the metadata has taken entries out of memory that were never written: the files begin anew from
-    /// there ([`Drop::All`]) once the turn is durable that says so. No other log start passes what is written.
-    fn is_compacted_unwritten(&self, group: GroupId) -> bool {
-        if group != GroupId::METADATA {
-            return false;
-        }
-        let (Some(partition), Some(tail)) = (self.partitions.get(&group), self.driver.tail(group)) else {
-            return false;
-        };
-        let written = partition.files.written().index;
-        let start = self.driver.state(group).map_or(written, |state| state.log_start.index);
-        start > written && written.next() < tail.first_index()
     }
 
     fn start_sync(&mut self, group: GroupId) {
@@ -264,29 +192,14 @@ impl Shard {
         }
         self.write_behind.to_sync.remove(&group);
         if let Some(job) = partition.files.sync() {
-            self.write_behind.in_flight += 1;
-            self.start_job(JobOwner::Files(group), Job::File(job));
+            self.start_file_job(group, job);
         }
     }
 
-    fn start_drop(&mut self, group: GroupId) {
-        if !self.partitions.contains_key(&group) {
-            return self.write_behind.forget(group);
-        }
-        if !self.may_start(group) {
-            return;
-        }
-        let Some(drop) = self.write_behind.drops.remove(&group) else { return };
-        let Some(partition) = self.partitions.get_mut(&group) else { return };
-        let (now_ms, delay_ms) = (self.now.mono_ms, partition.config.file_delete_delay_ms);
-        let job = match drop {
-            Drop::Below(durable) => partition.files.drop_below(durable, now_ms, delay_ms),
-            Drop::All(start) => partition.files.reset(start, now_ms, delay_ms),
-        };
-        if let Some(job) = job {
-            self.write_behind.in_flight += 1;
-            self.start_job(JobOwner::Files(group), Job::File(job));
-        }
+    /// Starts a job that changes a partition's files. Its end comes to [`Shard::files_done`].
+    pub(crate) fn start_file_job(&mut self, group: GroupId, job: FileJob) {
+        self.write_behind.in_flight += 1;
+        self.start_job(JobOwner::Files(group), Job::File(job));
     }
 
     /// An append, sync or drop has ended.
@@ -310,12 +223,11 @@ impl Shard {
                     group = group.0,
                     "no space for partition files: produce waits, reads and deletes go on"
                 );
-                return self.files_full(group, dropped);
+                self.write_behind.full = true;
+                return self.try_files_again(group, dropped, FULL_RETRY_MS);
             }
             Err(FilesError::Occupied { .. }) => {
-                self.write_behind.retry_at_ms = Some(self.now.mono_ms + OCCUPIED_RETRY_MS);
-                self.write_behind.urgent.insert(group);
-                return;
+                return self.try_files_again(group, dropped, OCCUPIED_RETRY_MS);
             }
             Err(error) => return self.fail(format!("partition files of group {group}: {error}")),
         }
@@ -327,15 +239,13 @@ impl Shard {
         }
     }
 
-    /// The disk was full. Nothing has changed; the same is tried again.
-    fn files_full(&mut self, group: GroupId, dropping: bool) {
-        self.write_behind.full = true;
-        self.write_behind.retry_at_ms = Some(self.now.mono_ms + FULL_RETRY_MS);
-        if !dropping {
+    /// Nothing has changed; the same is done again after a while.
+    fn try_files_again(&mut self, group: GroupId, dropping: bool, after_ms: u64) {
+        self.write_behind.retry_at_ms = Some(self.now.mono_ms + after_ms);
+        if dropping {
+            self.drops.failed(group);
+        } else {
             self.write_behind.urgent.insert(group);
-        } else if let Some(start) = self.driver.state(group).map(|state| state.log_start) {
-            let resets = self.write_behind.is_resetting(group);
-            self.drop_now(group, if resets { Drop::All(start) } else { Drop::Below(start) });
         }
     }
 
@@ -349,16 +259,12 @@ impl Shard {
         let bytes = partition.producers.encode_snapshot().into();
         if let Some(job) = partition.files.keep_snapshot(ProducerSnapshot { offset, bytes }) {
             partition.unkept_bytes = 0;
-            self.write_behind.in_flight += 1;
-            self.start_job(JobOwner::Files(group), Job::File(job));
+            self.start_file_job(group, job);
         }
     }
 
-    /// Segments are gone. After a reset the files go on with what the tail has.
-    fn dropped(&mut self, group: GroupId) {
-        if !self.write_behind.resetting.remove(&group) {
-            return;
-        }
+    /// The files have begun anew: they go on with what the tail has.
+    pub(crate) fn write_anew(&mut self, group: GroupId) {
         let (Some(partition), Some(tail)) = (self.partitions.get_mut(&group), self.driver.tail(group)) else {
             return;
         };

@@ -184,7 +184,7 @@ impl Shard {
     /// Has every member write the metadata as an image and drop the log before it, unless that is under way.
     pub(super) fn make_metadata_image(&mut self) {
         let group = GroupId::METADATA;
-        if self.write_behind.is_resetting(group)
+        if self.drops.is_held(group)
             || !matches!(self.driver.leadership(group), Some(Leadership::Leader { .. }))
         {
             return;

@@ -21,6 +21,7 @@ mod offsets;
 mod produce;
 mod recycle;
 mod requests;
+mod resets;
 mod rig;
 mod stop;
 mod topics;

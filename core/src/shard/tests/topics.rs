@@ -86,12 +86,12 @@ fn a_drop_that_waits_for_a_deleted_partition_is_forgotten() {
     rig.advance(600);
     assert!(rig.delete_records(group, 15).is_ok());
     rig.settle();
-    assert!(rig.shard.write_behind.has_drops(), "the drop waits for the write under way");
+    assert!(rig.shard.drops.is_in_the_way(group), "the drop waits for the write under way");
     delete(&mut rig);
     rig.hold_jobs = false;
     rig.run_jobs();
     rig.settle();
-    assert!(!rig.shard.write_behind.has_drops());
+    assert!(!rig.shard.drops.is_in_the_way(group));
     rig.stop();
 }
 
