@@ -15,10 +15,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use crate::disk::{Disk, create_dirs_durably, read_file, replace_file};
+use crate::disk::{Disk, create_dirs_durably, read_file, replace_file, sync_parent};
 use crate::frame::WalIdentity;
 use crate::types::{GroupId, NodeId, ShardId};
 
@@ -143,6 +143,12 @@ impl Identity {
         if !disk.exists(&path).map_err(fail)? {
             return Ok(None);
         }
+        // ORDER: nothing is built on an identity, or in a directory beside it, that a power cut might take back.
+        disk.sync_dir(data_directory).map_err(|source| IdentityError::Io {
+            what: "fsync",
+            path: data_directory.to_path_buf(),
+            source,
+        })?;
         let contents = read_file(disk, &path, FILE_MAX).map_err(fail)?;
         let identity = Self::parse(&contents).map_err(|fault| match fault {
             ParseFault::Damaged(why) => IdentityError::Damaged { path: path.clone(), why },
@@ -162,6 +168,11 @@ impl Identity {
         let path = identity_path(data_directory);
         let write = || {
             create_dirs_durably(disk, data_directory)?;
+            // A process that was killed may have made it. Whoever may not read the directory above did not make this one.
+            match sync_parent(disk, data_directory) {
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => {}
+                synced => synced?,
+            }
             replace_file(disk, &path, self.to_text().as_bytes())
         };
         write().map_err(|source| IdentityError::Io { what: "write", path: path.clone(), source })

@@ -86,8 +86,9 @@ impl Shard {
         if !self.may_start(group) {
             return;
         }
-        let Some(partition) = self.partitions.get_mut(&group) else { return };
-        let Some(drop) = self.drops.take(group) else { return };
+        let (Some(partition), Some(drop)) = (self.partitions.get_mut(&group), self.drops.take(group)) else {
+            return;
+        };
         let (now_ms, delay_ms) = (self.now.mono_ms, partition.config.file_delete_delay_ms);
         let job = match drop {
             Drop::Below(durable) => partition.files.drop_below(durable, now_ms, delay_ms),

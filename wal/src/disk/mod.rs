@@ -167,6 +167,13 @@ pub fn create_dirs_durably(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes durable what stands in a directory, and the directory where it stands itself: a process that was killed may have left
+/// names there that a power cut would take, with everything that was written under them since.
+pub fn settle_names(disk: &dyn Disk, directory: &Path) -> io::Result<()> {
+    disk.sync_dir(directory)?;
+    sync_parent(disk, directory)
+}
+
 /// Makes the name `path` itself durable: syncs the directory that it stands in.
 pub fn sync_parent(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     match path.parent() {

@@ -19,7 +19,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use crate::disk::{Disk, DiskFile, OpenMode};
+use crate::disk::{Disk, DiskFile, OpenMode, settle_names};
 use crate::entry::{EntryKind, FlushPoint, GroupState};
 use crate::frame::{BLOCK, HeaderFault, SegmentHeader, SegmentInfo, WalIdentity};
 use crate::shard_wal::ledger::Ledger;
@@ -200,6 +200,8 @@ fn read_slots(disk: &dyn Disk, config: &WalConfig) -> Result<Vec<Slot>, WalError
     if !disk.exists(directory).map_err(WalError::io("look-up", directory))? {
         return Ok(Vec::new());
     }
+    // ORDER: a slot whose name a killed process has left is used again as it is; its name must be durable by then.
+    settle_names(disk, directory).map_err(WalError::io("fsync", directory))?;
     let names = disk.list_dir(directory).map_err(WalError::io("listing", directory))?;
     let mut slots = Vec::new();
     for entry in names.iter().filter(|entry| !entry.is_dir).take(SLOTS_MAX) {

@@ -103,6 +103,34 @@ fn what_recovery_saw_survives_a_power_cut() {
     assert_eq!(after.groups, seen.groups);
 }
 
+/// A process is killed while it starts, or makes a segment ready, at each writing step; the next one goes on with what it has left,
+/// names included.
+#[test]
+fn what_is_built_on_what_a_killed_process_left_survives_a_power_cut() {
+    let start = |disk: &SimDisk| Rig::open(disk, small_config(), Model::new(), 1);
+    let segment = |disk: &SimDisk| start(disk).map(|mut rig| rig.wal.next_job(0).unwrap());
+    let mut step = 0;
+    loop {
+        step += 1;
+        let disk = SimDisk::new(step);
+        // The first segment holds the log, the second one is being made.
+        let job = segment(&disk).unwrap();
+        disk.crash_after(step);
+        let killed = job.run(&disk).is_err() || start(&disk).is_err();
+        disk.revive();
+        let mut rig = start(&disk).unwrap();
+        rig.append(A, 100);
+        let turn = rig.wal.start_turn().unwrap();
+        crate::shard_wal::write_turn_blocking(&rig.disk, &turn).unwrap();
+        let after = recover(&rig.disk.crash(Survival::SyncedOnly), &small_config()).unwrap();
+        assert_eq!(after.groups.get(&A).map(|group| group.entries.len()), Some(1), "killed at step {step}");
+        if !killed {
+            break;
+        }
+    }
+    assert!(step > 10, "a segment and a start take {step} steps");
+}
+
 /// A log of three turns in one segment; gives the positions of the turns.
 fn three_turns(rig: &mut Rig) -> Vec<u64> {
     let mut positions = Vec::new();
