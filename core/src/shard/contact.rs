@@ -45,13 +45,18 @@ impl Shard {
         if missing.is_empty() || self.pending_count() >= self.limits.pending_max {
             return Some(request);
         }
+        self.wait_for_contact(call, request, missing);
+        None
+    }
+
+    /// Serves the request once the quorums of these groups are heard, or it is known that they will not be.
+    pub(crate) fn wait_for_contact(&mut self, call: Call, request: Request, missing: BTreeSet<GroupId>) {
         let number = self.number();
         for group in &missing {
             self.contacts.by_group.entry(*group).or_default().insert(number);
             self.driver.ask_quorum(*group);
         }
         self.contacts.waiting.insert(number, Waiting { call, request, missing });
-        None
     }
 
     fn without_contact(&self, request: &Request) -> BTreeSet<GroupId> {

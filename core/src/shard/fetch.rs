@@ -4,6 +4,7 @@
 //! read again. The decision to wait and the registration happen in one step on the owner, so no wake-up is lost.
 //! Records below the tail are read by a helper thread; the fetch is decided when its last read is back.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use chronik_raft::leadership::Leadership;
 use chronik_wal::partition::{FileDone, FilesError};
 use chronik_wal::types::{GroupId, KafkaOffset, NodeId};
 
-use super::message::{Call, FetchItem, FetchOutcome, FetchSlice, LeaderHint, Reply};
+use super::message::{Call, FetchItem, FetchOutcome, FetchSlice, LeaderHint, Reply, Request};
 use super::{Job, JobOwner, Shard, Timer};
 use crate::partition::Partition;
 use crate::partition::read::{LeaderLog, Reading, Source};
@@ -82,6 +83,14 @@ impl Shard {
             empty_so_far &= outcome.records.is_empty();
             outcomes.push(outcome);
         }
+        let unsure = self.beyond_what_is_sure(&slice, &outcomes);
+        if !unsure.is_empty() {
+            let request = match rack {
+                Some(rack) => Request::FetchFrom { slice, rack },
+                None => Request::Fetch(slice),
+            };
+            return self.wait_for_contact(call, request, unsure);
+        }
         let pending = PendingFetch {
             call,
             slice,
@@ -99,6 +108,18 @@ impl Shard {
             self.start_read(number, place, group, from, below, max_bytes, at_least_one);
         }
         self.decide_fetch(number);
+    }
+
+    /// Groups of which an offset above the end of the log is asked while another leader may have a longer one: a client that has read
+    /// there would be told to begin anew (SAFETY.md, rule 23).
+    fn beyond_what_is_sure(&self, slice: &FetchSlice, outcomes: &[FetchOutcome]) -> BTreeSet<GroupId> {
+        let refused =
+            slice.items.iter().zip(outcomes).filter(|(_, out)| out.error == ErrorCode::OffsetOutOfRange);
+        let beyond = refused.map(|(item, _)| item).filter(|item| {
+            self.driver.log_end_offset(item.group).is_some_and(|end| item.offset > end)
+                && self.lacks_contact(item.group)
+        });
+        beyond.map(|item| item.group).collect()
     }
 
     /// This node is about to end: names those who lead now.

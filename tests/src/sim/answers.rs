@@ -20,6 +20,7 @@ impl World {
     pub(super) fn check_answer(
         &mut self,
         node: usize,
+        asked_us: u64,
         asked: Asked,
         reply: Reply,
         stale: &[(GroupId, u64)],
@@ -70,7 +71,7 @@ impl World {
                 Err(ErrorCode::OffsetOutOfRange) => Err(format!("{place:?}: {target} is out of range")),
                 Err(code) => self.may_fail(place, code),
             },
-            (Asked::Admin(ask), Reply::Admin(reply)) => self.administrated(node, &ask, &reply),
+            (Asked::Admin(ask), Reply::Admin(reply)) => self.administrated(node, asked_us, &ask, &reply),
             (Asked::ProducerId(number), Reply::ProducerId(given)) => {
                 self.clients.producers[number].asking = false;
                 let Ok(id) = given else { return Ok(()) };
@@ -119,8 +120,14 @@ impl World {
                 },
                 _ => false,
             };
+            // A leader at rest cannot tell that it was suspended: until its links have noticed it lets read what it has, which is
+            // committed. Whatever else is asked waits for its quorum.
+            let knows_us = match reply {
+                Reply::Fetch(_) => self.nodes[pending.node].resumed_us.max(*since_us),
+                _ => *since_us,
+            };
             // What was asked before is answered as of then.
-            if answers && since_us + STALE_US_MAX < pending.asked_us {
+            if answers && knows_us + STALE_US_MAX < pending.asked_us {
                 self.tells_all = true;
                 return Err(format!(
                     "node {} answers for group {group} as its leader, another leads since {} ms: {:?}, {}",

@@ -347,7 +347,7 @@ impl World {
         }
         self.check_stale(&pending, &reply, stale)?;
         let (node, asked) = (pending.node, pending.asked.clone());
-        self.check_answer(node, pending.asked, reply, stale)
+        self.check_answer(node, pending.asked_us, pending.asked, reply, stale)
             .map_err(|why| format!("{why}; told by node {node}, {stale:?}: {asked:?}"))
     }
 

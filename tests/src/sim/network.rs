@@ -176,8 +176,9 @@ impl World {
     /// A process goes on: everything that came meanwhile is in its sockets.
     pub(super) fn resume(&mut self, node: usize) {
         let Some(since_us) = self.network.paused.remove(&node) else { return };
-        self.nodes[node].paused = false;
         let now_us = self.now_us();
+        self.nodes[node].paused = false;
+        self.nodes[node].resumed_us = now_us;
         for pending in self.pending.values_mut().filter(|pending| pending.node == node) {
             pending.deadline_us = pending.deadline_us.saturating_add(now_us - since_us);
         }

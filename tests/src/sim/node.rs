@@ -78,6 +78,8 @@ pub struct Node {
     pub queue: Queue<Step>,
     /// The process stands still: nothing happens in it, and time goes on.
     pub paused: bool,
+    /// When it last went on after that.
+    pub resumed_us: u64,
     /// How far its wall clock is off, in milliseconds.
     pub wall_off_ms: i64,
     /// Its data directory's id.
@@ -119,6 +121,7 @@ impl Node {
             disk,
             queue: Queue::new(),
             paused: false,
+            resumed_us: 0,
             wall_off_ms: 0,
             directory: [7 + number as u8; 16],
             disks: 0,

@@ -92,6 +92,24 @@ fn a_leader_at_rest_asks_its_quorum_first() {
     assert_eq!(cluster.now.mono_ms, before_ms);
 }
 
+/// Whoever has read further elsewhere would begin anew.
+#[test]
+fn a_leader_asks_its_quorum_before_it_calls_an_offset_out_of_range() {
+    let mut cluster = Cluster::new();
+    let group = cluster.topic(TOPIC, 1, &[]);
+    let leader = cluster.leader(group);
+    cluster.produce(leader, group, value(), Acks::All);
+    cluster.advance(10_000);
+    let before_ms = cluster.now.mono_ms;
+    assert_eq!(cluster.fetch(leader, group, 1).error, ErrorCode::None, "at the end");
+    assert_eq!(cluster.fetch(leader, group, 2).error, ErrorCode::OffsetOutOfRange);
+    assert_eq!(cluster.now.mono_ms, before_ms, "after a round trip");
+    cluster.advance(10_000);
+    cluster.isolate(leader);
+    assert_eq!(cluster.fetch(leader, group, 2).error, ErrorCode::NotLeaderOrFollower);
+    assert_eq!(cluster[leader].shard.contacts.count(), 0);
+}
+
 #[test]
 fn a_replica_that_knows_of_no_leader_for_long_says_so() {
     let mut cluster = Cluster::new();
