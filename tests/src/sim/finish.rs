@@ -7,7 +7,7 @@ use chronik_core::metadata::snapshot::PartitionView;
 use chronik_core::shard::message::{Acks, FetchSlice, Isolation, ProduceItem, ProduceSlice, Reply, Request};
 use chronik_net::codec::ErrorCode;
 use chronik_raft::leadership::Leadership;
-use chronik_wal::partition::FileDone;
+use chronik_wal::partition::{FileDone, FilesError};
 use chronik_wal::types::GroupId;
 
 use super::asks::{fetch_item, offset_query};
@@ -433,8 +433,13 @@ impl World {
                     let mut next = partition.files.start().index.next();
                     while let Some(job) = partition.files.read_entries(next, COMPARE_BYTES) {
                         let FileDone::Entries(read) = job.run(&node.disk) else { break };
-                        let read =
-                            read.map_err(|error| format!("group {group}, node {}: {error}", node.number))?;
+                        let read = match read {
+                            // Retention is at it: the files are renamed, and the shard has not heard of it yet.
+                            Err(FilesError::Gone { .. }) => break,
+                            read => {
+                                read.map_err(|why| format!("group {group}, node {}: {why}", node.number))?
+                            }
+                        };
                         let Some(last) = read.last() else { break };
                         next = last.index.next();
                         compared += read.len();
