@@ -1,6 +1,8 @@
 //! A node's own store of producer ids: it takes blocks from the metadata group and hands ids out one by one.
 //!
-//! Lives on shard 0 of each node. A block that was not used up when the node stops is lost; ids are never used twice.
+//! Lives on shard 0 of each node. A block that was not used up when the node stops is lost; ids are never used twice: a block is
+//! for the start of its node that is registered where the block stands in the log. (A node that lost its power may hear anew of
+//! the blocks that it has used.)
 
 /// Ids in a block (Kafka's `ProducerIdsBlock.PRODUCER_ID_BLOCK_SIZE`): one metadata entry for a thousand producers.
 pub const BLOCK_IDS: i64 = 1000;
@@ -12,7 +14,7 @@ pub enum Take {
     Id(i64),
     /// None left, and a block must be asked for now; ask again when it has come.
     RequestBlock,
-    /// None left; a block has been asked for already.
+    /// None left; a block has been asked for already, or cannot be yet.
     Wait,
 }
 
@@ -25,20 +27,20 @@ pub struct ProducerIds {
 }
 
 impl ProducerIds {
-    /// The next id.
-    pub fn take(&mut self) -> Take {
+    /// The next id. `is_registered`: this start of the node is, so that it may ask for blocks.
+    pub fn take(&mut self, is_registered: bool) -> Take {
         if self.next < self.end {
             self.next += 1;
             return Take::Id(self.next - 1);
         }
-        if self.requested {
+        if self.requested || !is_registered {
             return Take::Wait;
         }
         self.requested = true;
         Take::RequestBlock
     }
 
-    /// A block that the metadata group gave to this node has been committed.
+    /// A block that the metadata group gave to this start of the node has been committed.
     pub fn block_granted(&mut self, first: i64, count: i64) {
         self.next = first;
         self.end = first + count;
@@ -58,14 +60,15 @@ mod tests {
     #[test]
     fn asks_once_and_hands_out_each_id_once() {
         let mut ids = ProducerIds::default();
-        assert_eq!(ids.take(), Take::RequestBlock);
-        assert_eq!(ids.take(), Take::Wait);
+        assert_eq!(ids.take(false), Take::Wait);
+        assert_eq!(ids.take(true), Take::RequestBlock);
+        assert_eq!(ids.take(true), Take::Wait);
         ids.block_granted(2000, 2);
         assert_eq!(
-            [ids.take(), ids.take(), ids.take()],
+            [ids.take(true), ids.take(false), ids.take(true)],
             [Take::Id(2000), Take::Id(2001), Take::RequestBlock]
         );
         ids.block_failed();
-        assert_eq!(ids.take(), Take::RequestBlock);
+        assert_eq!(ids.take(true), Take::RequestBlock);
     }
 }

@@ -29,7 +29,7 @@ impl Shard {
         let now_ms = self.now.mono_ms;
         while let Some(host) = &mut self.controller {
             let Some((call, deadline_ms)) = host.id_waiters.front().copied() else { return };
-            match host.producer_ids.take() {
+            match host.producer_ids.take(host.is_registered(self.node)) {
                 Take::Id(id) => {
                     host.id_waiters.pop_front();
                     self.reply(call, Reply::ProducerId(Ok(id)));

@@ -37,6 +37,8 @@ impl Shard {
             host.dissemination.topics_changed(&change, &mut host.builder);
             if let Change::ProducerIdsAllocated { node, first, count } = change
                 && node == self.node
+                // An earlier start of this node has used the blocks from before it was registered anew.
+                && host.is_registered(node)
             {
                 host.producer_ids.block_granted(first, count);
             }

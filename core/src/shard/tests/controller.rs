@@ -42,6 +42,32 @@ fn no_producer_id_is_given_twice() {
     }
 }
 
+/// The block has come with the log, the node has handed out of it, and does not live to note that the entry is committed: its next
+/// start hears of the block anew.
+#[test]
+fn a_block_of_producer_ids_is_not_taken_again_by_the_next_start() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.leader(GroupId::METADATA);
+    let node = cluster.others(leader)[0];
+    cluster.settle();
+    cluster[node].hold_turns = true;
+    let asked = cluster[node].ask(Request::ProducerId);
+    let given = loop {
+        cluster.step();
+        if let Some(reply) = cluster[node].take(asked) {
+            break reply;
+        }
+        assert!(cluster[node].write_turn() || cluster.step(), "it is answered");
+    };
+    cluster.kill(node, true);
+    cluster.restart(node);
+    let again = cluster.answer(node, Request::ProducerId);
+    match (given, again) {
+        (Reply::ProducerId(Ok(given)), Reply::ProducerId(Ok(again))) => assert_ne!(given, again),
+        other => panic!("two producer ids, not {other:?}"),
+    }
+}
+
 #[test]
 fn the_metadata_log_is_cut_and_a_start_goes_on_from_its_image() {
     let mut rig = Rig::with(short_log());
