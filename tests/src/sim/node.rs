@@ -387,11 +387,9 @@ impl Node {
             self.send(shard, to, Event::Metadata(snapshot.clone(), changes.clone()), rng);
         }
         let (Some(identity), Some(id)) = (&mut self.identity, &snapshot.cluster_id) else { return };
-        if identity.cluster_id.as_deref() != Some(id) {
-            identity.cluster_id = Some(id.to_string());
-            if let Err(error) = identity.store(&self.disk, Path::new(DATA)) {
-                told.push(Told::Died(format!("noting the cluster's id: {error}")));
-            }
+        // On a full disk it is noted with a later snapshot.
+        if let Err(error) = identity.note_cluster(&self.disk, Path::new(DATA), id) {
+            told.push(Told::Died(format!("noting the cluster's id: {error}")));
         }
     }
 
