@@ -39,6 +39,7 @@ pub struct Recycling {
 impl Shard {
     /// One step, if the WAL wants a segment back.
     pub(crate) fn recycle(&mut self) {
+        self.wal.pin(self.is_damage_in_wal());
         if let Some(turn) = self.recycling.checkpoint {
             if self.wal.durable_turn() < turn {
                 return;
@@ -60,9 +61,13 @@ impl Shard {
         self.may_recycle().then_some(self.recycling.ask_at_ms)
     }
 
-    /// While damage is in the WAL nothing of it goes. At the WAL's bound produce then waits for the repair.
+    /// While damage is in the WAL nothing of it goes. At twice the WAL's bound produce then waits for the repair.
     fn may_recycle(&self) -> bool {
-        self.wal.recycle_wanted() && !self.damaged.values().any(|damaged| damaged.in_wal)
+        self.wal.recycle_wanted() && !self.is_damage_in_wal()
+    }
+
+    fn is_damage_in_wal(&self) -> bool {
+        self.damaged.values().any(|damaged| damaged.in_wal)
     }
 
     fn prepare_release(&mut self) {

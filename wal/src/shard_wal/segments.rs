@@ -57,6 +57,8 @@ pub(crate) struct Segments {
     retry_at_ms: Option<u64>,
     /// Bytes of slots that are kept though nothing can be read from them.
     quarantined: u64,
+    /// Nothing is released for now.
+    pinned: bool,
 }
 
 impl Segments {
@@ -76,6 +78,7 @@ impl Segments {
             job: None,
             retry_at_ms: None,
             quarantined,
+            pinned: false,
         }
     }
 
@@ -143,7 +146,8 @@ impl Segments {
             Urgency::FramesWait => 0,
             Urgency::CheckpointWaits => return false,
         };
-        let room = config.wal_max_bytes.saturating_sub(kept_back + config.segment_bytes);
+        let bound = config.wal_max_bytes << u32::from(self.pinned);
+        let room = bound.saturating_sub(kept_back + config.segment_bytes);
         self.free.is_empty() && self.bytes(config) > room
     }
 
@@ -224,6 +228,12 @@ impl WalJob {
 }
 
 impl ShardWal {
+    /// Whether nothing is released for now, because the oldest segments prove that something is damaged. As long as that is so the
+    /// WAL may grow to twice its bound: what ends it, a fresh replica, is itself told through this log.
+    pub fn pin(&mut self, pinned: bool) {
+        self.segments.pinned = pinned;
+    }
+
     /// Work for a helper thread, if a segment should be prepared: less than one is ready beyond the current one. One
     /// job at a time; its result goes to [`ShardWal::job_done`].
     pub fn next_job(&mut self, now_ms: u64) -> Option<WalJob> {

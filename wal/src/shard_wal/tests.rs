@@ -161,6 +161,29 @@ fn the_wal_is_bounded_and_recycled() {
     assert!(recover(&rig.disk, &small_config()).unwrap().damage.is_empty());
 }
 
+/// What is to be proved by the oldest segments must not keep the rest from going on, nor fill the disk.
+#[test]
+fn while_nothing_may_be_released_the_bound_is_twice_as_far() {
+    let mut rig = Rig::fresh(7);
+    let fill = |rig: &mut Rig| {
+        while rig.wal.has_room(9100) {
+            rig.append(A, 9000);
+            rig.drain().unwrap();
+        }
+        rig.wal.usage().1
+    };
+    let bound = small_config().wal_max_bytes;
+    assert!(fill(&mut rig) <= bound);
+    rig.wal.pin(true);
+    rig.job().unwrap();
+    assert!((bound + 1..=2 * bound).contains(&fill(&mut rig)));
+    rig.wal.pin(false);
+    while rig.wal.recycle_wanted() {
+        rig.recycle().unwrap();
+    }
+    assert!(rig.wal.has_room(9100), "what was freed is used again");
+}
+
 /// Recycling writes states and a checkpoint; at the bound, with no room left at all, it must not wait for itself.
 #[test]
 fn recycling_at_the_bound_never_waits_for_itself() {
