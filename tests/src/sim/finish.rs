@@ -43,6 +43,8 @@ pub struct Reading {
     under_way: bool,
     planned: bool,
     sent_by_raft: u64,
+    /// Since when no log has grown, and the sum of their ends.
+    still: (u64, u64),
     /// What was read of each partition.
     read: BTreeMap<Place, (Bounds, Vec<Seen>)>,
 }
@@ -72,7 +74,16 @@ impl World {
 
     /// Groups at rest say nothing (SAFETY.md, rule 16).
     fn keep_quiet(&mut self) -> Result<(), String> {
-        let quiet_us = self.now_us() - self.clients.reading.since_us;
+        // Nobody writes; retention may still move a log start.
+        let shards = self.nodes.iter().flat_map(|node| &node.hosts).map(|host| &host.shard);
+        let ends = shards.flat_map(|shard| {
+            shard.partitions().keys().filter_map(|group| shard.driver().last_index(*group)).map(|end| end.0)
+        });
+        let ends = ends.sum();
+        if self.clients.reading.still.1 != ends {
+            self.clients.reading.still = (self.now_us(), ends);
+        }
+        let quiet_us = self.now_us() - self.clients.reading.still.0;
         let sent = self.network.sent_by_raft;
         if quiet_us < CALM_US {
             self.clients.reading.sent_by_raft = sent;
