@@ -2,7 +2,8 @@
 //!
 //! Layout: the 8 bytes `CHRNKMDI`, the version as u32 little-endian, then JSON. The checksum is that of the frame or file
 //! that carries the image. A newer version is refused (SAFETY.md, rule 25). It is written in the oldest version that holds
-//! all of the state: 2 adds the brokers that are being drained and those that were removed.
+//! all of the state: 2 adds the brokers that are being drained and those that were removed, 3 the members of a group of which one has
+//! lost its log while it was to go.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use crate::config::layers::ConfigMap;
 
 const MAGIC: &[u8; 8] = b"CHRNKMDI";
 /// The newest version that this build reads.
-pub const IMAGE_VERSION: u32 = 2;
+pub const IMAGE_VERSION: u32 = 3;
 
 /// An image that cannot be read.
 #[derive(Debug, Error)]
@@ -74,6 +75,8 @@ struct ImagePartition {
     removing: Vec<Replica>,
     #[serde(default, skip_serializing_if = "is_first")]
     base_index: RaftIndex,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    base: Vec<Replica>,
     first_leader: NodeId,
     leader: Option<(Term, NodeId)>,
     in_sync: Vec<NodeId>,
@@ -106,7 +109,12 @@ pub fn encode(state: &MetadataState) -> Vec<u8> {
         requests: state.requests.order.iter().copied().collect(),
     };
     let mut bytes = MAGIC.to_vec();
-    let version: u32 = if image.draining.is_empty() && image.departed.is_empty() { 1 } else { 2 };
+    let mut partitions = image.topics.iter().flat_map(|topic| &topic.partitions);
+    let version: u32 = match image.draining.is_empty() && image.departed.is_empty() {
+        _ if partitions.any(|partition| !partition.base.is_empty()) => 3,
+        true => 1,
+        false => 2,
+    };
     bytes.extend_from_slice(&version.to_le_bytes());
     serde_json::to_writer(&mut bytes, &image).expect("the image is plain data");
     bytes
@@ -157,6 +165,7 @@ fn image_topic(topic: &Topic) -> ImageTopic {
         adding: partition.adding.to_vec(),
         removing: partition.removing.to_vec(),
         base_index: partition.base_index,
+        base: partition.base.to_vec(),
         first_leader: partition.first_leader,
         leader: partition.leader,
         in_sync: partition.in_sync.to_vec(),
@@ -177,6 +186,7 @@ fn add_topic(state: &mut MetadataState, topic: ImageTopic) {
         adding: partition.adding.into(),
         removing: partition.removing.into(),
         base_index: partition.base_index,
+        base: partition.base.into(),
         first_leader: partition.first_leader,
         leader: partition.leader,
         in_sync: partition.in_sync.into(),

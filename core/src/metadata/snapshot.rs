@@ -46,6 +46,8 @@ pub struct PartitionView {
     pub removing: Arc<[Replica]>,
     /// See [`Partition::base_index`].
     pub base_index: RaftIndex,
+    /// The replicas that a joiner takes for the group's first configuration.
+    pub base: Arc<[Replica]>,
     /// The newest leader known; none only before the first election.
     pub leader: Option<Leader>,
     /// The replicas in sync.
@@ -57,12 +59,6 @@ impl PartitionView {
     #[must_use]
     pub fn target(&self) -> Vec<Replica> {
         self.replicas.iter().copied().filter(|replica| !self.removing.contains(replica)).collect()
-    }
-
-    /// The replicas that a joiner takes for the group's first configuration.
-    #[must_use]
-    pub fn base(&self) -> Vec<Replica> {
-        self.replicas.iter().copied().filter(|replica| !self.adding.contains(replica)).collect()
     }
 
     /// Whether its replicas are to be others.
@@ -476,6 +472,10 @@ fn partition_view(partition: &Partition, known: Option<&PartitionView>) -> Parti
         adding: Arc::clone(&partition.adding),
         removing: Arc::clone(&partition.removing),
         base_index: partition.base_index,
+        base: match partition.is_reassigning() {
+            true => partition.base().into(),
+            false => Arc::clone(&partition.replicas),
+        },
         leader: by_event.map_or(recorded, |view| view.leader),
         in_sync: listed(by_event.map_or(&partition.in_sync, |view| &view.in_sync), &partition.replicas),
     }

@@ -98,6 +98,8 @@ pub struct Partition {
     /// The entry of its log with which the replicas that are not in `adding` became the members of its Raft group; 0 for those
     /// that made it, or where it is not known.
     pub base_index: RaftIndex,
+    /// Those members, when `replicas` does not name all of them any more; else empty.
+    pub base: Arc<[Replica]>,
     /// The replica that campaigns first when the partition has just been made.
     pub first_leader: NodeId,
     /// The newest leader that was recorded, and its term. A hint.

@@ -106,8 +106,8 @@ fn answered_requests_are_remembered_up_to_a_bound() {
 fn images_of_other_versions_and_garbage_are_refused() {
     let mut bytes = image::encode(&MetadataState::default());
     assert!(image::decode(&bytes).is_ok());
-    bytes[8] = 3;
-    assert!(matches!(image::decode(&bytes), Err(image::ImageError::Newer(3))));
+    bytes[8] = 4;
+    assert!(matches!(image::decode(&bytes), Err(image::ImageError::Newer(4))));
     assert!(matches!(image::decode(b"CHRNKMDI\x01"), Err(image::ImageError::NoImage)));
     assert!(matches!(image::decode(b""), Err(image::ImageError::NoImage)));
     assert!(matches!(image::decode(b"CHRNKMDI\x01\0\0\0{}"), Err(image::ImageError::Malformed(_))));
@@ -257,7 +257,7 @@ fn a_replica_that_goes_is_another_too_when_its_disk_is_another() {
     assert!(now.replicas.iter().all(|replica| !before.contains(replica)), "{now:?}");
     assert_eq!((now.removing.len(), now.target()), (1, target));
     assert_eq!(&*now.adding, &*now.removing, "nobody takes it for a voter");
-    assert_eq!(now.base(), now.target());
+    assert_eq!(now.base(), replicas(&[(1, 1), (2, 2)]), "what Raft has");
 }
 
 #[test]
@@ -373,6 +373,44 @@ fn another_directory_is_another_peer_everywhere() {
     assert_eq!(partition(&state).removing.len(), 2);
     assert_eq!(partition(&state).base(), replicas(&[(1, 3), (2, 4)]));
     assert_eq!(image::decode(&image::encode(&state)).unwrap(), state);
+}
+
+/// The one that is to go loses its log: it is another from then on, and yet a member until the group's leader has it out.
+#[test]
+fn a_joiner_knows_of_a_member_that_lost_its_log_while_it_was_to_go() {
+    let mut state = MetadataState::default();
+    for node in 1..=4 {
+        state.apply(&register(node, node as u128)).unwrap();
+    }
+    let id = Uuid::from_u128(1);
+    let partitions = vec![placement(1, &[(1, 5), (2, 6), (3, 7)])];
+    state
+        .apply(&Command::CreateTopic { id, name: "a".to_owned(), configs: ConfigMap::new(), partitions })
+        .unwrap();
+    let place = |list: &[(i32, u64)]| Command::PlaceReplicas { id, partition: 0, replicas: replicas(list) };
+    state.apply(&place(&[(1, 5), (2, 6), (4, 8)])).unwrap();
+    let original = replicas(&[(1, 5), (2, 6), (3, 7)]);
+    let members = |state: &MetadataState| {
+        let mut base = partition(state).base();
+        base.sort_by_key(|replica| replica.peer);
+        base
+    };
+    assert_eq!((members(&state), image::encode(&state)[8]), (original.clone(), 1));
+    for directory in [33, 34] {
+        state.apply(&register(3, directory)).unwrap();
+        assert_eq!(members(&state), original);
+        assert!(
+            partition(&state).removing.iter().all(|replica| replica.peer.0 > 8),
+            "never under its old id"
+        );
+    }
+    let bytes = image::encode(&state);
+    assert_eq!((bytes[8], image::decode(&bytes).unwrap()), (3, state.clone()));
+    let reached = partition(&state).target();
+    let complete =
+        Command::CompletePlacement { id, partition: 0, replicas: reached.clone(), index: RaftIndex(9) };
+    state.apply(&complete).unwrap();
+    assert_eq!((partition(&state).base(), image::encode(&state)[8]), (reached, 1));
 }
 
 /// A chronik that knows only version 1 reads images as long as there is nothing in them that it would lose.

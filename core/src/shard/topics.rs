@@ -144,7 +144,7 @@ impl Shard {
             return;
         }
         // A joiner is not among them: it waits for the log, or a snapshot, to make it a voter.
-        let voters: Vec<PeerId> = partition.base().iter().map(|replica| replica.peer).collect();
+        let voters: Vec<PeerId> = partition.base.iter().map(|replica| replica.peer).collect();
         let new = NewGroup {
             group: partition.group,
             peer,

@@ -175,6 +175,7 @@ impl MetadataState {
                 adding: Arc::default(),
                 removing: Arc::default(),
                 base_index: RaftIndex(0),
+                base: Arc::default(),
                 first_leader,
                 leader: None,
                 in_sync: placement.replicas.iter().map(|replica| replica.node).collect(),

@@ -5,6 +5,7 @@
 //! ```text
 //! replicas = target, then what goes      adding = replicas not there at the last completion      removing = replicas not in the target
 //! joiners begin with  replicas - adding  as their first configuration, as of the entry that made it;  the leader drives towards  replicas - removing
+//! (with  base  where one of these has lost its log while it was to go)
 //! ```
 //! One that is called off while it joins stays in both `adding` and `removing` until the leader has it out of Raft: it may
 //! vote by then, and what is acknowledged may rest on its disk.
@@ -79,7 +80,10 @@ impl Partition {
     /// The replicas that a joiner takes for the first configuration.
     #[must_use]
     pub fn base(&self) -> Vec<Replica> {
-        without(&self.replicas, &self.adding)
+        match self.base.is_empty() {
+            true => without(&self.replicas, &self.adding),
+            false => self.base.to_vec(),
+        }
     }
 
     /// The replicas as they are to be.
@@ -178,7 +182,8 @@ impl MetadataState {
     }
 
     /// A replica that is to go is another as well until it is gone: the empty one must not vote under the id of the lost one. It
-    /// counts as one that comes, so that nobody takes it for a voter.
+    /// counts as one that comes, so that nobody takes it for a voter. The lost one stays a member of Raft's group until its leader has
+    /// it out: a joiner that did not know of it would count other quorums than the rest.
     fn renew_leaving(&mut self, node: NodeId) -> Vec<(Arc<Topic>, i32)> {
         let mut leaving = Vec::new();
         for topic in self.topics.values() {
@@ -196,6 +201,10 @@ impl MetadataState {
             let fresh = Replica { node, peer: self.fresh_peer() };
             let partition = self.partition_mut(&id, number).expect("found above");
             let renew = |replica: &Replica| if *replica == lost { fresh } else { *replica };
+            let base = partition.base();
+            if base.contains(&lost) {
+                partition.base = base.into();
+            }
             let mut adding = without(&partition.adding, &[lost]);
             adding.push(fresh);
             partition.replicas = partition.replicas.iter().map(renew).collect();
@@ -270,7 +279,7 @@ impl MetadataState {
         let nodes = |node: &NodeId| target.iter().any(|replica| replica.node == *node);
         partition.in_sync = partition.in_sync.iter().copied().filter(nodes).collect();
         (partition.replicas, partition.base_index) = (target.into(), index);
-        (partition.adding, partition.removing) = (Arc::default(), Arc::default());
+        (partition.adding, partition.removing, partition.base) = Default::default();
         Ok(Change::ReplicasPlaced(self.topic_by_id(id).expect("looked up above").clone(), number))
     }
 
