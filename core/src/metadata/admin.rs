@@ -14,11 +14,26 @@ use chronik_net::codec::messages::{
 };
 use chronik_wal::types::{NodeId, RaftIndex};
 use kafka_protocol::ResponseError;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::command::Replica;
 use super::controller::AdminResponse;
 use super::state::Broker;
+
+/// The members that a partition's leader has brought Raft to, all of them voters, and which placement it had in mind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reached {
+    /// The members.
+    pub replicas: Vec<Replica>,
+    /// The entry with which they became the members.
+    #[serde(default)]
+    pub index: RaftIndex,
+    /// Who was to go by that placement. Another one may have the same target and yet more to do: whoever it called off may be a
+    /// member by now. None from a node that does not say.
+    #[serde(default)]
+    pub going: Option<Vec<Replica>>,
+}
 
 /// A change of metadata that a client, or a node itself, asks for.
 #[derive(Clone, Debug)]
@@ -55,10 +70,8 @@ pub enum AdminRequest {
         topic: Uuid,
         /// The partition.
         partition: i32,
-        /// The members of the group, all of them voters.
-        replicas: Vec<Replica>,
-        /// The entry with which they became the members.
-        index: RaftIndex,
+        /// What it has brought Raft to.
+        reached: Reached,
     },
     /// A replica has lost part of its log: its node begins again under a fresh id (SAFETY.md, rule 8).
     RenewReplica {

@@ -11,7 +11,7 @@ use kafka_protocol::protocol::{Decodable, Encodable};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::admin::{AdminReply, AdminRequest};
+use super::admin::{AdminReply, AdminRequest, Reached};
 use super::bootstrap::Hello;
 use super::command::{Endpoint, Replica, RequestId, uuid_text};
 use super::state::Broker;
@@ -136,9 +136,8 @@ enum RequestHead {
         #[serde(with = "uuid_text")]
         topic: Uuid,
         partition: i32,
-        replicas: Vec<Replica>,
-        #[serde(default)]
-        index: RaftIndex,
+        #[serde(flatten)]
+        reached: Reached,
     },
     RenewReplica {
         #[serde(with = "uuid_text")]
@@ -250,9 +249,9 @@ fn request_head(request: &AdminRequest, out: &mut BytesMut) -> RequestHead {
         AdminRequest::Register(node, broker) => {
             return RequestHead::Register { node: *node, broker: broker.clone() };
         }
-        AdminRequest::CompletePlacement { topic, partition, replicas, index } => {
-            let (topic, partition, replicas, index) = (*topic, *partition, replicas.clone(), *index);
-            return RequestHead::CompletePlacement { topic, partition, replicas, index };
+        AdminRequest::CompletePlacement { topic, partition, reached } => {
+            let (topic, partition, reached) = (*topic, *partition, reached.clone());
+            return RequestHead::CompletePlacement { topic, partition, reached };
         }
         AdminRequest::RenewReplica { topic, partition, replica } => {
             let (topic, partition, replica) = (*topic, *partition, *replica);
@@ -268,8 +267,8 @@ fn request_of(head: RequestHead, message: &mut Bytes) -> Result<AdminRequest, Fo
         RequestHead::AutoCreate { names } => return Ok(AdminRequest::AutoCreate(names)),
         RequestHead::ProducerIds { node } => return Ok(AdminRequest::ProducerIds(node)),
         RequestHead::Register { node, broker } => return Ok(AdminRequest::Register(node, broker)),
-        RequestHead::CompletePlacement { topic, partition, replicas, index } => {
-            return Ok(AdminRequest::CompletePlacement { topic, partition, replicas, index });
+        RequestHead::CompletePlacement { topic, partition, reached } => {
+            return Ok(AdminRequest::CompletePlacement { topic, partition, reached });
         }
         RequestHead::RenewReplica { topic, partition, replica } => {
             return Ok(AdminRequest::RenewReplica { topic, partition, replica });

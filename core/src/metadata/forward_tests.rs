@@ -44,12 +44,11 @@ fn requests_of_clients_and_of_nodes_arrive_whole() {
     round_trip(AdminRequest::Register(NodeId(3), Box::new(broker)));
     let replica = Replica { node: NodeId(1), peer: chronik_wal::types::PeerId(u64::MAX) };
     let topic = Uuid::from_u128(u128::MAX);
-    round_trip(AdminRequest::CompletePlacement {
-        topic,
-        partition: 0,
-        replicas: vec![replica],
-        index: chronik_wal::types::RaftIndex(7),
-    });
+    for going in [None, Some(Vec::new()), Some(vec![replica])] {
+        let index = chronik_wal::types::RaftIndex(7);
+        let reached = Reached { replicas: vec![replica], index, going };
+        round_trip(AdminRequest::CompletePlacement { topic, partition: 0, reached });
+    }
     round_trip(AdminRequest::RenewReplica { topic, partition: 0, replica });
 }
 

@@ -22,6 +22,7 @@ mod placement;
 
 pub use difference::changes_between;
 pub use placement::MetadataReplicas;
+pub(super) use placement::same_members;
 
 /// Answered requests remembered: a retry comes within seconds, and no node sends this many in that time.
 pub const REQUESTS_KEPT_MAX: usize = 1024;

@@ -20,6 +20,7 @@ use chronik_wal::types::{GroupId, PeerId, RaftIndex, ShardId};
 use super::controller::AdminRequest;
 use super::message::{Call, Request};
 use super::{Event, Shard, Timer};
+use crate::metadata::admin::Reached;
 use crate::metadata::command::Replica;
 use crate::metadata::snapshot::PartitionView;
 
@@ -158,9 +159,11 @@ impl Shard {
         self.membership.told_ms.insert(group, now_ms);
         // A joiner begins with these members: what made them so is behind it.
         let index = self.driver.state(group).map_or(RaftIndex(0), |state| state.configuration_index);
+        let going = self.placement(group).map(|view| view.removing.to_vec());
         let Some(name) = self.partitions.get(&group).map(|partition| &partition.name) else { return };
-        let (topic, partition, replicas) = (name.topic_id, name.index, target.to_vec());
-        let request = AdminRequest::CompletePlacement { topic, partition, replicas, index };
+        let (topic, partition) = (name.topic_id, name.index);
+        let reached = Reached { replicas: target.to_vec(), index, going };
+        let request = AdminRequest::CompletePlacement { topic, partition, reached };
         let timeout_ms = u32::try_from(TELL_EVERY_MS).unwrap_or(u32::MAX);
         // Nobody waits for the answer: the metadata log tells.
         let call = Call { origin: self.id, id: 0 };

@@ -3,45 +3,41 @@
 
 use std::collections::BTreeSet;
 
-use chronik_wal::types::{NodeId, PeerId, RaftIndex};
+use chronik_wal::types::{NodeId, PeerId};
 use uuid::Uuid;
 
 use super::{Controller, Plan};
+use crate::metadata::admin::Reached;
 use crate::metadata::command::{Command, Replica};
 use crate::metadata::names::{CONSUMER_OFFSETS, TRANSACTION_STATE};
 use crate::metadata::placement::{Candidate, place, ring};
 use crate::metadata::snapshot::Snapshot;
-use crate::metadata::state::Partition;
+use crate::metadata::state::{MetadataReplicas, Partition, same_members};
 
 /// Partitions of internal topics that get replicas at a time: each fills a new disk before the next ones do.
 const GROWING_MAX: usize = 10;
 
 impl Controller {
-    /// The leader of a partition has brought Raft to these members; of no consequence when they are not the target any more.
-    pub fn plan_completed_placement(
-        &mut self,
-        topic: &Uuid,
-        number: i32,
-        reached: &[Replica],
-        index: RaftIndex,
-    ) -> Plan<()> {
-        let target = self.speculative.partition(topic, number).filter(|partition| partition.is_reassigning());
-        let target = target.map(Partition::target);
+    /// The leader of a partition has brought Raft to these members; of no consequence when the placement is another by now.
+    pub fn plan_completed_placement(&mut self, topic: &Uuid, number: i32, reached: &Reached) -> Plan<()> {
+        let partition = self.speculative.partition(topic, number);
+        let is_so = |partition: &Partition| {
+            let going = reached.going.as_ref().is_none_or(|going| same_members(going, &partition.removing));
+            partition.is_reassigning() && going && same_members(&reached.replicas, &partition.target())
+        };
         let mut commands = Vec::new();
-        if target.is_some_and(|target| {
-            target.len() == reached.len() && target.iter().all(|replica| reached.contains(replica))
-        }) {
-            let (id, partition, replicas) = (*topic, number, reached.to_vec());
+        if partition.is_some_and(is_so) {
+            let (id, partition, replicas, index) = (*topic, number, reached.replicas.clone(), reached.index);
             commands.push(Command::CompletePlacement { id, partition, replicas, index });
         }
         self.finish(commands, (), Vec::new())
     }
 
-    /// Raft has brought the metadata group to its target.
-    pub fn plan_completed_metadata_placement(&mut self) -> Plan<()> {
+    /// Raft has brought the metadata group to the target of this placement; of no consequence when it is another by now.
+    pub fn plan_completed_metadata_placement(&mut self, placed: &MetadataReplicas) -> Plan<()> {
         let members = self.speculative.metadata_replicas();
         let mut commands = Vec::new();
-        if !members.is_complete() {
+        if !members.is_complete() && **members == *placed {
             commands.push(Command::CompleteMetadataPlacement { replicas: members.target() });
         }
         self.finish(commands, (), Vec::new())

@@ -4,6 +4,7 @@ use kafka_protocol::messages::{BrokerId, TopicName};
 
 use super::super::tests::{World, assigned, name, text};
 use super::*;
+use crate::metadata::admin::Reached;
 use crate::metadata::command::RequestId;
 
 fn move_to(topic: &str, index: i32, replicas: Option<&[i32]>) -> AlterPartitionReassignmentsRequest {
@@ -201,6 +202,29 @@ fn voters_come_and_go() {
     assert_eq!(add_voter(&mut world, 4, directory, None).0, 0);
     let after = world.state.metadata_replicas().of_node(NodeId(4)).copied().unwrap();
     assert!(after.peer > before.peer, "a peer id is never used again");
+}
+
+/// A word of the placement before, which has the same target: Raft has a member by now that only the present one will take out.
+#[test]
+fn what_was_reached_for_another_placement_does_not_complete_this_one() {
+    let mut world = world();
+    assert_eq!(alter(&mut world, &move_to("t", 0, Some(&[1, 2, 4]))), (0, None));
+    let reached_for = |world: &World| {
+        let partition = &world.state.topic("t").unwrap().partitions[0];
+        let (replicas, going) = (partition.target(), Some(partition.removing.to_vec()));
+        Reached { replicas, index: chronik_wal::types::RaftIndex(9), going }
+    };
+    let early = reached_for(&world);
+    assert_eq!(alter(&mut world, &move_to("t", 0, Some(&[1, 2, 4, 5]))), (0, None));
+    assert_eq!(alter(&mut world, &move_to("t", 0, Some(&[1, 2, 4]))), (0, None));
+    let id = world.state.topic("t").unwrap().id;
+    assert_eq!(world.state.topic("t").unwrap().partitions[0].target(), early.replicas);
+    assert!(world.controller.plan_completed_placement(&id, 0, &early).commands.is_empty());
+    let now = reached_for(&world);
+    let plan = world.controller.plan_completed_placement(&id, 0, &now);
+    assert_eq!(plan.commands.len(), 1);
+    world.commit(plan);
+    assert!(!world.state.topic("t").unwrap().partitions[0].is_reassigning());
 }
 
 #[test]

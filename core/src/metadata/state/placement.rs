@@ -331,6 +331,7 @@ fn without<T: Copy + PartialEq>(all: &[T], some: &[T]) -> Vec<T> {
     all.iter().copied().filter(|one| !some.contains(one)).collect()
 }
 
-fn same_members<T: PartialEq>(left: &[T], right: &[T]) -> bool {
+/// Whether two lists name the same, in whatever order.
+pub(in crate::metadata) fn same_members<T: PartialEq>(left: &[T], right: &[T]) -> bool {
     left.len() == right.len() && left.iter().all(|one| right.contains(one))
 }

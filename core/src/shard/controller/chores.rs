@@ -84,7 +84,8 @@ impl Shard {
             Step::Reached if self.driver.is_changing_members(group) => {}
             Step::Reached => {
                 let Some(controller) = &mut host.controller else { return };
-                let plan = controller.plan_completed_metadata_placement().map(|()| AdminReply::Done);
+                let placed = host.state.metadata_replicas();
+                let plan = controller.plan_completed_metadata_placement(placed).map(|()| AdminReply::Done);
                 self.carry_plan(PlanAsker::Nobody, plan, u32::MAX);
             }
             Step::Change(change) => {

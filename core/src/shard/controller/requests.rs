@@ -90,9 +90,9 @@ impl ControllerHost {
             AdminRequest::Register(node, broker) => {
                 controller.plan_registration(*node, broker).map(|()| AdminReply::Done)
             }
-            AdminRequest::CompletePlacement { topic, partition, replicas, index } => controller
-                .plan_completed_placement(topic, *partition, replicas, *index)
-                .map(|()| AdminReply::Done),
+            AdminRequest::CompletePlacement { topic, partition, reached } => {
+                controller.plan_completed_placement(topic, *partition, reached).map(|()| AdminReply::Done)
+            }
             AdminRequest::RenewReplica { topic, partition, replica } => {
                 controller.plan_renewal(topic, *partition, *replica).map(|()| AdminReply::Done)
             }
