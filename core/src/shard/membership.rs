@@ -81,14 +81,17 @@ impl Shard {
 
     /// The members that the group is to have, where they are to be others than those it has.
     ///
-    /// One that was to go and is to stay after all is not listed as coming, but may be out of Raft by then, or about to be.
+    /// One that was to go and is to stay after all is not listed as coming, but may be out of Raft by then, or about to be. And a
+    /// leader that had not heard of the newest placement may have brought one that nobody wants any more.
     fn reassignment(&self, group: GroupId) -> Option<Vec<Replica>> {
         let view = self.placement(group)?;
         let target = view.target();
         let configuration = self.driver.configuration(group)?;
         let lacks = |replica: &Replica| !configuration.get_voters().contains(&replica.peer.0);
-        let differs =
-            view.is_reassigning() || target.iter().any(lacks) || self.driver.is_changing_members(group);
+        let differs = view.is_reassigning()
+            || target.iter().any(lacks)
+            || !configuration.get_learners().is_empty()
+            || self.driver.is_changing_members(group);
         differs.then_some(target)
     }
 
@@ -132,8 +135,14 @@ impl Shard {
         let is_to_change = self.placement(group).is_some_and(PartitionView::is_reassigning);
         match next_step(configuration, &peers, &known) {
             Step::Wait => {}
-            // Who has come by a newer placement than this leader knows stays; and a placement is completed but once.
-            Step::Reached | Step::Change(MemberChange::Remove(_)) if !is_to_change => {}
+            // A placement is completed but once.
+            Step::Reached if !is_to_change => {}
+            // Who has come by a newer placement than this leader knows stays, once it votes.
+            Step::Change(MemberChange::Remove(peer))
+                if !is_to_change && configuration.get_voters().contains(&peer.0) => {}
+            // Either it went and is wanted back, or this leader has not heard that it is gone for good. The controller knows: in the
+            // former case its node begins again under a fresh id, and that is a placement like any other.
+            Step::Change(MemberChange::AddLearner(peer)) if !is_to_change => self.ask_for_return(group, peer),
             // A change that was begun for another placement may still come: nobody would look after the member that it brings.
             Step::Reached if self.driver.is_changing_members(group) => {}
             Step::Change(change) => match self.driver.change_member(group, change) {
@@ -150,13 +159,30 @@ impl Shard {
         false
     }
 
-    fn tell_reached(&mut self, group: GroupId, target: &[Replica]) {
+    /// Whether the controller may be told something of the group, or asked, again.
+    fn may_tell(&mut self, group: GroupId) -> bool {
         let now_ms = self.now.mono_ms;
         let told_ms = self.membership.told_ms.get(&group);
-        if told_ms.is_some_and(|at_ms| now_ms < at_ms + TELL_EVERY_MS) {
+        let may = told_ms.is_none_or(|at_ms| now_ms >= at_ms + TELL_EVERY_MS);
+        if may {
+            self.membership.told_ms.insert(group, now_ms);
+        }
+        may
+    }
+
+    fn ask_for_return(&mut self, group: GroupId, peer: PeerId) {
+        let Some(node) = self.node_of(group, peer) else { return };
+        let Some(name) = self.partitions.get(&group).map(|partition| partition.name.clone()) else { return };
+        if self.may_tell(group) {
+            let (topic, partition, replica) = (name.topic_id, name.index, Replica { node, peer });
+            self.ask_controller(AdminRequest::RenewReplica { topic, partition, replica });
+        }
+    }
+
+    fn tell_reached(&mut self, group: GroupId, target: &[Replica]) {
+        if !self.may_tell(group) {
             return;
         }
-        self.membership.told_ms.insert(group, now_ms);
         // A joiner begins with these members: what made them so is behind it.
         let index = self.driver.state(group).map_or(RaftIndex(0), |state| state.configuration_index);
         let going = self.placement(group).map(|view| view.removing.to_vec());
