@@ -64,6 +64,10 @@ impl Shard {
             |group: &GroupId| self.contacts.by_group.contains_key(group) || self.lacks_contact(*group);
         match request {
             Request::ListOffsets(queries) => queries.iter().map(|query| query.group).filter(lacks).collect(),
+            // Another leader may have what is to be deleted: out of range is final.
+            Request::DeleteRecords { items, .. } => {
+                items.iter().map(|item| item.group).filter(lacks).collect()
+            }
             Request::EpochEnd(queries) => queries.iter().map(|query| query.group).filter(lacks).collect(),
             Request::Group { partition, .. } => [*partition].into_iter().filter(lacks).collect(),
             _ => BTreeSet::new(),
