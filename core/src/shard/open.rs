@@ -17,7 +17,7 @@ use chronik_raft::driver::{Driver, DriverConfig, GroupInit};
 use chronik_wal::disk::Disk;
 use chronik_wal::entry::{FlushPoint, GroupState, LogEntry, LogSink, LogStart};
 use chronik_wal::frame::WalIdentity;
-use chronik_wal::partition::{FileCache, FileLimits, FileStore, PartitionLog};
+use chronik_wal::partition::{FileCache, FileLimits, FileStore, PartitionIdentity, PartitionLog};
 use chronik_wal::recovery::{Recovered, recover};
 use chronik_wal::shard_wal::{ShardWal, WalConfig, WalError};
 use chronik_wal::types::{GroupId, NodeId, PeerId, ShardId};
@@ -113,6 +113,8 @@ pub struct MetadataPart {
 /// A group that is not served. What recovery found of it stays in the WAL for `log repair`.
 #[derive(Debug)]
 pub(crate) struct Damaged {
+    /// Whose files are in its directory, to be moved aside when it goes: the metadata may not name it any more by then.
+    pub(crate) identity: PartitionIdentity,
     /// What is damaged.
     pub(crate) reason: String,
     /// The replica that it is: under this id it begins nothing anew (SAFETY.md, rule 8).
@@ -260,12 +262,12 @@ impl Shard {
             for (number, partition) in topic.partitions.iter().enumerate() {
                 let Some(own) = self.own_replica(partition) else { continue };
                 let group = partition.group;
+                let identity = topics::identity(topic, number as i32, group);
                 let found = recovered.groups.get(&group).and_then(|found| found.state.as_ref());
                 if found.is_some_and(|state| state.peer != own) {
                     // What is here was another replica: this node's one is new, and begins with nothing (rule 8).
                     recovered.groups.remove(&group);
                     self.wal.put_removed(group);
-                    let identity = topics::identity(topic, number as i32, group);
                     remove_files(disk, &self.store, identity, topics::file_limits(topic))
                         .map_err(|error| OpenError::Group { group, why: error.to_string() })?;
                     self.add_partition(topic, number);
@@ -275,6 +277,7 @@ impl Shard {
                     let reason = reason.to_owned();
                     let found = recovered.groups.remove(&group).unwrap_or_default();
                     let damaged = Damaged {
+                        identity,
                         reason,
                         peer: own,
                         state: found.state,
@@ -290,6 +293,7 @@ impl Shard {
                     continue;
                 };
                 let damaged = |reason| Damaged {
+                    identity: identity.clone(),
                     reason,
                     peer: own,
                     state: found.state.clone(),
@@ -298,13 +302,12 @@ impl Shard {
                     in_wal: false,
                 };
                 let policy = topics::roll_policy(&topic.config);
-                let identity = topics::identity(topic, number as i32, group);
                 let limits = topics::file_limits(topic);
                 let opened = open_group(
                     disk,
                     seed,
                     &self.store.clone(),
-                    identity,
+                    identity.clone(),
                     limits,
                     group,
                     found.clone(),

@@ -203,9 +203,9 @@ impl Shard {
     }
 
     fn remove_partition(&mut self, group: GroupId) {
-        if self.damaged.remove(&group).is_some() {
+        if let Some(damaged) = self.damaged.remove(&group) {
             self.wal.put_removed(group);
-            self.bury_damaged(group);
+            self.bury_damaged(group, damaged.identity);
         }
         if !self.partitions.contains_key(&group) {
             return;
@@ -230,23 +230,10 @@ impl Shard {
         self.bury(group);
     }
 
-    /// Moves the files of a replica that was not served aside. Those of a topic that is gone as well are left to the next start.
-    fn bury_damaged(&mut self, group: GroupId) {
-        let snapshot = self.snapshot.clone();
-        let mut partitions = snapshot
-            .topics
-            .values()
-            .flat_map(|topic| (0i32..).zip(&topic.partitions).map(move |p| (topic, p)));
-        let Some((topic, (number, _))) = partitions.find(|(_, (_, view))| view.group == group) else {
-            return;
-        };
-        let files = PartitionLog::new(
-            &self.store,
-            identity(topic, number, group),
-            LogStart::default(),
-            file_limits(topic),
-        );
-        self.leaving.insert(group, (topic.id, number));
+    /// Moves the files of a replica that was not served aside.
+    fn bury_damaged(&mut self, group: GroupId, identity: PartitionIdentity) {
+        self.leaving.insert(group, (uuid::Uuid::from_bytes(identity.topic_id), identity.partition));
+        let files = PartitionLog::new(&self.store, identity, LogStart::default(), FileLimits::default());
         self.start_job(JobOwner::Buried(group), Job::File(files.delete()));
     }
 

@@ -9,7 +9,8 @@ use chronik_net::codec::messages::{
     CreatePartitionsRequest, DeleteTopicsRequest, IncrementalAlterConfigsRequest, TopicName,
 };
 use chronik_net::codec::{ErrorCode, StrBytes};
-use chronik_wal::types::{GroupId, KafkaOffset};
+use chronik_wal::shard_wal::{shard_directory, slot_path};
+use chronik_wal::types::{GroupId, KafkaOffset, ShardId};
 
 use super::*;
 use crate::metadata::state::Change;
@@ -93,6 +94,34 @@ fn a_drop_that_waits_for_a_deleted_partition_is_forgotten() {
     rig.settle();
     assert!(!rig.shard.drops.is_in_the_way(group));
     rig.stop();
+}
+
+/// Else the next topic of that name could never write its files, nor its shard free its WAL.
+#[test]
+fn the_files_of_a_damaged_partition_go_with_its_topic() {
+    let mut rig = Rig::new();
+    let old = rig.topic(TOPIC, 1, &[]);
+    for number in 0..10 {
+        let text = format!("the value of number {number}");
+        assert_eq!(rig.produce(old, records_of(&[text.as_bytes()], WALL_MS)).error, ErrorCode::None);
+    }
+    rig.checkpoint(old);
+    let path = slot_path(&shard_directory(std::path::Path::new("/chronik"), ShardId(0)), 0);
+    let contents = rig.disk.contents(&path).expect("the first segment");
+    let needle = b"the value of number 3";
+    let at = contents.windows(needle.len()).position(|window| window == needle).expect("it is there");
+    rig.disk.flip_bit(&path, at as u64, 1);
+    let mut rig = rig.crash();
+    assert!(rig.shard.damaged.contains_key(&old));
+    assert_eq!(rig.files(TOPIC, 0, ".log").len(), 1);
+    delete(&mut rig);
+    rig.settle();
+    assert!(rig.files(TOPIC, 0, "").is_empty(), "{:?}", rig.files(TOPIC, 0, ""));
+    let group = rig.topic(TOPIC, 1, &[]);
+    assert_eq!(rig.produce(group, value()).base_offset.0, 0);
+    rig.advance(1_000);
+    let partition = &rig.shard.partitions[&group];
+    assert_eq!(partition.files.written().index, partition.applied);
 }
 
 #[test]
