@@ -106,6 +106,9 @@ impl PartitionLog {
             }
             plan.add(entry, snapshot);
         }
+        // One that is there already stays as it is: should this job fail, it removes what it has made.
+        plan.snapshots.retain(|snapshot| !self.snapshots.contains(&snapshot.offset));
+        plan.snapshots.dedup_by_key(|snapshot| snapshot.offset);
         let make = (!self.made).then(|| self.identity.clone());
         let job = plan.job(make, self.past_cache);
         let snapshots = plan.snapshots.iter().map(|snapshot| snapshot.offset).collect();

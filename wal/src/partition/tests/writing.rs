@@ -146,6 +146,32 @@ fn a_segment_that_a_full_disk_refused_leaves_nothing_behind() {
     assert_eq!(rig.entries(1).len(), 230);
 }
 
+/// Two rolls may give the same snapshot, of a later offset than both: the second one fails, and must leave the first one's alone.
+#[test]
+fn a_full_disk_takes_no_snapshot_that_was_there_before() {
+    let disk = Arc::new(SimDisk::new(4));
+    let mut rig = Rig::at(disk.clone(), store());
+    let mut maker = Maker::new();
+    let state = ProducerSnapshot { offset: KafkaOffset(10_000), bytes: bytes::Bytes::from_static(b"state") };
+    let mut later = |_| Some(state.clone());
+    rig.policy.segment_bytes = 600;
+    let (wall_ms, policy) = (rig.wall_ms, rig.policy);
+    let entries = maker.mixed(20);
+    let job = rig.log.append(&entries, policy, wall_ms, &mut later).expect("entries to append");
+    rig.run(job).unwrap();
+    assert_eq!(rig.log.written().index, entries.last().expect("some").index);
+    let path = append::snapshot_path(&rig.dir(), state.offset);
+    assert_eq!(disk.contents(&path).as_deref(), Some(&b"state"[..]));
+    let used = disk_bytes(&disk, &rig);
+    disk.set_faults(SimFaults { capacity: Some(used + 1500), ..SimFaults::default() });
+    let more = maker.mixed(20);
+    let job = rig.log.append(&more, policy, wall_ms, &mut later).expect("entries to append");
+    assert!(matches!(rig.run(job), Err(FilesError::NoSpace { .. })));
+    disk.set_faults(SimFaults::default());
+    assert_eq!(disk.contents(&path).as_deref(), Some(&b"state"[..]));
+    rig.sync();
+}
+
 fn disk_bytes(disk: &SimDisk, rig: &Rig) -> u64 {
     let names = disk.list_dir(&rig.dir()).unwrap();
     names.iter().map(|entry| disk.file_len(&rig.dir().join(&entry.name)).unwrap()).sum()
