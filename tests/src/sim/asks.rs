@@ -52,7 +52,9 @@ impl World {
         let sent = self.new_batch(place, Some((id, sequence)));
         if let Some(lane) = self.clients.producers[number].lanes.get_mut(&place) {
             lane.next_sequence += sent.count as i32;
-            lane.unacknowledged.push_back(Unacknowledged { sent: sent.clone(), in_flight: 1 });
+            let before = lane.batches;
+            lane.batches += 1;
+            lane.unacknowledged.push_back(Unacknowledged { sent: sent.clone(), before, in_flight: 1 });
         }
         let mut items = vec![(target.group, InRequest { sent, producer: Some(number), again: None })];
         if self.rng.random_bool(0.3) {

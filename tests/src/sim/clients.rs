@@ -34,10 +34,16 @@ const PATIENCE_US: u64 = 300_000;
 /// Batches of one producer for one partition that are under way at once.
 const WINDOW: usize = 3;
 
+/// A broker knows the newest five batches of a producer when they come again. So no producer sends more, as long as the oldest of
+/// them may have to be sent again.
+const REMEMBERED: u64 = 5;
+
 /// A batch of an idempotent producer until it is acknowledged.
 #[derive(Clone, Debug)]
 pub struct Unacknowledged {
     pub(super) sent: Sent,
+    /// How many batches were sent before it.
+    pub(super) before: u64,
     /// Requests in flight with it.
     pub(super) in_flight: u32,
 }
@@ -46,6 +52,8 @@ pub struct Unacknowledged {
 #[derive(Clone, Debug, Default)]
 pub struct Lane {
     pub(super) next_sequence: i32,
+    /// Batches sent so far.
+    pub(super) batches: u64,
     pub(super) unacknowledged: VecDeque<Unacknowledged>,
     /// The newest batch that was acknowledged, to be sent again on purpose.
     pub(super) last: Option<(Sent, i64)>,
@@ -407,6 +415,7 @@ impl Lane {
         !self.dead
             && !waits
             && self.unacknowledged.len() < window
+            && self.unacknowledged.front().is_none_or(|oldest| self.batches - oldest.before < REMEMBERED)
             && self.unacknowledged.iter().all(|waiting| waiting.in_flight > 0)
     }
 
