@@ -11,12 +11,17 @@ use super::{Job, JobOwner, Shard, Timer};
 /// How often renamed files are looked at.
 const UNLINK_EVERY_MS: u64 = 1_000;
 
+/// A stop puts so many closing marks at most, should others go on sending.
+const CLOSINGS_MAX: u32 = 50;
+
 /// What is kept of the last rounds.
 #[derive(Debug, Default)]
 pub struct Housekeeping {
     retention_at_ms: u64,
     /// When fresh ids for damaged replicas may be asked for again.
     pub(crate) renewal_at_ms: u64,
+    /// Closing marks that the stop has put.
+    closings: u32,
 }
 
 /// How far a clean stop has come.
@@ -137,13 +142,27 @@ impl Shard {
         match self.stopping {
             Stopping::Draining if quiet && self.jobs_are_done() => {
                 self.checkpoint();
-                self.wal.close();
                 self.stopping = Stopping::Closing;
             }
-            Stopping::Closing if !self.wal.has_pending() && self.wal.in_flight().is_none() => {
-                self.stopping = Stopping::Stopped;
+            Stopping::Closing | Stopping::Stopped
+                if !self.wal.has_pending() && self.wal.in_flight().is_none() =>
+            {
+                self.close_wal();
             }
             _ => {}
+        }
+    }
+
+    /// ORDER: the mark follows all that is durable, in a turn of its own. Others may still send what is to be durable here; it is
+    /// acknowledged, and without a mark after it damage to it would be taken for a torn tail (SAFETY.md, rule 3).
+    fn close_wal(&mut self) {
+        let is_done = self.wal.is_closed() || self.housekeeping.closings >= CLOSINGS_MAX;
+        if is_done {
+            self.stopping = Stopping::Stopped;
+        } else {
+            self.housekeeping.closings += 1;
+            self.wal.close();
+            self.stopping = Stopping::Closing;
         }
     }
 

@@ -108,3 +108,28 @@ fn every_start_and_stop_keeps_everything() {
         assert_eq!(rig.read_all(group, 0), (0..2 * (round + 1)).collect::<Vec<_>>());
     }
 }
+
+/// The newest turn of a node that has stopped cleanly is a mark for all before it: else damage to what was acknowledged last would
+/// pass for a torn tail.
+#[test]
+fn the_closing_mark_comes_after_what_others_still_send() {
+    let mut cluster = Cluster::new();
+    let group = cluster.topic(TOPIC, 1, &[]);
+    let leader = cluster.leader(group);
+    let follower = cluster.others(leader)[0];
+    cluster[follower].handle(Event::Stop);
+    for _ in 0..2_000 {
+        cluster.ask_produce(leader, group, records_of(&[b"x"], WALL_MS), Acks::All);
+        cluster.step();
+        if cluster[follower].shard.has_stopped() {
+            break;
+        }
+    }
+    assert!(cluster[follower].shard.has_stopped(), "a stop ends though others go on");
+    // One more comes before the process has ended.
+    cluster.ask_produce(leader, group, records_of(&[b"x"], WALL_MS), Acks::All);
+    for _ in 0..100 {
+        cluster.step();
+    }
+    assert!(cluster[follower].shard.has_stopped() && cluster[follower].shard.wal.is_closed());
+}
