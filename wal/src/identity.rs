@@ -178,31 +178,6 @@ impl Identity {
         write().map_err(|source| IdentityError::Io { what: "write", path: path.clone(), source })
     }
 
-    /// Notes the cluster's id durably, if it is not yet. False when the disk is full: nothing has changed, try again later.
-    ///
-    /// # Errors
-    /// When the directory belongs to another cluster; else of the disk.
-    pub fn note_cluster(
-        &mut self,
-        disk: &dyn Disk,
-        data_directory: &Path,
-        id: &str,
-    ) -> Result<bool, IdentityError> {
-        if self.cluster_id.as_deref() == Some(id) {
-            return Ok(true);
-        }
-        self.check_cluster(data_directory, id)?;
-        let named = Self { cluster_id: Some(id.to_owned()), ..self.clone() };
-        match named.store(disk, data_directory) {
-            Err(IdentityError::Io { source, .. }) if source.kind() == ErrorKind::StorageFull => Ok(false),
-            stored => {
-                stored?;
-                *self = named;
-                Ok(true)
-            }
-        }
-    }
-
     /// Checks the cluster id against the one that the node was told or met.
     ///
     /// # Errors
@@ -286,7 +261,7 @@ fn parse_hex(text: &str) -> Option<[u8; 16]> {
 mod tests {
     use super::*;
     use crate::disk::SimDisk;
-    use crate::disk::sim::{SimFaults, Survival};
+    use crate::disk::sim::Survival;
 
     const DATA: &str = "/srv/chronik";
 
@@ -339,21 +314,6 @@ mod tests {
         assert!(sample().check_cluster(Path::new(DATA), "MkU3OEVBNTcwNTJENDM2Qg").is_ok());
         disk.plant(&identity_path(Path::new(DATA)), b"version=2\nnew.things=1\n".to_vec());
         assert!(matches!(load(&disk), Err(IdentityError::NewerVersion { version: 2, .. })));
-    }
-
-    #[test]
-    fn the_cluster_is_noted_once_there_is_space() {
-        let disk = SimDisk::new(1);
-        let mut identity = Identity { cluster_id: None, ..sample() };
-        identity.store(&disk, Path::new(DATA)).unwrap();
-        let full = SimFaults { capacity: Some(disk.used_bytes()), ..SimFaults::default() };
-        disk.set_faults(full);
-        assert!(!identity.note_cluster(&disk, Path::new(DATA), "cluster").unwrap());
-        assert_eq!(load(&disk).unwrap().as_ref(), Some(&identity), "nothing has changed");
-        disk.set_faults(SimFaults::default());
-        assert!(identity.note_cluster(&disk, Path::new(DATA), "cluster").unwrap());
-        assert_eq!(load(&disk).unwrap().unwrap().cluster_id.as_deref(), Some("cluster"));
-        assert!(identity.note_cluster(&disk, Path::new(DATA), "other").is_err());
     }
 
     #[test]

@@ -59,9 +59,6 @@ const LEADERS_WAIT: Duration = Duration::from_millis(500);
 /// Where the connections that move to a shard come in.
 type MovedInbox = Option<Unbound<Moved<Connection>>>;
 
-/// While the disk is full, the cluster's id is noted again after this long.
-const NOTE_RETRY: Duration = Duration::from_secs(1);
-
 /// What the main thread of a running node is told.
 #[derive(Debug)]
 pub enum Notice {
@@ -241,38 +238,27 @@ struct ClusterNote<'a> {
 impl ClusterNote<'_> {
     /// Takes notices until one asks for the end: who does.
     fn until_stop(mut self, notices: &mpsc::Receiver<Notice>) -> Result<&'static str, StartError> {
-        let mut unnoted = None;
         loop {
-            let wait = if unnoted.is_some() { NOTE_RETRY } else { Duration::MAX };
-            match notices.recv_timeout(wait) {
-                Ok(Notice::Cluster(id)) => unnoted = Some(id),
+            match notices.recv() {
+                Ok(Notice::Cluster(id)) => self.note(&id)?,
                 Ok(Notice::Stop(name)) => return Ok(name),
-                Err(mpsc::RecvTimeoutError::Timeout) => {}
-                Err(mpsc::RecvTimeoutError::Disconnected) => return Ok("nobody"),
+                Err(mpsc::RecvError) => return Ok("nobody"),
             }
-            unnoted = match unnoted {
-                Some(id) if !self.note(&id)? => Some(id),
-                _ => None,
-            };
         }
     }
 
-    /// False when the disk is full.
-    fn note(&mut self, id: &str) -> Result<bool, StartError> {
-        let is_new = self.identity.cluster_id.is_none();
-        if !self.identity.note_cluster(self.disk, &self.config.data_dir, id)? {
-            let data_dir = self.config.data_dir.display();
-            tracing::warn!(%data_dir, "no space for meta.properties, which is to name the cluster: tried again");
-            return Ok(false);
-        }
-        if is_new {
+    fn note(&mut self, id: &str) -> Result<(), StartError> {
+        if self.identity.cluster_id.as_deref() != Some(id) {
+            self.identity.check_cluster(&self.config.data_dir, id)?;
+            self.identity.cluster_id = Some(id.to_owned());
+            self.identity.store(self.disk, &self.config.data_dir)?;
             tracing::info!(cluster = id, "this node belongs to the cluster");
         }
         // ORDER: durable before other nodes are told.
         if let Some(network) = self.network {
             network.set_cluster(id);
         }
-        Ok(true)
+        Ok(())
     }
 }
 

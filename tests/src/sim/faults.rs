@@ -11,6 +11,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, RngCore};
 
 use super::disk::forget_producers;
+use super::node::NOTING;
 use super::setup::{Planted, RunPlan};
 use super::world::{Happening, Phase, World};
 
@@ -240,7 +241,14 @@ impl World {
 
     /// The process has ended. The machine may have, too.
     pub(super) fn node_died(&mut self, node: usize, why: &str) -> Result<(), String> {
-        let Some(doom) = self.weather.nodes[node].doom.take() else {
+        // A node ends rather than go on in a directory that does not name its cluster, and is started again once there is space.
+        let is_full = why.starts_with(NOTING) && self.weather.nodes[node].disk_fault;
+        if is_full {
+            self.weather.nodes[node].disk_fault = false;
+            self.clear_up(node);
+        }
+        let full = is_full.then_some("ended by a full disk");
+        let Some(doom) = self.weather.nodes[node].doom.take().or(full) else {
             return Err(format!("node {node} died without a cause: {why}"));
         };
         self.count(doom);

@@ -24,6 +24,9 @@ use super::disk::NodeDisk;
 use super::queue::Queue;
 use super::setup::{DATA, Planted, WALL_START_MS, data_setup, endpoint, node_id, node_number};
 
+/// What a node says that cannot write the id of the cluster down.
+pub const NOTING: &str = "noting the cluster's id";
+
 /// Helper threads of a shard.
 const HELPERS: usize = 2;
 
@@ -387,9 +390,11 @@ impl Node {
             self.send(shard, to, Event::Metadata(snapshot.clone(), changes.clone()), rng);
         }
         let (Some(identity), Some(id)) = (&mut self.identity, &snapshot.cluster_id) else { return };
-        // On a full disk it is noted with a later snapshot.
-        if let Err(error) = identity.note_cluster(&self.disk, Path::new(DATA), id) {
-            told.push(Told::Died(format!("noting the cluster's id: {error}")));
+        if identity.cluster_id.as_deref() != Some(id) {
+            identity.cluster_id = Some(id.to_string());
+            if let Err(error) = identity.store(&self.disk, Path::new(DATA)) {
+                told.push(Told::Died(format!("{NOTING}: {error}")));
+            }
         }
     }
 
