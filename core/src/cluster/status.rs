@@ -144,8 +144,14 @@ fn problems(view: &View, answers: &Answers) -> Vec<String> {
             }
             _ => {}
         }
-        if view.quorum_error.is_none() && node.member.as_ref().is_none_or(|member| !member.is_voter) {
-            problems.push(format!("node {id} is no voter of the metadata group (yet)"));
+        match &node.member {
+            _ if view.quorum_error.is_some() => {}
+            Some(member) if member.is_voter && node.is_up && !member.is_heard => problems.push(format!(
+                "node {id} is up, but the metadata leader does not hear the voter that it is listed as: its disk is being \
+                 replaced, or the two cannot reach each other"
+            )),
+            Some(member) if member.is_voter => {}
+            _ => problems.push(format!("node {id} is no voter of the metadata group (yet)")),
         }
     }
     partitions(&mut problems, "without a leader", view.offline());

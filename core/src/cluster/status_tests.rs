@@ -12,7 +12,7 @@ fn three() -> View {
     let mut view = view_of(&[Some("a"), None, None], &[&[1, 2, 3], &[2, 3, 1]]);
     for (id, node) in &mut view.nodes {
         node.address = format!("h{id}:9092");
-        node.member = Some(Member { is_voter: true, ..Member::default() });
+        node.member = Some(Member { is_voter: true, is_heard: true, ..Member::default() });
     }
     view.cluster_id = "cid".to_owned();
     view.controller = Some(2);
@@ -87,6 +87,28 @@ fn whatever_is_amiss_is_said() {
     ] {
         assert!(outcome.text.contains(part), "{part} is missing in\n{}", outcome.text);
     }
+}
+
+/// A rolling restart goes on when the cluster is healthy: with the lost disk still in a quorum the next node would be one too many.
+#[test]
+fn a_replaced_disk_is_amiss_until_the_lost_one_counts_no_more() {
+    let mut view = three();
+    (view.partitions[1].adding, view.partitions[1].removing) = (vec![3], vec![3]);
+    let outcome = health(&view, &agreed());
+    assert!(
+        outcome.text.contains("1 partition(s) with replicas that are not in sync: t-1"),
+        "{}",
+        outcome.text
+    );
+    view = three();
+    view.nodes.get_mut(&3).unwrap().member.as_mut().unwrap().is_heard = false;
+    let outcome = health(&view, &agreed());
+    assert!(
+        outcome.text.starts_with("node 3 is up, but the metadata leader does not hear"),
+        "{}",
+        outcome.text
+    );
+    assert_eq!(outcome.text.lines().count(), 1, "{}", outcome.text);
 }
 
 #[test]

@@ -36,8 +36,10 @@ pub struct Node {
 /// A member of the metadata group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Member {
-    /// It votes; else it is still being filled.
+    /// It votes, and no other incarnation of it is a member; else it is still being filled.
     pub is_voter: bool,
+    /// The leader hears it. One whose disk is gone is not heard any more, though its node may be up.
+    pub is_heard: bool,
     /// Entries of the metadata log that it is behind the leader.
     pub lag: i64,
     /// Its address for other nodes, if told.
@@ -75,9 +77,13 @@ impl Partition {
     /// The replicas as they are to be.
     #[must_use]
     pub fn target(&self) -> Vec<i32> {
-        // One that comes back with an empty disk is on both lists; it stays.
-        let goes = |node: &i32| self.removing.contains(node) && !self.adding.contains(node);
+        let goes = |node: &i32| self.removing.contains(node) && !self.is_renewed(*node);
         self.replicas.iter().copied().filter(|node| !goes(node)).collect()
+    }
+
+    /// Whether a node that came back with an empty disk is taking the place of the one that it was. It stays, and is on both lists.
+    fn is_renewed(&self, node: i32) -> bool {
+        self.adding.contains(&node) && self.removing.contains(&node)
     }
 
     /// Whether its replicas are being moved.
@@ -86,10 +92,11 @@ impl Partition {
         !self.adding.is_empty() || !self.removing.is_empty()
     }
 
-    /// Whether a replica that is to stay is not in sync.
+    /// Whether a replica that is to stay is not in sync, or is not yet the only one of its node: the one that was lost may still
+    /// count for the quorum.
     #[must_use]
     pub fn is_under_replicated(&self) -> bool {
-        self.target().iter().any(|node| !self.in_sync.contains(node))
+        self.target().iter().any(|node| !self.in_sync.contains(node) || self.is_renewed(*node))
     }
 }
 
@@ -208,7 +215,14 @@ impl View {
         for (state, is_voter) in members {
             let id = state.replica_id.0;
             let lag = (end - state.log_end_offset).max(0);
-            self.nodes.entry(id).or_default().member = Some(Member { is_voter, lag, raft: raft_of(id) });
+            let is_heard = state.last_fetch_timestamp >= 0;
+            let member = Member { is_voter, is_heard, lag, raft: raft_of(id) };
+            let known = &mut self.nodes.entry(id).or_default().member;
+            *known = Some(match known.take() {
+                // Two incarnations of one node: it is where it is to be when the lost one is gone.
+                Some(other) => Member { is_voter: false, lag: lag.min(other.lag), ..member },
+                None => member,
+            });
         }
     }
 
@@ -261,4 +275,37 @@ fn quorum_request() -> DescribeQuorumRequest {
         .with_topic_name(TopicName(StrBytes::from_static_str(CLUSTER_METADATA)))
         .with_partitions(vec![PartitionData::default()]);
     DescribeQuorumRequest::default().with_topics(vec![topic])
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka_protocol::messages::BrokerId;
+    use kafka_protocol::messages::describe_quorum_response::{
+        PartitionData as PartitionRow, ReplicaState, TopicData as TopicRow,
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_node_votes_once_its_lost_incarnation_is_no_member_any_more() {
+        let state = |id, heard_ms| {
+            ReplicaState::default().with_replica_id(BrokerId(id)).with_last_fetch_timestamp(heard_ms)
+        };
+        let view = |voters: Vec<ReplicaState>, observers: Vec<ReplicaState>| {
+            let row = PartitionRow::default().with_current_voters(voters).with_observers(observers);
+            let topic = TopicRow::default().with_partitions(vec![row]);
+            let mut view = View::default();
+            view.note_quorum(&DescribeQuorumResponse::default().with_topics(vec![topic]));
+            view
+        };
+        let is_voter = |view: &View| view.nodes[&3].member.as_ref().is_some_and(|member| member.is_voter);
+        let all = vec![state(1, 5), state(2, 5), state(3, 5)];
+        assert!(is_voter(&view(all.clone(), Vec::new())));
+        let lost = vec![state(1, 5), state(2, 5), state(3, -1)];
+        let alone = view(lost.clone(), Vec::new());
+        assert!(is_voter(&alone) && !alone.nodes[&3].member.as_ref().unwrap().is_heard);
+        assert!(!is_voter(&view(lost, vec![state(3, 5)])), "its successor is being filled");
+        let both = vec![state(1, 5), state(2, 5), state(3, -1), state(3, 5)];
+        assert!(!is_voter(&view(both, Vec::new())), "both vote");
+    }
 }

@@ -3,9 +3,11 @@
 //! ```text
 //! the placement is to be another ─▶ learner ─▶ filled ─▶ voter ─▶ whoever is to go goes ─▶ CompletePlacement to the controller
 //! ```
-//! One change at a time, what comes before what goes, so that a partition never has fewer disks than it had. A leader that is
-//! itself to go hands over first, and the next one drives on. Only so many replicas are filled at a time, and what is read
-//! for them from files is bounded (`peers.rs`), so that produce and fetch go on.
+//! One change at a time, what comes before what goes, so that a partition never has fewer disks than it had. One whose disk is
+//! gone goes before its successor comes: it has nothing, and as long as both were voters the loss of one more node would leave
+//! the group without a quorum though all replicas are in sync. A leader that is itself to go hands over first, and the next one
+//! drives on. Only so many replicas are filled at a time, and what is read for them from files is bounded (`peers.rs`), so that
+//! produce and fetch go on.
 //!
 //! The metadata group's own members are the controller's (`controller/chores.rs`).
 
@@ -127,8 +129,10 @@ impl Shard {
             return false;
         };
         let peers: Vec<PeerId> = target.iter().map(|replica| replica.peer).collect();
+        let lost = self.placement(group).map_or_else(Vec::new, |view| replaced(&view.removing, target));
         let known = Known {
             own: state.peer,
+            lost: &lost,
             is_caught_up: |peer| self.driver.is_caught_up(group, peer),
             may_be_filled: |peer| *filling < FILLING_MAX && self.reachable(group, peer).is_some(),
         };
@@ -201,16 +205,24 @@ impl Shard {
     }
 }
 
+/// Those that go and have a successor on their own node: their logs are gone (SAFETY.md, rule 8).
+fn replaced(removing: &[Replica], target: &[Replica]) -> Vec<PeerId> {
+    let has_successor = |gone: &&Replica| target.iter().any(|replica| replica.node == gone.node);
+    removing.iter().filter(has_successor).map(|gone| gone.peer).collect()
+}
+
 /// What the leader of a group knows of its members.
-struct Known<C, F> {
+struct Known<'a, C, F> {
     own: PeerId,
+    /// Voters whose logs are gone, as the metadata have it.
+    lost: &'a [PeerId],
     is_caught_up: C,
     /// Whether a replica may begin to be filled now.
     may_be_filled: F,
 }
 
 /// The next step from a configuration to the members that are wanted.
-fn next_step<C, F>(configuration: &ConfState, target: &[PeerId], known: &Known<C, F>) -> Step
+fn next_step<C, F>(configuration: &ConfState, target: &[PeerId], known: &Known<'_, C, F>) -> Step
 where
     C: Fn(PeerId) -> bool,
     F: Fn(PeerId) -> bool,
@@ -222,6 +234,19 @@ where
     }
     if let Some(unwanted) = learners.iter().find(|learner| !target.contains(learner)) {
         return Step::Change(MemberChange::Remove(*unwanted));
+    }
+    // Nobody goes as long as too few of those that would stay have everything, or the group would be without a quorum until they
+    // come back, if ever.
+    let leaves_a_quorum = |voter: &PeerId| {
+        let stays = |other: &&PeerId| *other != voter;
+        let ready = voters.iter().filter(stays).filter(|other| (known.is_caught_up)(**other)).count();
+        ready > (voters.len() - 1) / 2
+    };
+    let is_gone = |voter: &&PeerId| {
+        known.lost.contains(voter) && !target.contains(voter) && !(known.is_caught_up)(**voter)
+    };
+    if let Some(gone) = voters.iter().filter(is_gone).find(|voter| leaves_a_quorum(voter)) {
+        return Step::Change(MemberChange::Remove(*gone));
     }
     // Before others come: who is filled makes room for the next one, here or in another group.
     if let Some(ready) = learners.iter().find(|learner| (known.is_caught_up)(**learner)) {
@@ -235,13 +260,7 @@ where
     if !learners.is_empty() || !missing.is_empty() {
         return Step::Wait;
     }
-    // Who is lost goes first and the leader last: whom it hands over to is one of those that stay. Nobody goes as long as too
-    // few of those that would stay have everything, or the group would be without a quorum until they come back, if ever.
-    let leaves_a_quorum = |voter: &PeerId| {
-        let stays = |other: &&PeerId| *other != voter;
-        let ready = voters.iter().filter(stays).filter(|other| (known.is_caught_up)(**other)).count();
-        ready > (voters.len() - 1) / 2
-    };
+    // Who is behind goes first and the leader last: whom it hands over to is one of those that stay.
     let mut unwanted: Vec<PeerId> = voters.iter().copied().filter(|voter| !target.contains(voter)).collect();
     unwanted.sort_by_key(|voter| (*voter == known.own, (known.is_caught_up)(*voter)));
     match unwanted.iter().find(|voter| leaves_a_quorum(voter)) {
@@ -253,11 +272,14 @@ where
 
 #[cfg(test)]
 mod tests {
+    use chronik_wal::types::NodeId;
+
     use super::*;
 
     /// Of a leader that can reach everybody.
     fn step(configuration: &ConfState, target: &[PeerId], caught_up: bool, own: u64) -> Step {
-        let known = Known { own: PeerId(own), is_caught_up: |_| caught_up, may_be_filled: |_| true };
+        let known =
+            Known { own: PeerId(own), lost: &[], is_caught_up: |_| caught_up, may_be_filled: |_| true };
         next_step(configuration, target, &known)
     }
 
@@ -300,7 +322,8 @@ mod tests {
     /// Peer 3 is lost: were 2 to go, 1 could decide nothing alone, for ever if the disk of 3 is lost too.
     #[test]
     fn nobody_goes_who_is_needed_while_another_is_lost_and_the_lost_one_goes_first() {
-        let known = Known { own: PeerId(1), is_caught_up: |peer| peer != PeerId(3), may_be_filled: |_| true };
+        let is_caught_up = |peer| peer != PeerId(3);
+        let known = Known { own: PeerId(1), lost: &[], is_caught_up, may_be_filled: |_| true };
         let three = ConfState::from((vec![1, 2, 3], vec![]));
         assert_eq!(next_step(&three, &[PeerId(1), PeerId(3)], &known), Step::Wait);
         let with_its_successor = ConfState::from((vec![1, 2, 3, 4], vec![]));
@@ -311,12 +334,40 @@ mod tests {
         assert_eq!(next_step(&without, &[PeerId(1), PeerId(4)], &known), second);
     }
 
+    /// The disk of 3 was replaced, and 4 is its successor: were both voters, the group would stand still without one more.
+    #[test]
+    fn who_has_lost_its_disk_goes_before_its_successor_comes() {
+        let [one, two, three, four] = [1, 2, 3, 4].map(PeerId);
+        let on = |peer, node| Replica { node: NodeId(node), peer };
+        let target = [on(one, 1), on(two, 2), on(four, 3)];
+        assert_eq!(
+            replaced(&[on(three, 3), on(PeerId(9), 7)], &target),
+            [three],
+            "9 moves away with its log"
+        );
+        let step = |voters: &[u64], caught_up: &[u64], may_be_filled: bool| {
+            let is_caught_up = |peer: PeerId| caught_up.contains(&peer.0);
+            let known = Known { own: one, lost: &[three], is_caught_up, may_be_filled: |_| may_be_filled };
+            next_step(&ConfState::from((voters.to_vec(), vec![])), &[one, two, four], &known)
+        };
+        assert_eq!(step(&[1, 2, 3], &[1, 2], true), Step::Change(MemberChange::Remove(three)));
+        assert_eq!(step(&[1, 2], &[1, 2], true), Step::Change(MemberChange::AddLearner(four)));
+        let lags = "what 2 lacks may be on nobody's disk but the leader's";
+        assert_eq!(step(&[1, 2, 3], &[1], true), Step::Change(MemberChange::AddLearner(four)), "{lags}");
+        assert_eq!(
+            step(&[1, 2, 3], &[1, 2, 3], true),
+            Step::Change(MemberChange::AddLearner(four)),
+            "it is there"
+        );
+    }
+
     /// Where no other may be filled now, those that are filled get their vote nevertheless; else they would hold up each other.
     #[test]
     fn who_is_filled_gets_its_vote_though_no_other_may_come_and_nobody_goes_before_all_are_there() {
         let target = [PeerId(2), PeerId(3), PeerId(4)];
         let known = |caught_up: bool, fillable: u64| Known {
             own: PeerId(1),
+            lost: &[],
             is_caught_up: move |_| caught_up,
             may_be_filled: move |peer| peer == PeerId(fillable),
         };

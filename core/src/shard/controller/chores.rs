@@ -2,11 +2,11 @@
 //! group, the members of that group.
 
 use chronik_raft::leadership::Leadership;
-use chronik_wal::types::{GroupId, PeerId};
+use chronik_wal::types::GroupId;
 
 use super::AdminReply;
 use super::plans::PlanAsker;
-use crate::metadata::membership::{Step, next_step};
+use crate::metadata::membership::{Step, Target, next_step};
 use crate::shard::{Shard, Timer};
 
 /// How often a node with others looks after all of this.
@@ -66,14 +66,14 @@ impl Shard {
         let Some(Leadership::Leader { .. }) = self.driver.leadership(group) else { return };
         let Some(host) = &mut self.controller else { return };
         let members = host.state.metadata_replicas();
-        let target: Vec<PeerId> = members.target().iter().map(|member| member.peer).collect();
+        let target = Target::of(members);
         let is_complete = members.is_complete();
         let (Some(configuration), Some(own)) =
             (self.driver.configuration(group), self.driver.state(group).map(|state| state.peer))
         else {
             return;
         };
-        if target.is_empty() {
+        if target.members.is_empty() {
             return;
         }
         let last = self.driver.last_index(group).unwrap_or_default();
