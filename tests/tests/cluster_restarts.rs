@@ -59,8 +59,7 @@ fn a_rolling_restart_gives_no_client_an_error() {
         let stopped = cluster.stop(id);
         load.wait_progress("with one node stopped", PROGRESS_RECORDS, PROGRESS_TIMEOUT);
         let started = cluster.restart(id);
-        cluster.wait_formed(FORM_TIMEOUT);
-        cluster.wait_in_sync(TOPIC, FORM_TIMEOUT);
+        cluster.wait_healthy(FORM_TIMEOUT);
         report(&format!("node {id}: stopped in {stopped:?}, answered {started:?} after its start"));
     }
     let ended = load.now();
@@ -107,8 +106,7 @@ fn produce_goes_on_when_the_leader_is_killed() {
         load.wait_progress("the leader was killed", PROGRESS_RECORDS, PROGRESS_TIMEOUT);
         std::thread::sleep(Duration::from_secs(1));
         cluster.restart(leader);
-        cluster.wait_formed(FORM_TIMEOUT);
-        cluster.wait_in_sync(TOPIC, FORM_TIMEOUT);
+        cluster.wait_healthy(FORM_TIMEOUT);
     }
     let finished = finish(&cluster, load);
     let place = (TOPIC.to_string(), 0);
@@ -139,8 +137,8 @@ fn all_three_killed_at_once_come_back_with_everything() {
     finish(&cluster, load).assert_clean(300);
 }
 
-/// A node whose disk was replaced rejoins under the same id and is filled; it counts as in sync only then. With the other two
-/// killed one after the other, it serves what it was filled with.
+/// A node whose disk was replaced rejoins under the same id and is filled; the cluster is healthy only then. With the other
+/// two killed one after the other, it serves what it was filled with.
 #[test]
 fn a_wiped_node_rejoins_and_is_filled() {
     let _heavy = lock::heavy();
@@ -149,15 +147,13 @@ fn a_wiped_node_rejoins_and_is_filled() {
     load.wait_progress("one node is gone", PROGRESS_RECORDS, PROGRESS_TIMEOUT);
     cluster.wipe(3);
     cluster.spawn(3);
-    cluster.wait_formed(FORM_TIMEOUT);
-    let filled = cluster.wait_in_sync(TOPIC, FORM_TIMEOUT);
-    report(&format!("the empty node was in sync {filled:?} after it had rejoined"));
+    let filled = cluster.wait_healthy(FORM_TIMEOUT);
+    report(&format!("the cluster was healthy {filled:?} after the empty node was started"));
     for id in [1, 2] {
         cluster.kill(id);
         load.wait_progress("with the node that was filled", PROGRESS_RECORDS, PROGRESS_TIMEOUT);
         cluster.restart(id);
-        cluster.wait_formed(FORM_TIMEOUT);
-        cluster.wait_in_sync(TOPIC, FORM_TIMEOUT);
+        cluster.wait_healthy(FORM_TIMEOUT);
     }
     finish(&cluster, load).assert_clean(500);
 }
@@ -198,14 +194,12 @@ fn a_flipped_byte_is_repaired_from_the_peers() {
         cluster.expect_in_log(text);
     }
     cluster.spawn(2);
-    cluster.wait_formed(FORM_TIMEOUT);
-    cluster.wait_in_sync(TOPIC, FORM_TIMEOUT);
+    cluster.wait_healthy(FORM_TIMEOUT);
     for id in [1, 3] {
         cluster.kill(id);
         load.wait_progress("with the node that was repaired", PROGRESS_RECORDS, PROGRESS_TIMEOUT);
         cluster.restart(id);
-        cluster.wait_formed(FORM_TIMEOUT);
-        cluster.wait_in_sync(TOPIC, FORM_TIMEOUT);
+        cluster.wait_healthy(FORM_TIMEOUT);
     }
     finish(&cluster, load).assert_clean(500);
 }

@@ -2,10 +2,12 @@
 //! ends at once when a node has left that should run.
 
 use super::{Cluster, FORM_TIMEOUT, POLL_INTERVAL};
+use crate::broker::server_binary;
 use crate::records::batch;
 use crate::wire::Connection;
 use chronik_net::codec::ErrorCode;
 use std::collections::BTreeMap;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 impl Cluster {
@@ -85,6 +87,16 @@ impl Cluster {
                     .and_then(|view| view.topics.get(topic).cloned())
                     .is_some_and(|partitions| partitions.values().all(|partition| partition.all_in_sync()))
             })
+        })
+    }
+
+    /// Waits until `cluster health` is content: what who runs a cluster waits for before the next node may go. All nodes run.
+    pub fn wait_healthy(&mut self, timeout: Duration) -> Duration {
+        self.wait("`cluster health` says healthy", timeout, |cluster| {
+            let mut command = Command::new(server_binary());
+            command.args(["cluster", "health", "--bootstrap", &cluster.address(1)]);
+            let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
+            status.expect("chronik-server starts").success()
         })
     }
 
