@@ -47,12 +47,20 @@ fn port_range() -> (u16, u16) {
 }
 
 /// Waits until `probe` is true, which must be within `timeout`.
-pub fn eventually(what: &str, timeout: Duration, probe: impl Fn() -> bool) {
+pub fn eventually(what: &str, timeout: Duration, probe: impl FnMut() -> bool) {
+    assert!(soon(timeout, probe), "not within {timeout:?}: {what}");
+}
+
+/// Waits until `probe` is true; false if it is not within `timeout`.
+pub fn soon(timeout: Duration, mut probe: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + timeout;
     while !probe() {
-        assert!(Instant::now() < deadline, "not within {timeout:?}: {what}");
+        if Instant::now() >= deadline {
+            return false;
+        }
         std::thread::sleep(POLL_INTERVAL);
     }
+    true
 }
 
 /// A running child.

@@ -6,11 +6,12 @@ use chronik_net::codec::{
 };
 use chronik_tests::broker::{Broker, Options};
 use chronik_tests::cluster::view::http_get;
-use chronik_tests::process::eventually;
+use chronik_tests::process::{eventually, soon};
 use chronik_tests::records::{batch, idempotent_batch, read_all};
 use chronik_tests::topics::create;
 use chronik_tests::wire::{Connection, produce_request};
 use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const TOPIC: &str = "moves";
@@ -56,12 +57,24 @@ fn moved(broker: &Broker) -> [usize; SHARDS] {
     [0, 1].map(|shard| metric(broker, &format!("chronik_connections_moved_total{{shard=\"{shard}\"}}")))
 }
 
-/// Half of the connections have moved, all to the owner, and none is gone.
-fn assert_moved_to(owner: usize, broker: &Broker) {
+/// Half of the connections have moved, all to the owner.
+fn have_moved_to(owner: usize, broker: &Broker) -> bool {
     let mut expected = [0; SHARDS];
     expected[owner] = CONNECTIONS / SHARDS;
-    eventually("half of the connections have moved", TIMEOUT, || moved(broker) == expected);
+    moved(broker) == expected
+}
+
+/// The connections work until half of them have moved, and none is gone then. A shard that is too busy takes none in, and who was
+/// refused tries again when it has something to do some seconds later. Gives how often all have worked.
+fn work_until_moved_to(owner: usize, broker: &Broker, mut work: impl FnMut()) -> usize {
+    let mut rounds = 0;
+    eventually("half of the connections have moved", TIMEOUT, || {
+        work();
+        rounds += 1;
+        have_moved_to(owner, broker)
+    });
     assert_eq!(metric(broker, "chronik_connections "), CONNECTIONS, "a move neither opens nor closes any");
+    rounds
 }
 
 #[test]
@@ -69,7 +82,8 @@ fn producers_keep_order_acks_and_sequences() {
     let (broker, owner) = start("moves-produce");
     // One after the other, so that they come to the shards in turn.
     let connections: Vec<Connection> = (0..CONNECTIONS).map(|_| broker.connect()).collect();
-    std::thread::scope(|scope| {
+    let is_enough = AtomicBool::new(false);
+    let sent: Vec<i32> = std::thread::scope(|scope| {
         let produce = |(number, mut connection): (usize, Connection)| {
             let producer = connection.init_producer_id();
             let mut under_way = VecDeque::new();
@@ -80,10 +94,12 @@ fn producers_keep_order_acks_and_sequences() {
                 assert!(answer.base_offset > last_offset, "batches of one connection are in order");
                 last_offset = answer.base_offset;
             };
-            for sequence in 0..BATCHES {
-                let value = format!("{number} {sequence}");
-                let batch = idempotent_batch(producer, 0, sequence, &[value]);
+            let mut sent = 0;
+            while sent < BATCHES || !is_enough.load(Ordering::Relaxed) {
+                let value = format!("{number} {sent}");
+                let batch = idempotent_batch(producer, 0, sent, &[value]);
                 under_way.push_back(connection.produce_send(TOPIC, 0, batch).expect("sent"));
+                sent += 1;
                 std::thread::sleep(PACE);
                 if under_way.len() == UNDER_WAY {
                     let header = under_way.pop_front().expect("one is under way");
@@ -91,21 +107,28 @@ fn producers_keep_order_acks_and_sequences() {
                 }
             }
             under_way.into_iter().for_each(|header| take(&mut connection, header));
-            connection
+            (connection, sent)
         };
         let producing: Vec<_> =
             connections.into_iter().enumerate().map(|one| scope.spawn(move || produce(one))).collect();
-        let connections: Vec<_> = producing.into_iter().map(|one| one.join().expect("a producer")).collect();
-        assert_moved_to(owner, &broker);
-        drop(connections);
+        let has_moved = soon(TIMEOUT, || have_moved_to(owner, &broker));
+        is_enough.store(true, Ordering::Relaxed);
+        let producers: Vec<_> = producing.into_iter().map(|one| one.join().expect("a producer")).collect();
+        assert!(has_moved, "{:?} connections have moved to each shard", moved(&broker));
+        assert_eq!(
+            metric(&broker, "chronik_connections "),
+            CONNECTIONS,
+            "a move neither opens nor closes any"
+        );
+        producers.into_iter().map(|(_, sent)| sent).collect()
     });
     let records = read_all(&mut broker.connect(), TOPIC, 0).expect("readable");
     let values: Vec<String> =
         records.into_iter().map(|record| String::from_utf8(record.value).expect("text")).collect();
-    for number in 0..CONNECTIONS {
+    for (number, sent) in sent.into_iter().enumerate() {
         let prefix = format!("{number} ");
         let own: Vec<&str> = values.iter().filter_map(|value| value.strip_prefix(&prefix)).collect();
-        let expected: Vec<String> = (0..BATCHES).map(|sequence| sequence.to_string()).collect();
+        let expected: Vec<String> = (0..sent).map(|sequence| sequence.to_string()).collect();
         assert_eq!(own, expected, "producer {number}");
     }
 }
@@ -114,20 +137,21 @@ fn producers_keep_order_acks_and_sequences() {
 fn producers_that_want_no_acks_lose_nothing() {
     let (broker, owner) = start("moves-acks-0");
     let mut connections: Vec<Connection> = (0..CONNECTIONS).map(|_| broker.connect()).collect();
-    for connection in &mut connections {
-        for number in 0..BATCHES {
-            let header = connection.header(ApiKey::Produce, 9);
-            let request = produce_request(TOPIC, 0, batch(&[number.to_be_bytes()]), 0);
-            let frame = request.encode(&header).expect("a sound request");
-            connection.send_raw(&frame.to_contiguous()).expect("sent");
-            std::thread::sleep(PACE / 4);
+    let rounds = work_until_moved_to(owner, &broker, || {
+        for connection in &mut connections {
+            for number in 0..BATCHES {
+                let header = connection.header(ApiKey::Produce, 9);
+                let request = produce_request(TOPIC, 0, batch(&[number.to_be_bytes()]), 0);
+                let frame = request.encode(&header).expect("a sound request");
+                connection.send_raw(&frame.to_contiguous()).expect("sent");
+                std::thread::sleep(PACE / 4);
+            }
+            let answer = connection.produce(TOPIC, 0, batch(&[b"last"])).expect("an answer");
+            assert_eq!(answer.error, ErrorCode::None);
         }
-        let answer = connection.produce(TOPIC, 0, batch(&[b"last"])).expect("an answer");
-        assert_eq!(answer.error, ErrorCode::None);
-    }
-    assert_moved_to(owner, &broker);
+    });
     let read = read_all(&mut broker.connect(), TOPIC, 0).expect("readable").len();
-    assert_eq!(read, CONNECTIONS * (usize::try_from(BATCHES).expect("a small number") + 1));
+    assert_eq!(read, rounds * CONNECTIONS * (usize::try_from(BATCHES).expect("a small number") + 1));
 }
 
 #[test]
@@ -199,27 +223,39 @@ fn fetch(
 #[test]
 fn consumers_keep_their_fetch_sessions() {
     let (broker, owner) = start("moves-fetch");
-    let mut connections: Vec<Connection> = (0..CONNECTIONS).map(|_| broker.connect()).collect();
     let mut produced = 0;
-    for connection in &mut connections {
-        let opened = fetch(connection, 0, 0, Some(produced));
-        assert_eq!(opened.error, ErrorCode::None);
-        let session_id = opened.session_id;
-        assert!(session_id > 0, "a session is opened");
-        for epoch in 1..=FETCHES {
-            if epoch % 10 == 0 {
-                let answer = connection.produce(TOPIC, 0, batch(&[b"news"])).expect("an answer");
-                assert_eq!((answer.error, answer.base_offset), (ErrorCode::None, produced));
+    let mut consumers: Vec<(Connection, i32, i32)> = (0..CONNECTIONS)
+        .map(|_| {
+            let mut connection = broker.connect();
+            let opened = fetch(&mut connection, 0, 0, Some(produced));
+            assert_eq!(opened.error, ErrorCode::None);
+            assert!(opened.session_id > 0, "a session is opened");
+            (connection, opened.session_id, 0)
+        })
+        .collect();
+    work_until_moved_to(owner, &broker, || {
+        for (connection, session_id, epoch) in &mut consumers {
+            // Where others have produced meanwhile, it goes on behind that.
+            let mut from = Some(produced);
+            for _ in 0..FETCHES {
+                *epoch += 1;
+                let has_news = *epoch % 10 == 0;
+                if has_news {
+                    let answer = connection.produce(TOPIC, 0, batch(&[b"news"])).expect("an answer");
+                    assert_eq!((answer.error, answer.base_offset), (ErrorCode::None, produced));
+                }
+                // Behind news the client says where it wants to go on, and nothing otherwise.
+                let response = fetch(connection, *session_id, *epoch, from.take());
+                let told = (response.error, response.session_id);
+                assert_eq!(told, (ErrorCode::None, *session_id), "epoch {epoch}");
+                let records = response.topics.iter().any(|topic| !topic.partitions[0].records.is_empty());
+                assert_eq!(records, has_news, "epoch {epoch}");
+                if has_news {
+                    produced += 1;
+                    from = Some(produced);
+                }
             }
-            // Behind news the client says where it wants to go on, and nothing otherwise.
-            let from = (epoch % 10 == 1).then_some(produced);
-            let response = fetch(connection, session_id, epoch, from);
-            assert_eq!((response.error, response.session_id), (ErrorCode::None, session_id), "epoch {epoch}");
-            let has_news = response.topics.iter().any(|topic| !topic.partitions[0].records.is_empty());
-            assert_eq!(has_news, epoch % 10 == 0, "epoch {epoch}");
-            produced += i64::from(has_news);
         }
-    }
-    assert_moved_to(owner, &broker);
+    });
     assert_eq!(metric(&broker, "chronik_fetch_sessions "), CONNECTIONS);
 }
