@@ -21,101 +21,22 @@
 //! what is allocated is bounded by what was received; bytes from a peer never cause a panic. Whether a message that could be
 //! read makes sense is for `guard.rs` to say.
 
+mod append;
+mod layout;
+
 use bytes::{Bytes, BytesMut};
 use chronik_wal::types::GroupId;
 use protobuf::{Message as _, ProtobufEnum as _};
-use raft::eraftpb::{Entry, EntryType, Message, MessageType, Snapshot, SnapshotMetadata};
-use zerocopy::little_endian::{U32, U64};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+use raft::eraftpb::{Entry, Message, MessageType, Snapshot, SnapshotMetadata};
+use zerocopy::{FromBytes, IntoBytes};
 
+use self::append::{decode_append, encode_append};
+use self::layout::{
+    CONTEXT_BYTES_MAX, FLAG_REJECT, FLAG_SHORT, FORM_APPEND, FORM_FIXED, FORM_HEARTBEATS, FORM_PROTOBUF,
+    FORM_SNAPSHOT, Fields, PROTOBUF_BYTES_MAX, Row, SMALL_BYTES, Small, VERSION,
+};
+pub use self::layout::{ENTRIES_MAX, HEARTBEATS_MAX};
 use crate::driver::memory::SHORT;
-
-/// The only version so far.
-const VERSION: u8 = 1;
-
-/// Bytes of the small area; the same as `net::peer`'s frames have.
-const SMALL_BYTES: usize = 24;
-
-const FORM_FIXED: u8 = 1;
-const FORM_APPEND: u8 = 2;
-const FORM_SNAPSHOT: u8 = 3;
-const FORM_HEARTBEATS: u8 = 4;
-const FORM_PROTOBUF: u8 = 5;
-
-/// Flag: the message's `reject`. On a heartbeat: the groups may rest (`driver/rest.rs`).
-const FLAG_REJECT: u8 = 1;
-
-/// Flag of a heartbeat's answer: its sender has no room for entries (`driver/memory.rs`). In other forms the commit term says it.
-const FLAG_SHORT: u8 = 2;
-
-/// Heartbeats of one frame; 192 KiB.
-pub const HEARTBEATS_MAX: usize = 4096;
-
-/// Entries of one append: what an entry takes in memory is more than its head on the wire. A longer message is cut: the follower
-/// acknowledges what it got, and raft sends the rest again. A message of 1 MiB holds fewer unless they are nearly all empty.
-pub const ENTRIES_MAX: usize = 65_536;
-
-/// Payload parts of one append; a link's frame takes 16,384 parts. Beyond, the rest goes joined in one last part, copied: such
-/// payloads have a few dozen bytes each.
-const PAYLOAD_PARTS_MAX: usize = 16_000;
-
-/// A protobuf part: a configuration of 64 members takes less than 1 KiB. What it becomes in memory can be fifty times as much.
-const PROTOBUF_BYTES_MAX: usize = 64 << 10;
-
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
-#[repr(C)]
-struct Small {
-    version: u8,
-    form: u8,
-    kind: u8,
-    flags: u8,
-    count: U32,
-    from: U64,
-    to: U64,
-}
-
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
-#[repr(C)]
-struct Fields {
-    term: U64,
-    log_term: U64,
-    index: U64,
-    commit: U64,
-    commit_term: U64,
-    reject_hint: U64,
-    request_snapshot: U64,
-}
-
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
-#[repr(C)]
-struct EntryHead {
-    index: U64,
-    term: U64,
-    payload_bytes: U32,
-    entry_type: u8,
-    context_bytes: u8,
-    context: [u8; CONTEXT_BYTES_MAX],
-}
-
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
-#[repr(C)]
-struct Row {
-    group: U64,
-    from: U64,
-    to: U64,
-    term: U64,
-    commit: U64,
-    round: U32,
-    kind: u8,
-    flags: u8,
-    zero: [u8; 2],
-}
-
-/// Context of an entry within its head; ours are of one byte (`convert.rs`).
-const CONTEXT_BYTES_MAX: usize = 2;
-
-const _: () = assert!(size_of::<Small>() == SMALL_BYTES);
-const _: () = assert!(size_of::<Fields>() == 56 && size_of::<EntryHead>() == 24 && size_of::<Row>() == 48);
 
 /// A message as a link carries it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -321,102 +242,6 @@ fn decode_fixed(small: &Small, mut parts: Vec<Bytes>) -> Result<Message, FrameFa
     }
     message.context = context.unwrap_or_default();
     Ok(message)
-}
-
-fn encode_append(message: &mut Message) -> Encoded {
-    let mut entries = message.take_entries().into_vec();
-    entries.truncate(ENTRIES_MAX);
-    let head_bytes = size_of::<Fields>() + entries.len() * size_of::<EntryHead>();
-    let mut heads = BytesMut::with_capacity(head_bytes);
-    heads.extend_from_slice(fields_of(message).as_bytes());
-    let small = small_of(message, FORM_APPEND, entries.len());
-    let mut parts = Vec::with_capacity(1 + entries.len().min(PAYLOAD_PARTS_MAX));
-    parts.push(Bytes::new());
-    let mut joined = BytesMut::new();
-    for entry in entries {
-        heads.extend_from_slice(head_of(&entry).as_bytes());
-        if entry.data.is_empty() {
-            continue;
-        }
-        if parts.len() < PAYLOAD_PARTS_MAX {
-            parts.push(entry.data);
-        } else {
-            joined.extend_from_slice(&entry.data);
-        }
-    }
-    parts[0] = heads.freeze();
-    if !joined.is_empty() {
-        parts.push(joined.freeze());
-    }
-    Encoded { small, parts }
-}
-
-fn head_of(entry: &Entry) -> EntryHead {
-    let mut context = [0; CONTEXT_BYTES_MAX];
-    context[..entry.context.len()].copy_from_slice(&entry.context);
-    EntryHead {
-        index: entry.index.into(),
-        term: entry.term.into(),
-        payload_bytes: u32::try_from(entry.data.len()).expect("checked by fits_head").into(),
-        entry_type: u8::try_from(entry.get_entry_type().value()).expect("raft has three types of entry"),
-        context_bytes: u8::try_from(entry.context.len()).expect("checked by fits_head"),
-        context,
-    }
-}
-
-fn decode_append(small: &Small, parts: Vec<Bytes>) -> Result<Message, FrameFault> {
-    if kind_of(small.kind)? != MessageType::MsgAppend {
-        return Err(FrameFault::Kind(small.kind));
-    }
-    let mut parts = parts.into_iter();
-    let first = parts.next().ok_or(FrameFault::Length)?;
-    let (fields, heads) = Fields::read_from_prefix(&first).map_err(|_| FrameFault::Length)?;
-    let heads = <[EntryHead]>::ref_from_bytes(heads).map_err(|_| FrameFault::Length)?;
-    if heads.len() > ENTRIES_MAX || heads.len() != small.count.get() as usize {
-        return Err(FrameFault::Length);
-    }
-    let mut message = message_of(small, &fields)?;
-    let mut payloads = Payloads { current: Bytes::new(), rest: parts };
-    let entries: Result<Vec<Entry>, FrameFault> =
-        heads.iter().map(|head| entry_of(head, &mut payloads)).collect();
-    message.set_entries(entries?.into());
-    if payloads.is_used_up() { Ok(message) } else { Err(FrameFault::Length) }
-}
-
-fn entry_of(head: &EntryHead, payloads: &mut Payloads) -> Result<Entry, FrameFault> {
-    let mut entry = Entry::default();
-    let kind = EntryType::from_i32(i32::from(head.entry_type)).ok_or(FrameFault::Kind(head.entry_type))?;
-    entry.set_entry_type(kind);
-    entry.index = head.index.get();
-    entry.term = head.term.get();
-    let context = head.context.get(..usize::from(head.context_bytes)).ok_or(FrameFault::Length)?;
-    if !context.is_empty() {
-        entry.context = Bytes::copy_from_slice(context);
-    }
-    entry.data = payloads.take(head.payload_bytes.get() as usize)?;
-    Ok(entry)
-}
-
-/// Cuts payloads from parts. One lies within one part.
-struct Payloads {
-    current: Bytes,
-    rest: std::vec::IntoIter<Bytes>,
-}
-
-impl Payloads {
-    fn take(&mut self, bytes: usize) -> Result<Bytes, FrameFault> {
-        if bytes == 0 {
-            return Ok(Bytes::new());
-        }
-        if self.current.is_empty() {
-            self.current = self.rest.next().ok_or(FrameFault::Length)?;
-        }
-        if bytes > self.current.len() { Err(FrameFault::Length) } else { Ok(self.current.split_to(bytes)) }
-    }
-
-    fn is_used_up(&mut self) -> bool {
-        self.current.is_empty() && self.rest.next().is_none()
-    }
 }
 
 fn encode_snapshot(message: &mut Message) -> Encoded {

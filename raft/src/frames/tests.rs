@@ -1,10 +1,11 @@
 //! Golden bytes, round trips, and garbage.
 
 use proptest::prelude::*;
-use raft::eraftpb::ConfState;
+use raft::eraftpb::{ConfState, EntryType};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
 
+use super::layout::PAYLOAD_PARTS_MAX;
 use super::*;
 use crate::test_support::batch_bytes;
 
