@@ -18,9 +18,7 @@ fn with_lag_ms(ms: &str) -> Cluster {
 
 #[test]
 fn acks_1_is_answered_from_the_leaders_disk_alone() {
-    let mut cluster = Cluster::new();
-    let group = cluster.topic(TOPIC, 1, &[]);
-    let leader = cluster.leader(group);
+    let (mut cluster, group, leader) = Cluster::led();
     cluster.isolate(leader);
     cluster[leader].hold_turns = true;
     let call = cluster.ask_produce(leader, group, value(), Acks::Leader);
@@ -38,9 +36,7 @@ fn acks_1_is_answered_from_the_leaders_disk_alone() {
 
 #[test]
 fn acks_1_fails_with_the_leadership() {
-    let mut cluster = Cluster::new();
-    let group = cluster.topic(TOPIC, 1, &[]);
-    let leader = cluster.leader(group);
+    let (mut cluster, group, leader) = Cluster::led();
     cluster[leader].hold_turns = true;
     let call = cluster.ask_produce(leader, group, value(), Acks::Leader);
     cluster.settle();

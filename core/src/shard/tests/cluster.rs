@@ -63,9 +63,7 @@ fn a_node_that_slept_catches_up() {
 /// made must wait for it.
 #[test]
 fn a_new_topic_and_its_records_outlive_a_power_cut_of_all() {
-    let mut cluster = Cluster::new();
-    let group = cluster.topic(TOPIC, 1, &[]);
-    let leader = cluster.leader(group);
+    let (mut cluster, group, leader) = Cluster::led();
     let outcome = cluster.produce(leader, group, records_of(&[b"value"], WALL_MS), Acks::All);
     assert_eq!(outcome.error, ErrorCode::None);
     cluster.names().into_iter().for_each(|node| cluster.kill(node, false));

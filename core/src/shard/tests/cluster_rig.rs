@@ -13,7 +13,7 @@ use chronik_raft::leadership::Leadership;
 use chronik_wal::disk::SimDisk;
 use chronik_wal::types::{GroupId, KafkaOffset, NodeId};
 
-use super::{Rig, Setup, WALL_MS, creation_of, fetch_of, offsets_in, slice};
+use super::{Rig, Setup, TOPIC, WALL_MS, creation_of, fetch_of, offsets_in, slice};
 use crate::shard::controller::{AdminReply, AdminRequest};
 use crate::shard::message::*;
 use crate::shard::{Event, Now};
@@ -58,6 +58,14 @@ impl Cluster {
     /// Three nodes with a leader of the metadata group.
     pub(crate) fn new() -> Self {
         Self::with(&Setup::default())
+    }
+
+    /// With a topic of one partition; its group, and who leads it.
+    pub(crate) fn led() -> (Self, GroupId, i32) {
+        let mut cluster = Self::new();
+        let group = cluster.topic(TOPIC, 1, &[]);
+        let leader = cluster.leader(group);
+        (cluster, group, leader)
     }
 
     /// As [`Cluster::new`], each node set up like this.

@@ -78,9 +78,7 @@ fn a_leader_cut_off_says_nothing_until_it_knows() {
 
 #[test]
 fn a_leader_at_rest_asks_its_quorum_first() {
-    let mut cluster = Cluster::new();
-    let group = cluster.topic(TOPIC, 1, &[]);
-    let leader = cluster.leader(group);
+    let (mut cluster, group, leader) = Cluster::led();
     cluster.produce(leader, group, value(), Acks::All);
     cluster.advance(10_000);
     assert!(!cluster[leader].shard.driver.has_quorum_contact(group, cluster.now.mono_ms), "it rests");
@@ -95,9 +93,7 @@ fn a_leader_at_rest_asks_its_quorum_first() {
 /// Whoever has read further elsewhere would begin anew.
 #[test]
 fn a_leader_asks_its_quorum_before_it_calls_an_offset_out_of_range() {
-    let mut cluster = Cluster::new();
-    let group = cluster.topic(TOPIC, 1, &[]);
-    let leader = cluster.leader(group);
+    let (mut cluster, group, leader) = Cluster::led();
     cluster.produce(leader, group, value(), Acks::All);
     cluster.advance(10_000);
     let before_ms = cluster.now.mono_ms;

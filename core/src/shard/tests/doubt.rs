@@ -30,9 +30,7 @@ fn a_deposed_leader_calls_nothing_out_of_order() {
 
 #[test]
 fn a_leader_says_so_once_its_quorum_has_answered() {
-    let mut cluster = Cluster::new();
-    let group = cluster.topic(TOPIC, 1, &[]);
-    let leader = cluster.leader(group);
+    let (mut cluster, group, leader) = Cluster::led();
     assert_eq!(cluster.produce(leader, group, idempotent(5, 0, 0, 2), Acks::All).error, ErrorCode::None);
     for rest_ms in [0, 10_000] {
         cluster.advance(rest_ms);

@@ -36,9 +36,7 @@ fn a_leader_is_asked_to_hand_over_wherever_it_is() {
 
 #[test]
 fn who_leads_already_is_answered_at_once_and_a_partition_that_is_gone_too() {
-    let mut cluster = Cluster::new();
-    let group = cluster.topic(TOPIC, 1, &[]);
-    let leader = cluster.leader(group);
+    let (mut cluster, group, leader) = Cluster::led();
     let there = election(&cluster, group, leader);
     let gone = Election { partition: 7, ..there };
     assert_eq!(elect(&mut cluster, leader, vec![there, gone]), []);
@@ -46,9 +44,7 @@ fn who_leads_already_is_answered_at_once_and_a_partition_that_is_gone_too() {
 
 #[test]
 fn who_cannot_lead_is_told_when_the_time_is_up() {
-    let mut cluster = Cluster::new();
-    let group = cluster.topic(TOPIC, 1, &[]);
-    let leader = cluster.leader(group);
+    let (mut cluster, group, leader) = Cluster::led();
     let to = cluster.others(leader)[0];
     cluster.kill(to, true);
     let wanted = election(&cluster, group, to);

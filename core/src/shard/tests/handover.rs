@@ -65,9 +65,7 @@ fn a_stop_hands_over_everything_and_clients_hear_nothing_but_who_leads_now() {
 
 #[test]
 fn a_stop_that_finds_nobody_ends_all_the_same() {
-    let mut cluster = Cluster::new();
-    let group = cluster.topic(TOPIC, 1, &[]);
-    let leader = cluster.leader(group);
+    let (mut cluster, _, leader) = Cluster::led();
     for other in cluster.others(leader) {
         cluster.kill(other, true);
     }
@@ -77,9 +75,7 @@ fn a_stop_that_finds_nobody_ends_all_the_same() {
 
 #[test]
 fn a_leadership_is_transferred_when_somebody_asks() {
-    let mut cluster = Cluster::new();
-    let group = cluster.topic(TOPIC, 1, &[]);
-    let leader = cluster.leader(group);
+    let (mut cluster, group, leader) = Cluster::led();
     let others = cluster.others(leader);
     assert_eq!(transfer(&mut cluster, others[0], group, None), Err(ErrorCode::NotLeaderOrFollower));
     assert_eq!(transfer(&mut cluster, leader, group, Some(leader)), Err(ErrorCode::ElectionNotNeeded));

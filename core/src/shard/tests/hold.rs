@@ -13,9 +13,7 @@ fn value() -> BytesMut {
 
 /// A cluster whose topic's leader has begun to hand over to a node that does not answer.
 fn handing_over() -> (Cluster, GroupId, i32, i32) {
-    let mut cluster = Cluster::new();
-    let group = cluster.topic(TOPIC, 1, &[]);
-    let leader = cluster.leader(group);
+    let (mut cluster, group, leader) = Cluster::led();
     let other = cluster.others(leader)[0];
     cluster.pause(other);
     let members = &cluster[leader].shard.partitions[&group].members;

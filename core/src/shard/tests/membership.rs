@@ -365,9 +365,7 @@ fn producers_below_the_log_start_are_known_after_a_power_cut_while_a_snapshot_is
 /// With its log its vote is gone: an empty one under the same id could vote and acknowledge again (SAFETY.md, rule 8).
 #[test]
 fn a_damaged_replica_begins_nothing_anew_under_its_old_id_when_others_come_or_go() {
-    let mut cluster = Cluster::new();
-    let group = cluster.topic(TOPIC, 1, &[]);
-    let leader = cluster.leader(group);
+    let (mut cluster, group, leader) = Cluster::led();
     let controller = cluster.leader(GroupId::METADATA);
     let damaged =
         cluster.others(leader).into_iter().find(|node| *node != controller).expect("it leads nothing");

@@ -113,9 +113,7 @@ fn every_start_and_stop_keeps_everything() {
 /// pass for a torn tail.
 #[test]
 fn the_closing_mark_comes_after_what_others_still_send() {
-    let mut cluster = Cluster::new();
-    let group = cluster.topic(TOPIC, 1, &[]);
-    let leader = cluster.leader(group);
+    let (mut cluster, group, leader) = Cluster::led();
     let follower = cluster.others(leader)[0];
     cluster[follower].handle(Event::Stop);
     for _ in 0..2_000 {
