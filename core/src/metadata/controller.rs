@@ -31,6 +31,7 @@ use super::snapshot::Snapshot;
 use super::state::{Broker, MetadataState};
 
 pub mod configs;
+mod deletion;
 pub mod members;
 pub mod partitions;
 pub mod reassign;

@@ -2,13 +2,16 @@
 //! nothing or all. The whole way, server included, is in `tests/damage.rs`.
 
 use bytes::Bytes;
+use chronik_raft::sole_voter_configuration;
 use chronik_wal::disk::SimDisk;
 use chronik_wal::disk::sim::Survival;
-use chronik_wal::entry::{LogEntry, LogSink};
+use chronik_wal::entry::{GroupState, HardState, LogEntry, LogSink};
 use chronik_wal::records::BatchBuilder;
 use chronik_wal::shard_wal::{ShardWal, shard_directory, slot_path, write_turn_blocking};
+use chronik_wal::types::{KafkaOffset, Term};
 use uuid::Uuid;
 
+use super::prefix::TERM_LEAP;
 use super::*;
 use crate::metadata::command::{self, Command, PartitionPlacement, Replica};
 

@@ -1,7 +1,10 @@
 //! Tests of the snapshot: leaders are fenced by term and never forgotten, publishing is cheap, configs follow.
 
+use std::collections::BTreeMap;
+
 use chronik_net::rt::clock::thread_cpu_ns;
-use chronik_wal::types::PeerId;
+use chronik_wal::identity::shard_of;
+use chronik_wal::types::{GroupId, LeaderEpoch, PeerId, ShardId};
 
 use super::*;
 use crate::metadata::command::{Command, PartitionPlacement};

@@ -25,7 +25,8 @@ use chronik_wal::shard_wal::WalConfig;
 use chronik_wal::types::{GroupId, NodeId, PeerId, RaftIndex, ShardId, Term};
 use uuid::Uuid;
 
-use super::{Prefix, Repair, RepairError, TERM_LEAP, load_identity, shard_of};
+use super::prefix::{Prefix, TERM_LEAP};
+use super::{Repair, RepairError, load_identity, shard_of};
 use crate::metadata::command::{Command, MetadataReplica, Replica};
 use crate::metadata::image;
 use crate::metadata::snapshot::SnapshotBuilder;
