@@ -74,7 +74,7 @@ pub fn next_step(
     if let Some(unwanted) = learners.iter().find(|learner| !target.members.contains(learner)) {
         return Step::Change(change(ConfChangeType::RemoveNode, *unwanted));
     }
-    // Nobody lost goes while the others have too little to decide without it: it waits for them after its successor.
+    // Nobody goes while too few of the others have everything: they could decide nothing until they come back, if ever.
     let leaves_a_quorum = |gone: &PeerId| {
         let ready = voters.iter().filter(|voter| *voter != gone && (**voter == own || is_caught_up(voter)));
         ready.count() > (voters.len() - 1) / 2
@@ -93,13 +93,16 @@ pub fn next_step(
     if !learners.is_empty() {
         return Step::Wait;
     }
-    match voters.iter().find(|voter| !target.members.contains(voter)) {
-        Some(unwanted) if *unwanted == own => {
+    let unwanted: Vec<PeerId> =
+        voters.iter().copied().filter(|voter| !target.members.contains(voter)).collect();
+    match unwanted.iter().find(|voter| **voter != own && leaves_a_quorum(voter)) {
+        Some(goes) => Step::Change(change(ConfChangeType::RemoveNode, *goes)),
+        None if unwanted.is_empty() => Step::Reached,
+        None if unwanted == [own] => {
             let heir = target.members.iter().find(|peer| is_caught_up(peer));
             heir.map_or(Step::Wait, |heir| Step::HandOver(*heir))
         }
-        Some(unwanted) => Step::Change(change(ConfChangeType::RemoveNode, *unwanted)),
-        None => Step::Reached,
+        None => Step::Wait,
     }
 }
 
@@ -209,6 +212,19 @@ mod tests {
         let comes = Step::Change(change(ConfChangeType::AddLearnerNode, PeerId(4)));
         assert_eq!(step(&[1, 2], 100), comes);
         assert_eq!(step(&[1, 2, 3], 0), comes, "1 alone could decide nothing");
+    }
+
+    /// 3 is gone for now: were 2 to go, 1 alone could not even take 3 out.
+    #[test]
+    fn nobody_goes_who_is_needed_while_another_is_away() {
+        let step = |members: &[u64]| {
+            let progress = [member(1, 100, true), member(2, 100, true), member(3, 100, false)];
+            let three = configuration(&[1, 2, 3], &[]);
+            next_step(&three, &target(members, &[]), &progress, PeerId(1), RaftIndex(100))
+        };
+        assert_eq!(step(&[1, 3]), Step::Wait);
+        assert_eq!(step(&[1, 2]), Step::Change(change(ConfChangeType::RemoveNode, PeerId(3))));
+        assert_eq!(step(&[1]), step(&[1, 2]), "who is away goes first");
     }
 
     #[test]
