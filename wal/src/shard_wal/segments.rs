@@ -48,11 +48,11 @@ pub(crate) struct Segments {
     live: VecDeque<Segment>,
     prepared: VecDeque<Segment>,
     free: VecDeque<FreeSlot>,
-    /// Slots of another length than the configured one; their files go once a newer header says they are not needed.
-    retired: Vec<u32>,
+    /// Segments of another length than the configured one that are not needed; their files go once a newer header says so.
+    retired: Vec<Segment>,
     next_slot: u32,
-    /// The job that runs: the segment, its slot, and the retired slots that it removes.
-    job: Option<(Segment, FreeSlot, Vec<u32>)>,
+    /// The job that runs: the segment, its slot, and the retired segments that it removes.
+    job: Option<(Segment, FreeSlot, Vec<Segment>)>,
     /// The disk was full; not before this time again.
     retry_at_ms: Option<u64>,
     /// Bytes of slots that are kept though nothing can be read from them.
@@ -128,14 +128,23 @@ impl Segments {
         if segment.len == config.segment_bytes {
             self.free.push_back(FreeSlot { slot: segment.slot, filled: Some(segment.len) });
         } else {
-            self.retired.push(segment.slot);
+            self.retired.push(segment);
         }
         segment.sequence
     }
 
+    /// Bytes of all slots.
     fn bytes(&self, config: &WalConfig) -> u64 {
+        let removed = self.job.iter().flat_map(|(_, _, removed)| removed);
+        let going = self.retired.iter().chain(removed).map(|segment| segment.len).sum::<u64>();
+        self.staying_bytes(config) + going
+    }
+
+    /// Bytes of all slots but those that go with the next segment that is made: did they count, none could be made any more once they
+    /// alone fill the bound.
+    fn staying_bytes(&self, config: &WalConfig) -> u64 {
         let made = self.live.iter().chain(&self.prepared).map(|segment| segment.len).sum::<u64>();
-        let others = self.free.len() + self.retired.len() + usize::from(self.job.is_some());
+        let others = self.free.len() + usize::from(self.job.is_some());
         made + others as u64 * config.segment_bytes + self.quarantined
     }
 
@@ -148,7 +157,7 @@ impl Segments {
         };
         let bound = config.wal_max_bytes << u32::from(self.pinned);
         let room = bound.saturating_sub(kept_back + config.segment_bytes);
-        self.free.is_empty() && self.bytes(config) > room
+        self.free.is_empty() && self.staying_bytes(config) > room
     }
 
     /// A slot for a segment that is to be made now; none at the bound of the WAL.
@@ -249,7 +258,7 @@ impl ShardWal {
             Segment { sequence: WalSeq(newest.0 + 1), slot: free.slot, len: self.config.segment_bytes };
         let mut job = WalJob::prepare(&self.config, segment, free, self.segments.oldest().sequence);
         let retired = std::mem::take(&mut self.segments.retired);
-        job.remove = retired.iter().map(|&slot| slot_path(&self.config.directory, slot)).collect();
+        job.remove = retired.iter().map(|segment| slot_path(&self.config.directory, segment.slot)).collect();
         self.segments.job = Some((segment, free, retired));
         Some(job)
     }

@@ -184,6 +184,33 @@ fn while_nothing_may_be_released_the_bound_is_twice_as_far() {
     assert!(rig.wal.has_room(9100), "what was freed is used again");
 }
 
+/// Each start begins a short segment. When they are released all at once, what is to go must not count against what is to come.
+#[test]
+fn many_short_starts_do_not_use_up_the_bound() {
+    let disk = SimDisk::new(9);
+    let mut base = BTreeMap::new();
+    for seed in 0..6 {
+        let mut rig = Rig::open(&disk, small_config(), base, seed).unwrap();
+        rig.append(A, 100);
+        rig.turn().unwrap().expect("there is room in the first segment");
+        base = rig.model_at(TurnNumber(u64::MAX));
+    }
+    let mut rig = Rig::open(&disk, small_config(), base, 6).unwrap();
+    while rig.wal.recycle_wanted() {
+        rig.recycle().unwrap();
+    }
+    for _ in 0..60 {
+        if !rig.wal.has_room(9100) {
+            rig.recycle().unwrap();
+            rig.job().unwrap();
+        }
+        assert!(rig.wal.has_room(9100));
+        rig.append(A, 9000);
+        rig.drain().unwrap();
+    }
+    assert!(rig.wal.usage().1 <= small_config().wal_max_bytes);
+}
+
 /// Recycling writes states and a checkpoint; at the bound, with no room left at all, it must not wait for itself.
 #[test]
 fn recycling_at_the_bound_never_waits_for_itself() {
