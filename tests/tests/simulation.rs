@@ -164,7 +164,7 @@ fn planted_bugs_of_clusters_are_found() {
         (Planted::Within(Bug::HardStateDropped), 0),
         (Planted::Within(Bug::TruncationSkipped), 0),
         (Planted::Within(Bug::ProducersForgotten), 0),
-        (Planted::Within(Bug::QuorumUnchecked), 6),
+        (Planted::Within(Bug::QuorumUnchecked), 75),
         (Planted::Within(Bug::WaiterByIndex), 1),
         (Planted::Within(Bug::TrimmedAlone), 2),
     ];
@@ -182,6 +182,6 @@ fn planted_bugs_of_clusters_are_found() {
     }
 }
 
-/// So many runs may be needed to find a planted bug.
+/// So many runs may be needed to find a planted bug: the rarest of them shows in one of about eighty.
 #[cfg(debug_assertions)]
-const SEEDS_FOR_A_BUG: u64 = 60;
+const SEEDS_FOR_A_BUG: u64 = 300;
