@@ -31,7 +31,7 @@ pub enum Step {
 pub struct Target {
     /// All of them.
     pub members: Vec<PeerId>,
-    /// Those that have lost their logs: another directory is their node's now (SAFETY.md, rule 8).
+    /// Those that have lost their logs: see [`MetadataReplicas::is_lost`].
     pub lost: Vec<PeerId>,
 }
 
@@ -39,12 +39,10 @@ impl Target {
     /// As the metadata have it.
     #[must_use]
     pub fn of(replicas: &MetadataReplicas) -> Self {
-        let target = replicas.target();
-        let has_successor = |node| target.iter().any(|member| member.node == node);
-        let lost = replicas.removing.iter().filter(|gone| has_successor(gone.node));
+        let lost = replicas.removing.iter().filter(|replica| replicas.is_lost(replica));
         Self {
-            members: target.iter().map(|member| member.peer).collect(),
-            lost: lost.map(|gone| gone.peer).collect(),
+            members: replicas.target().iter().map(|member| member.peer).collect(),
+            lost: lost.map(|replica| replica.peer).collect(),
         }
     }
 }

@@ -32,15 +32,15 @@ impl Shard {
     /// A member of the group; none for one that is on its way out and that nobody knows any more.
     fn quorum_member(&self, member: &MemberProgress, replicas: &MetadataReplicas) -> Option<QuorumMember> {
         let replica = replicas.replicas.iter().find(|replica| replica.peer == member.peer)?;
-        // Its node is there with another directory.
-        let is_lost = replicas.removing.contains(replica) && replicas.of_node(replica.node).is_some();
         Some(QuorumMember {
             node: replica.node,
             directory: replica.directory,
             is_voter: member.is_voter,
             matched: member.matched,
             // A group at rest hears nothing: the link stands for it (SAFETY.md, rule 16).
-            is_heard: !is_lost && (replica.node == self.node || self.nodes_up.contains(&replica.node)),
+            // Whose log is gone is not there, though its node is.
+            is_heard: !replicas.is_lost(replica)
+                && (replica.node == self.node || self.nodes_up.contains(&replica.node)),
         })
     }
 }

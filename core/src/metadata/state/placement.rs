@@ -64,6 +64,12 @@ impl MetadataReplicas {
         self.replicas.iter().find(stays)
     }
 
+    /// Whether its log is gone: it is to go, and its node is a member by another directory (SAFETY.md, rule 8).
+    #[must_use]
+    pub fn is_lost(&self, replica: &MetadataReplica) -> bool {
+        self.removing.contains(replica) && self.of_node(replica.node).is_some()
+    }
+
     /// The node of a peer.
     #[must_use]
     pub fn node_of(&self, peer: PeerId) -> Option<NodeId> {
