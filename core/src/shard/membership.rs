@@ -124,15 +124,15 @@ impl Shard {
 
     /// Returns whether the group's members are others from now on.
     fn drive_group(&mut self, group: GroupId, target: &[Replica], filling: &mut usize) -> bool {
-        let (Some(configuration), Some(state)) = (self.driver.configuration(group), self.driver.state(group))
+        let (Some(configuration), Some(state), Some(partition)) =
+            (self.driver.configuration(group), self.driver.state(group), self.partitions.get(&group))
         else {
             return false;
         };
         let peers: Vec<PeerId> = target.iter().map(|replica| replica.peer).collect();
-        let lost = self.placement(group).map_or_else(Vec::new, |view| replaced(&view.removing, target));
         let known = Known {
             own: state.peer,
-            lost: &lost,
+            gone: &partition.gone,
             is_caught_up: |peer| self.driver.is_caught_up(group, peer),
             may_be_filled: |peer| *filling < FILLING_MAX && self.reachable(group, peer).is_some(),
         };
@@ -205,17 +205,11 @@ impl Shard {
     }
 }
 
-/// Those that go and have a successor on their own node: their logs are gone (SAFETY.md, rule 8).
-fn replaced(removing: &[Replica], target: &[Replica]) -> Vec<PeerId> {
-    let has_successor = |gone: &&Replica| target.iter().any(|replica| replica.node == gone.node);
-    removing.iter().filter(has_successor).map(|gone| gone.peer).collect()
-}
-
 /// What the leader of a group knows of its members.
 struct Known<'a, C, F> {
     own: PeerId,
-    /// Voters whose logs are gone, as the metadata have it.
-    lost: &'a [PeerId],
+    /// Those that are no more, as the metadata have it: their nodes have newer ones.
+    gone: &'a [PeerId],
     is_caught_up: C,
     /// Whether a replica may begin to be filled now.
     may_be_filled: F,
@@ -243,7 +237,7 @@ where
         ready > (voters.len() - 1) / 2
     };
     let is_gone = |voter: &&PeerId| {
-        known.lost.contains(voter) && !target.contains(voter) && !(known.is_caught_up)(**voter)
+        known.gone.contains(voter) && !target.contains(voter) && !(known.is_caught_up)(**voter)
     };
     if let Some(gone) = voters.iter().filter(is_gone).find(|voter| leaves_a_quorum(voter)) {
         return Step::Change(MemberChange::Remove(*gone));
@@ -275,11 +269,12 @@ mod tests {
     use chronik_wal::types::NodeId;
 
     use super::*;
+    use crate::shard::peers::gone_among;
 
     /// Of a leader that can reach everybody.
     fn step(configuration: &ConfState, target: &[PeerId], caught_up: bool, own: u64) -> Step {
         let known =
-            Known { own: PeerId(own), lost: &[], is_caught_up: |_| caught_up, may_be_filled: |_| true };
+            Known { own: PeerId(own), gone: &[], is_caught_up: |_| caught_up, may_be_filled: |_| true };
         next_step(configuration, target, &known)
     }
 
@@ -323,7 +318,7 @@ mod tests {
     #[test]
     fn nobody_goes_who_is_needed_while_another_is_lost_and_the_lost_one_goes_first() {
         let is_caught_up = |peer| peer != PeerId(3);
-        let known = Known { own: PeerId(1), lost: &[], is_caught_up, may_be_filled: |_| true };
+        let known = Known { own: PeerId(1), gone: &[], is_caught_up, may_be_filled: |_| true };
         let three = ConfState::from((vec![1, 2, 3], vec![]));
         assert_eq!(next_step(&three, &[PeerId(1), PeerId(3)], &known), Step::Wait);
         let with_its_successor = ConfState::from((vec![1, 2, 3, 4], vec![]));
@@ -339,15 +334,12 @@ mod tests {
     fn who_has_lost_its_disk_goes_before_its_successor_comes() {
         let [one, two, three, four] = [1, 2, 3, 4].map(PeerId);
         let on = |peer, node| Replica { node: NodeId(node), peer };
-        let target = [on(one, 1), on(two, 2), on(four, 3)];
-        assert_eq!(
-            replaced(&[on(three, 3), on(PeerId(9), 7)], &target),
-            [three],
-            "9 moves away with its log"
-        );
+        let placed = [on(one, 1), on(two, 2), on(four, 3), on(three, 3), on(PeerId(9), 7)];
+        let gone = gone_among(&placed);
+        assert_eq!(gone, [three], "9 moves away with its log");
         let step = |voters: &[u64], caught_up: &[u64], may_be_filled: bool| {
             let is_caught_up = |peer: PeerId| caught_up.contains(&peer.0);
-            let known = Known { own: one, lost: &[three], is_caught_up, may_be_filled: |_| may_be_filled };
+            let known = Known { own: one, gone: &gone, is_caught_up, may_be_filled: |_| may_be_filled };
             next_step(&ConfState::from((voters.to_vec(), vec![])), &[one, two, four], &known)
         };
         assert_eq!(step(&[1, 2, 3], &[1, 2], true), Step::Change(MemberChange::Remove(three)));
@@ -367,7 +359,7 @@ mod tests {
         let target = [PeerId(2), PeerId(3), PeerId(4)];
         let known = |caught_up: bool, fillable: u64| Known {
             own: PeerId(1),
-            lost: &[],
+            gone: &[],
             is_caught_up: move |_| caught_up,
             may_be_filled: move |peer| peer == PeerId(fillable),
         };

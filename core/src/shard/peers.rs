@@ -323,7 +323,7 @@ impl Shard {
 
 /// Of the replicas that a placement names, those with a newer one on their node. Ids are given in order, and a node has one data
 /// directory: they went with the directory, or the log, that the node had before (SAFETY.md, rule 8).
-fn gone_among(placed: &[Replica]) -> Vec<PeerId> {
+pub(super) fn gone_among(placed: &[Replica]) -> Vec<PeerId> {
     let is_newer = |other: &Replica, one: &Replica| other.node == one.node && other.peer > one.peer;
     let gone = placed.iter().filter(|one| placed.iter().any(|other| is_newer(other, one)));
     gone.map(|replica| replica.peer).collect()
