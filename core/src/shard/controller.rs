@@ -5,7 +5,7 @@
 //! that it made have leaders, or when the asker's time is up.
 //!
 //! Reading order: `requests.rs` (what is asked becomes a plan), `plans.rs` (plans on their way through the log),
-//! `state.rs` (the log applied, published, cut), `producer_ids.rs`, `chores.rs` (what the leader does unasked). Beside this
+//! `refusals.rs` (what was answered without a change), `state.rs` (the log applied, published, cut), `producer_ids.rs`, `chores.rs` (what the leader does unasked). Beside this
 //! folder: `forward.rs` (requests that go to the leader on another node), `formation.rs` (how group 0 comes to be here),
 //! `registration.rs`, `dissemination.rs` (who leads, who can be reached).
 //!
@@ -15,6 +15,7 @@
 mod chores;
 mod plans;
 mod producer_ids;
+mod refusals;
 mod requests;
 mod state;
 
@@ -32,6 +33,7 @@ pub use state::apply_batch;
 pub(in crate::shard) use self::plans::PlanAsker;
 
 use self::plans::PendingPlan;
+use self::refusals::Refusals;
 use super::dissemination::Dissemination;
 use super::forward::Forwards;
 use super::message::Call;
@@ -68,6 +70,7 @@ pub struct ControllerHost {
     plans: BTreeMap<u64, PendingPlan>,
     /// Plans whose commands are not proposed yet, in order.
     unproposed: VecDeque<u64>,
+    refusals: Refusals,
     producer_ids: ProducerIds,
     id_waiters: VecDeque<(Call, u64)>,
     random: SmallRng,
@@ -109,6 +112,7 @@ impl ControllerHost {
             commit_turn: TurnNumber::default(),
             plans: BTreeMap::new(),
             unproposed: VecDeque::new(),
+            refusals: Refusals::default(),
             producer_ids: ProducerIds::default(),
             id_waiters: VecDeque::new(),
             random,

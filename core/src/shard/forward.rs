@@ -288,7 +288,11 @@ impl Shard {
 
     /// Answers a question of another node.
     pub(crate) fn answer_node(&mut self, node: NodeId, ask: u64, answer: &Answer) {
-        let body = encode_answer(answer);
+        self.send_answer(node, ask, encode_answer(answer));
+    }
+
+    /// As [`Self::answer_node`], with the answer's bytes.
+    pub(crate) fn send_answer(&mut self, node: NodeId, ask: u64, body: Bytes) {
         self.out.peer.push(PeerOut { node, message: PeerMessage::Answer { id: ask, body } });
     }
 }

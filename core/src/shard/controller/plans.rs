@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::AdminReply;
 use crate::metadata::command::{self, Command};
 use crate::metadata::controller::{Plan, is_ready};
-use crate::metadata::forward::Answer;
+use crate::metadata::forward::{Answer, encode_answer};
 use crate::partition::{Waiter, Waiting};
 use crate::shard::{Shard, Timer};
 
@@ -47,6 +47,8 @@ pub(super) struct PendingPlan {
     pub(super) asker: PlanAsker,
     /// Until they are proposed.
     commands: Vec<Command>,
+    /// It never had any.
+    changes_nothing: bool,
     reply: AdminReply,
     /// Topics that may have no leaders yet.
     awaited: Vec<Uuid>,
@@ -93,6 +95,7 @@ impl Shard {
         let pending = PendingPlan {
             asker,
             commands: plan.commands,
+            changes_nothing: applied,
             reply: plan.response,
             awaited: plan.awaited,
             awaits_leaders: false,
@@ -270,7 +273,14 @@ impl Shard {
         let Some(host) = &mut self.controller else { return };
         let Some(plan) = host.plans.remove(&number) else { return };
         self.timers.remove(&(plan.deadline_ms, Timer::Plan(number)));
-        self.answer_plan(plan.asker, plan.reply);
+        match plan.asker {
+            PlanAsker::Node { node, ask } if plan.changes_nothing => {
+                let body = encode_answer(&Answer::Done { index: host.applied, reply: plan.reply });
+                host.refusals.note(node, ask, body.clone(), self.now.mono_ms);
+                self.send_answer(node, ask, body);
+            }
+            asker => self.answer_plan(asker, plan.reply),
+        }
     }
 
     pub(crate) fn plan_timed_out(&mut self, number: u64) {

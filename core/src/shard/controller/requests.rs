@@ -27,6 +27,12 @@ impl Shard {
         if self.controller.as_ref().is_some_and(is_asked_again) {
             return;
         }
+        if let PlanAsker::Node { node, ask } = asker
+            && let Some(host) = &mut self.controller
+            && let Some(body) = host.refusals.find(node, ask, self.now.mono_ms)
+        {
+            return self.send_answer(node, ask, body);
+        }
         if let AdminRequest::DescribeQuorum(request) = request {
             let response = AdminReply::DescribeQuorum(self.describe_quorum(request));
             return self.carry_plan(

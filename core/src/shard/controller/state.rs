@@ -9,6 +9,7 @@ use chronik_wal::records::Records;
 use chronik_wal::types::{GroupId, RaftIndex};
 
 use super::plans::PlanAsker;
+use super::refusals::Refusals;
 use super::{AdminReply, Unpublished, random_uuid};
 use crate::metadata::command;
 use crate::metadata::command::Replica;
@@ -99,6 +100,7 @@ impl Shard {
         let Some(host) = &mut self.controller else { return };
         if !leads {
             host.controller = None;
+            host.refusals = Refusals::default();
             self.drop_unproposed();
             return self.tend_within(0);
         }

@@ -1,15 +1,21 @@
 //! The metadata group: images, starts, producer ids.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::sync::Arc;
 
+use chronik_net::codec::StrBytes;
+use chronik_net::codec::messages::{DeleteTopicsRequest, TopicName};
 use chronik_wal::disk::sim::Survival;
 use chronik_wal::shard_wal::write_turn_blocking;
-use chronik_wal::types::{GroupId, RaftIndex};
+use chronik_wal::types::{GroupId, NodeId, RaftIndex};
+use kafka_protocol::ResponseError;
 
 use super::*;
-use crate::shard::ShardLimits;
+use crate::shard::controller::{AdminReply, AdminRequest};
 use crate::shard::message::*;
+use crate::shard::{Event, ShardLimits};
 
 fn short_log() -> Setup {
     let limits = ShardLimits { metadata_log_bytes: 4 << 10, ..Setup::default().limits };
@@ -138,4 +144,52 @@ fn a_start_makes_no_image_of_an_entry_that_its_state_is_past() {
         assert_eq!(names, ["after", "before"]);
         rig = rig.crash();
     }
+}
+
+/// A node asks twice, since it had no answer for a while. Both questions come to the controller, which refuses the first; by the
+/// second it could say yes.
+#[test]
+fn a_copy_of_a_refused_request_is_refused_as_well() {
+    let (mut cluster, group, _) = Cluster::led();
+    let controller = cluster.leader(GroupId::METADATA);
+    let asker = cluster.others(controller)[0];
+    let sent = Rc::new(RefCell::new(Vec::new()));
+    let noted = sent.clone();
+    cluster.lose = Some(Box::new(move |from, to, message| {
+        let between = [from, to].contains(&NodeId(asker)) && [from, to].contains(&NodeId(controller));
+        if between && matches!(message, PeerMessage::Ask { .. } | PeerMessage::Answer { .. }) {
+            noted.borrow_mut().push(message.clone());
+        }
+        false
+    }));
+    let code = |reply: Reply| match reply {
+        Reply::Admin(reply) => match *reply {
+            AdminReply::CreateTopics(made) => made.topics[0].error_code,
+            other => panic!("an answer to CreateTopics, not {other:?}"),
+        },
+        other => panic!("an answer of the controller, not {other:?}"),
+    };
+    assert_eq!(code(cluster.answer(asker, create(TOPIC))), ResponseError::TopicAlreadyExists.code());
+    let exchanged = sent.borrow().clone();
+    let [question @ PeerMessage::Ask { .. }, PeerMessage::Answer { body: answer, .. }] = &exchanged[..]
+    else {
+        panic!("a question and its answer, not {exchanged:?}")
+    };
+    let name = TopicName(StrBytes::from_static_str(TOPIC));
+    let deletion = DeleteTopicsRequest::default().with_topic_names(vec![name]).with_timeout_ms(1_000);
+    cluster.admin(AdminRequest::DeleteTopics(deletion, 3));
+    cluster.wait_until("the topic is gone", |cluster| {
+        !cluster[controller].shard.partitions.contains_key(&group)
+    });
+    sent.borrow_mut().clear();
+    cluster[controller].handle(Event::Peer { from: NodeId(asker), message: question.clone() });
+    cluster.advance(1_000);
+    assert_eq!(topics(&cluster[controller]), [], "its client was told no");
+    let told = sent.borrow().clone();
+    assert!(
+        matches!(&told[..], [PeerMessage::Answer { body, .. }] if body == answer),
+        "the same answer, not {told:?}"
+    );
+    // What is asked anew is another matter.
+    assert_eq!(code(cluster.answer(asker, create(TOPIC))), 0);
 }
