@@ -126,7 +126,7 @@ fn read_and_jump(id: u32, client: &BaseConsumer<Quiet>, places: &[Place], shared
     let mut random = SmallRng::seed_from_u64(u64::from(id));
     let mut seen = Seen::default();
     let mut assignment = 0;
-    assign(client, places, |_| 0);
+    client.assign(&offsets(places, |_| 0)).expect("partitions can be assigned");
     let mut jump_at = Instant::now() + JUMP_INTERVAL;
     let mut end = None;
     while end.is_none_or(|end| Instant::now() < end) {
@@ -141,20 +141,23 @@ fn read_and_jump(id: u32, client: &BaseConsumer<Quiet>, places: &[Place], shared
             assignment += 1;
             // Not far back: with a long history a reader would never get to its end again.
             let back = random.random_range(0..500);
-            assign(client, places, |place| (seen.next.get(place).copied().unwrap_or(0) - back).max(0));
+            let targets = offsets(places, |place| (seen.next.get(place).copied().unwrap_or(0) - back).max(0));
+            // Not by another assignment: the client stops its partitions for that, and closed meanwhile it stops them twice and aborts
+            // (`rd_kafka_assignment_partition_stopped`, as of 2.12.1). What was fetched before is not given any more once this is back.
+            client.seek_partitions(targets, Duration::ZERO).expect("assigned partitions can be sought in");
         }
     }
     shared.recorder.polls(seen.polls);
     seen.errors
 }
 
-fn assign(client: &BaseConsumer<Quiet>, places: &[Place], offset: impl Fn(&Place) -> i64) {
+fn offsets(places: &[Place], offset: impl Fn(&Place) -> i64) -> TopicPartitionList {
     let mut list = TopicPartitionList::new();
     for place in places {
         let at = Offset::Offset(offset(place));
         list.add_partition_offset(&place.0, place.1, at).expect("a sound partition");
     }
-    client.assign(&list).expect("partitions can be assigned");
+    list
 }
 
 /// What a member of the group has to say.
