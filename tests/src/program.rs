@@ -37,7 +37,7 @@ pub fn java_class(class: &str) -> Command {
     command
 }
 
-/// The franz-go program.
+/// The program with franz-go and sarama.
 #[must_use]
 pub fn go() -> Command {
     Command::new(toolchain::go_program())

@@ -19,7 +19,7 @@ pub enum Toolchain {
     Python,
     /// Kafka's own clients and console tools.
     Java,
-    /// franz-go.
+    /// franz-go and sarama.
     Go,
     /// kafkajs.
     Node,
@@ -131,7 +131,7 @@ pub fn java_classes() -> String {
     format!("{}:{}", paths::clients().join("java/classes").display(), java_libraries())
 }
 
-/// The program with franz-go.
+/// The program with franz-go and sarama.
 #[must_use]
 pub fn go_program() -> PathBuf {
     paths::clients().join("go/clients")

@@ -1,4 +1,4 @@
-//! franz-go and its admin client against a real broker. What is checked is in `tests/clients/go`.
+//! franz-go and sarama, with their admin clients, against a real broker. What is checked is in `tests/clients/go`.
 
 use chronik_tests::program::{go, scenario};
 use chronik_tests::toolchain::Toolchain;
@@ -16,4 +16,19 @@ fn groups() {
 #[test]
 fn admin() {
     scenario(Toolchain::Go, go, "admin");
+}
+
+#[test]
+fn sarama_round_trips() {
+    scenario(Toolchain::Go, go, "sarama-roundtrip");
+}
+
+#[test]
+fn sarama_groups() {
+    scenario(Toolchain::Go, go, "sarama-groups");
+}
+
+#[test]
+fn sarama_admin() {
+    scenario(Toolchain::Go, go, "sarama-admin");
 }

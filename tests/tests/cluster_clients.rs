@@ -3,7 +3,7 @@
 
 use chronik_net::codec::ApiKey;
 use chronik_tests::cluster::{Cluster, FORM_TIMEOUT, Options};
-use chronik_tests::program::{java, python, run};
+use chronik_tests::program::{go, java, python, run};
 use chronik_tests::toolchain::Toolchain;
 use chronik_tests::topics::{create_replicated, text};
 use chronik_tests::wire::Connection;
@@ -68,6 +68,13 @@ fn kafka_python_clients() {
     let commands =
         ["roundtrip", "groups", "admin", "offsets"].map(|name| (name, python("with_kafka_python.py")));
     scenarios("clients-kafka-python", Toolchain::Python, commands.into());
+}
+
+#[test]
+fn go_clients() {
+    let commands =
+        ["roundtrip", "groups", "sarama-roundtrip", "sarama-groups"].map(|scenario| (scenario, go()));
+    scenarios("clients-go", Toolchain::Go, commands.into());
 }
 
 /// The node that coordinates a group is killed while the group works: no member is lost, so nothing is rebalanced; no commit

@@ -17,7 +17,7 @@ func admin(ctx context.Context, bootstrap string) {
 	admin := kadm.NewClient(client)
 	topic := unique("go-admin")
 	hour := "3600000"
-	created, err := admin.CreateTopic(ctx, 3, 1, map[string]*string{"retention.ms": &hour}, topic)
+	created, err := admin.CreateTopic(ctx, 3, replicas(), map[string]*string{"retention.ms": &hour}, topic)
 	must(err, "create")
 	check(created.ID != kadm.TopicID{}, "the answer has the topic's id")
 	check(*created.Configs["retention.ms"].Value == hour, "the answer has the configs")
@@ -57,7 +57,7 @@ func refusals(ctx context.Context, admin *kadm.Client, topic string) {
 	expect(topic, 1, 1, nil, kerr.TopicAlreadyExists)
 	expect("..", 1, 1, nil, kerr.InvalidTopicException)
 	expect("go-bad", 0, 1, nil, kerr.InvalidPartitions)
-	expect("go-bad", 1, 3, nil, kerr.InvalidReplicationFactor)
+	expect("go-bad", 1, 100, nil, kerr.InvalidReplicationFactor)
 	expect("go-bad", 1, 1, map[string]*string{"no.such.config": &no}, kerr.InvalidConfig)
 	step("refusals")
 }

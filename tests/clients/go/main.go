@@ -1,4 +1,4 @@
-// Command clients runs franz-go against a broker: `clients SCENARIO HOST:PORT`. It leaves with 0 only when every check of
+// Command clients runs franz-go and sarama against a broker: `clients SCENARIO HOST:PORT`. It leaves with 0 only when every check of
 // the scenario held.
 package main
 
@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -15,9 +16,12 @@ import (
 
 func main() {
 	scenarios := map[string]func(context.Context, string){
-		"roundtrip": roundtrip,
-		"groups":    groups,
-		"admin":     admin,
+		"roundtrip":        roundtrip,
+		"groups":           groups,
+		"admin":            admin,
+		"sarama-roundtrip": saramaRoundtrip,
+		"sarama-groups":    saramaGroups,
+		"sarama-admin":     saramaAdmin,
 	}
 	name, bootstrap := os.Args[1], os.Args[2]
 	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
@@ -48,6 +52,33 @@ func check(condition bool, format string, arguments ...any) {
 func fail(format string, arguments ...any) {
 	fmt.Printf("FAILED "+format+"\n", arguments...)
 	os.Exit(1)
+}
+
+// replicas is how many replicas topics are made with: of a cluster the suite is told.
+func replicas() int16 {
+	if text := os.Getenv("CHRONIK_TEST_REPLICAS"); text != "" {
+		count, err := strconv.ParseInt(text, 10, 16)
+		must(err, "CHRONIK_TEST_REPLICAS")
+		return int16(count)
+	}
+	return 1
+}
+
+func isCluster() bool { return replicas() > 1 }
+
+// insist does what must succeed: at once, but in a cluster whose nodes are restarted a client that gives up is asked again.
+func insist(what string, attempt func() error) {
+	if !isCluster() {
+		must(attempt(), what)
+		return
+	}
+	eventually(what, func() bool {
+		err := attempt()
+		if err != nil {
+			fmt.Printf("%s: %v\n", what, err)
+		}
+		return err == nil
+	})
 }
 
 func step(text string) { fmt.Println("ok", text) }
