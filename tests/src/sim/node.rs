@@ -64,6 +64,8 @@ pub enum Told {
 pub struct Host {
     /// The shard itself.
     pub shard: Shard,
+    /// Bytes of entries that its start found in the WAL and could not know as committed: they are in memory, whatever their number.
+    opened_bytes: usize,
     inbox: VecDeque<Event>,
     /// The turn that is planned: its time and number.
     planned: Option<(u64, u64)>,
@@ -200,7 +202,8 @@ impl Node {
         self.snapshot = Some(snapshot);
         for (number, shard) in opened.into_iter().enumerate() {
             let (inbox, jobs) = (VecDeque::new(), VecDeque::new());
-            self.hosts.push(Host { shard, inbox, planned: None, jobs, helpers_free: HELPERS });
+            let opened_bytes = shard.tail_bytes();
+            self.hosts.push(Host { shard, opened_bytes, inbox, planned: None, jobs, helpers_free: HELPERS });
             self.plan_turn(number, self.queue.now_us());
         }
         Ok(())
@@ -300,10 +303,15 @@ impl Node {
         self.is_up() && self.hosts.iter().all(|host| host.shard.has_stopped())
     }
 
-    /// Bytes of entries in the memory of the shard that has most.
+    /// Bytes of entries in the memory of the shard that has most, without what its start found beyond the bound.
     #[must_use]
     pub fn tail_bytes(&self) -> usize {
-        self.hosts.iter().map(|host| host.shard.tail_bytes()).max().unwrap_or(0)
+        let bound = usize::try_from(self.limits.tail_bytes_max).unwrap_or(usize::MAX);
+        let counted = |host: &Host| {
+            let beyond = host.opened_bytes.saturating_sub(bound);
+            host.shard.tail_bytes().saturating_sub(beyond)
+        };
+        self.hosts.iter().map(counted).max().unwrap_or(0)
     }
 
     fn delay(&self, rng: &mut SmallRng) -> u64 {
