@@ -202,7 +202,7 @@ impl Shard {
         self.forget_offsets(&topic.name, topic.id);
     }
 
-    fn remove_partition(&mut self, group: GroupId) {
+    pub(super) fn remove_partition(&mut self, group: GroupId) {
         if let Some(damaged) = self.damaged.remove(&group) {
             self.wal.put_removed(group);
             self.bury_damaged(group, damaged.identity);

@@ -49,8 +49,8 @@ pub struct WriteBehind {
     in_flight: usize,
     /// The disk was full; files are tried again then.
     retry_at_ms: Option<u64>,
-    /// The disk was full and nothing has been written since.
-    full: bool,
+    /// Partitions for whose files the disk had no room; none once anything has been written since.
+    without_room: BTreeSet<GroupId>,
     /// The partition that was written last: the others have their turn before it has another.
     last: GroupId,
 }
@@ -58,7 +58,7 @@ pub struct WriteBehind {
 impl WriteBehind {
     /// Whether the disk has no room for partition files.
     pub(crate) fn is_full(&self) -> bool {
-        self.full
+        !self.without_room.is_empty()
     }
 
     /// Whether there is anything that helper threads or the disk have still to do.
@@ -76,6 +76,7 @@ impl WriteBehind {
     pub(crate) fn forget(&mut self, group: GroupId) {
         self.urgent.remove(&group);
         self.to_sync.remove(&group);
+        self.without_room.remove(&group);
     }
 }
 
@@ -174,8 +175,10 @@ impl Shard {
         partition.files.set_past_cache(!is_read);
         let job = partition.files.append(&entries, policy, self.now.wall_ms, &mut snapshot);
         self.write_behind.last = group;
-        if let Some(job) = job {
-            self.start_file_job(group, job);
+        match job {
+            Some(job) => self.start_file_job(group, job),
+            // What it wanted to write is no more.
+            None => drop(self.write_behind.without_room.remove(&group)),
         }
     }
 
@@ -215,7 +218,10 @@ impl Shard {
         let dropped = matches!(done, FileDone::Dropped(_));
         let synced = matches!(done, FileDone::Synced(_));
         match partition.files.finished(done) {
-            Ok(()) if dropped => return self.dropped(group),
+            Ok(()) if dropped => {
+                self.write_behind.without_room.remove(&group);
+                return self.dropped(group);
+            }
             Ok(()) if synced => return self.keep_producers(group),
             Ok(()) => {}
             Err(FilesError::NoSpace { .. }) => {
@@ -223,7 +229,7 @@ impl Shard {
                     group = group.0,
                     "no space for partition files: produce waits, reads and deletes go on"
                 );
-                self.write_behind.full = true;
+                self.write_behind.without_room.insert(group);
                 return self.try_files_again(group, dropped, FULL_RETRY_MS);
             }
             Err(FilesError::Occupied { .. }) => {
@@ -233,7 +239,7 @@ impl Shard {
         }
         let written = partition.files.written().index;
         if written > before {
-            self.write_behind.full = false;
+            self.write_behind.without_room.clear();
             self.written(group, before, written);
             self.drop_closed_segments(group);
         }

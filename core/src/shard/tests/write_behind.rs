@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use chronik_wal::disk::sim::SimFaults;
 use chronik_wal::types::GroupId;
 
 use super::*;
@@ -97,4 +98,21 @@ fn what_consumers_read_from_the_files_stays_in_the_page_cache() {
     assert!(!past_cache(&mut rig), "somebody is behind");
     rig.advance(60_000);
     assert!(past_cache(&mut rig), "nobody is any more");
+}
+
+/// The partition that found the disk full is deleted, and nothing else is to be written: what it could not write does not count any more.
+#[test]
+fn a_disk_that_was_full_for_a_deleted_partition_is_not_full_any_more() {
+    let mut rig = Rig::new();
+    let group = rig.topic(TOPIC, 1, &[]);
+    // The metadata are written by then: they would be a success.
+    rig.advance(1_000);
+    rig.disk.set_faults(SimFaults { capacity: Some(1), ..SimFaults::default() });
+    rig.fill(group, 1, 1_000);
+    rig.advance(1_000);
+    assert!(rig.shard.write_behind.is_full());
+    rig.disk.set_faults(SimFaults::default());
+    rig.shard.remove_partition(group);
+    rig.advance(5_000);
+    assert!(!rig.shard.write_behind.is_full());
 }
